@@ -1,0 +1,21 @@
+"""SAGE Concept Eraser's core: concept erasure for Stable Diffusion that knows no host. Imports are lazy: torch loads on use."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "diffusion.load", "load_lora": "lora",
+    "SageError": "errors", "Cancelled": "errors",
+}
+__all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "erase", "load_lora", "load_model"]
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,121 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) hung on frozen linear layers by hooks: the model itself is never changed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .diffusion.model import DiffusionModel
+from .errors import SageError
+
+SURFACES = ("text", "cross_attention", "both")
+# Attention without out_proj cannot be loaded by diffusers, so the text surface always takes every matrix of a layer.
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+CROSS_ATTENTION_LAYERS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+
+
+def text_prefixes(encoders: int) -> list[str]:
+    """What the text encoders are called in LoRA files: `lora_te` alone, or `lora_te1` and `lora_te2`."""
+    return ["lora_te"] if encoders == 1 else [f"lora_te{i + 1}" for i in range(encoders)]
+
+
+def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
+    """Every linear layer that a LoRA may name, under the name that LoRA files use for it (see docs/lora-format.md)."""
+    found = {}
+    for prefix, encoder in zip(text_prefixes(len(model.text.encoders)), model.text.encoders):
+        for name, module in encoder.named_modules():
+            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in TEXT_LAYERS:
+                # transformers 5.6 dropped `text_model.` from the module tree; the files keep it.
+                full = name if name.startswith("text_model.") else f"text_model.{name}"
+                found[f"{prefix}_{full.replace('.', '_')}"] = module
+    for name, module in model.unet.named_modules():
+        if isinstance(module, nn.Linear):
+            found[f"lora_unet_{name.replace('.', '_')}"] = module
+    return found
+
+
+def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
+    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, or both."""
+    if surface not in SURFACES:
+        raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
+    cross = tuple(s.replace(".", "_") for s in CROSS_ATTENTION_LAYERS)
+    layers = linear_layers(model)
+    text = {k: m for k, m in layers.items() if not k.startswith("lora_unet_")}
+    unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(cross)}
+    return {**(text if surface != "cross_attention" else {}), **(unet if surface != "text" else {})}
+
+
+class Adapter:
+    """down [rank, in] and up [out, rank] per layer, added to the layer's output times alpha / rank times `strength`."""
+
+    def __init__(self, layers: dict[str, nn.Linear], weights: dict[str, tuple[torch.Tensor, torch.Tensor, float]], strength: float = 1.0):
+        self.layers = layers
+        self.down = {k: w[0] for k, w in weights.items()}
+        self.up = {k: w[1] for k, w in weights.items()}
+        self.alpha = {k: w[2] for k, w in weights.items()}
+        self.strength, self.enabled = strength, True
+        self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in layers.items()]
+
+    @classmethod
+    def create(cls, layers: dict[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
+        """A new adapter that changes nothing yet: `down` is random, `up` is zero. Trained in float32."""
+        weights = {}
+        for name, layer in layers.items():
+            r = min(rank, layer.in_features, layer.out_features)
+            down = torch.randn(r, layer.in_features, generator=generator) / layer.in_features**0.5
+            down, up = down.to(layer.weight.device), torch.zeros(layer.out_features, r, device=layer.weight.device)
+            weights[name] = (down.requires_grad_(True), up.requires_grad_(True), alpha * r / rank)
+        return cls(layers, weights)
+
+    def _hook(self, name: str):
+        def add(module, args, out):
+            if not self.enabled or self.strength == 0:
+                return out
+            scale = self.strength * self.alpha[name] / self.down[name].shape[0]
+            delta = F.linear(F.linear(args[0].to(self.down[name].dtype), self.down[name]), self.up[name])
+            return out + (scale * delta).to(out.dtype)
+        return add
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [*self.down.values(), *self.up.values()]
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, the model is the frozen one."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    def remove(self) -> None:
+        """Take the hooks off; the model is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @torch.no_grad()
+    def round_(self, dtype: torch.dtype) -> None:
+        """Round the weights as a file in `dtype` will hold them, so that what was measured is what is saved."""
+        for p in self.parameters():
+            p.copy_(p.to(dtype).to(p.dtype))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state of a LoRA file in the names that every host reads."""
+        out = {}
+        for name in self.layers:
+            out[f"{name}.lora_down.weight"] = self.down[name].detach().cpu().contiguous()
+            out[f"{name}.lora_up.weight"] = self.up[name].detach().cpu().contiguous()
+            out[f"{name}.alpha"] = torch.tensor(float(self.alpha[name]))
+        return out
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over weights of the same shapes (a saved state of this adapter)."""
+        for name in self.layers:
+            self.down[name].copy_(tensors[f"{name}.lora_down.weight"])
+            self.up[name].copy_(tensors[f"{name}.lora_up.weight"])

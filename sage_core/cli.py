@@ -1,0 +1,270 @@
+"""The command line: sage-erase demo | erase | evaluate | generate | inspect | methods."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import Cancelled, SageError
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="sage-erase", description="Erase a concept from a Stable Diffusion model and save the change as a LoRA.")
+    main.add_argument("--version", action="version", version=__version__)
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--json", nargs="?", const=True, metavar="FILE", help="print the machine-readable result, or write it to FILE")
+        sub.set_defaults(run=globals()[f"run_{name}"])
+        return sub
+
+    demo = command("demo", "erase a concept from the bundled model and show what became of it (no GPU, no download)")
+    demo.add_argument("--concept", default="dog")
+    demo.add_argument("--method", default="sage")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--surface", choices=("text", "cross_attention", "both"), help="what is trained (default: the method's)")
+    demo.add_argument("--out", default="sage-demo", metavar="DIR", help="folder for the LoRA, the picture and the report")
+
+    erase = command("erase", "erase a concept from a model and save a LoRA")
+    _model(erase)
+    erase.add_argument("--concept", help='what to erase, as in a prompt: "dog", "in the style of ..."')
+    erase.add_argument("--synonym", action="append", default=[], metavar="TEXT", help="another word for it (repeatable)")
+    erase.add_argument("--retain", action="append", default=[], metavar="TEXT", help="a word that must stay (repeatable)")
+    erase.add_argument("--from", dest="source", metavar="FILE", help="repeat the erasure recorded in this LoRA file")
+    erase.add_argument("--method", default="sage")
+    erase.add_argument("--surface", choices=("text", "cross_attention", "both"))
+    for name, kind in (("steps", int), ("rank", int), ("alpha", float), ("learning-rate", float), ("eta", float)):
+        erase.add_argument(f"--{name}", type=kind)
+    erase.add_argument("--seed", type=int, default=0)
+    erase.add_argument("--out", metavar="FILE", help="the LoRA file (default: erased-CONCEPT.safetensors here)")
+    erase.add_argument("--resume", action="store_true", help="go on from the last saved state of a run that was stopped")
+
+    evaluate = command("evaluate", "measure what a LoRA erased and what it kept")
+    _model(evaluate)
+    evaluate.add_argument("--lora", required=True, metavar="FILE")
+    evaluate.add_argument("--attack", action="append", choices=("inversion", "none"), help="attack to run (default: inversion)")
+    evaluate.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
+
+    generate = command("generate", "draw a picture, with or without a LoRA")
+    _model(generate)
+    generate.add_argument("--prompt", required=True)
+    generate.add_argument("--lora", metavar="FILE")
+    generate.add_argument("--strength", type=float, default=1.0, help="of the LoRA (default 1.0)")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--steps", type=int, default=20)
+    generate.add_argument("--guidance", type=float, default=5.0)
+    generate.add_argument("--out", default="picture.png", metavar="PNG")
+
+    inspect = command("inspect", "show what a LoRA file is and how it was made")
+    inspect.add_argument("file", type=Path)
+    command("methods", "list the methods and their sources")
+    return main
+
+
+def _model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
+    sub.add_argument("--prediction", choices=("auto", "epsilon", "v"), default="auto", help="what the UNet predicts (default: told from the model)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed with one sentence on standard error, 2 usage, 130 interrupted."""
+    args = parser().parse_args(argv)
+    _quiet_libraries()
+    try:
+        result = args.run(args)
+        if args.json is True:
+            print(json.dumps(result, indent=1, ensure_ascii=False))
+        elif args.json:
+            from .files import write_text
+
+            write_text(_out(args.json, ".json"), json.dumps(result, indent=1, ensure_ascii=False))
+        return 0
+    except SageError as error:
+        print(f"sage-erase: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Cancelled):
+        print("sage-erase: interrupted; nothing was left half-written (erase --resume goes on from the last saved state).", file=sys.stderr)
+        return 130
+
+
+def _quiet_libraries() -> None:
+    import logging
+    import os
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _say(args, text: str) -> None:
+    if args.json is not True:
+        print(text)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise SageError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu or auto.") from error
+        return name
+    mps = getattr(torch.backends, "mps", None)
+    return "cuda" if torch.cuda.is_available() else "mps" if mps is not None and mps.is_available() else "cpu"
+
+
+def _load(args):
+    from .diffusion.load import load_model
+
+    return load_model(args.model, _device(args.device), prediction=args.prediction)
+
+
+def _out(name: str, suffix: str) -> Path:
+    """A file the user names: an absolute path as it is, a relative one inside the current folder."""
+    from .files import output_path
+
+    path = Path(name)
+    if path.is_absolute():
+        return output_path(path.parent, path.name, suffix)
+    return output_path(Path.cwd(), name, suffix)
+
+
+def run_demo(args) -> dict:
+    """The whole way on the bundled model: erase, save, measure, report."""
+    from .cycle import ErasureSpec, erase
+    from .diffusion.load import load_model
+    from .evaluate.measure import evaluate
+    from .evaluate.report import picture, table, write_picture, write_report
+    from .files import output_path
+    from .lora import RESULT_KEY, rewrite_metadata
+    from .progress import Progress
+
+    spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
+    folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
+    progress = Progress(quiet=args.json is True)
+    model = load_model("demo")
+    progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
+    erasure = erase(model, spec, progress)
+    path = erasure.save(folder / f"erased-{spec.concept.replace(' ', '-')}.safetensors", model)
+    lora = {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank}
+    evaluation = evaluate(model, erasure.adapter, erasure.spec, erasure.cost, erasure.seconds, lora, seed=args.seed, on_event=progress)
+    write_report(evaluation, folder)
+    rewrite_metadata(path, {RESULT_KEY: json.dumps({k: evaluation.report[k] for k in ("before", "after", "drift")})})
+    write_picture(picture(evaluation, columns=4), path.with_suffix(".png"))
+    _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
+    return evaluation.report
+
+
+def run_erase(args) -> dict:
+    """Erase from any model; the LoRA appears whole at the end, a killed run goes on with --resume."""
+    from .cycle import ErasureSpec, erase
+    from .lora import read_lora
+    from .progress import Progress
+
+    if args.source:
+        spec = ErasureSpec.from_json(read_lora(Path(args.source)).spec())
+    elif args.concept is None:
+        raise SageError("Say what to erase: --concept TEXT, or --from FILE to repeat a recorded erasure.")
+    else:
+        spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), args.method, args.seed, args.surface, args.steps, args.rank,
+                           args.alpha, args.learning_rate, args.eta)
+    path = _out(args.out or f"erased-{_slug(spec.concept)}.safetensors", ".safetensors")
+    progress = Progress(quiet=args.json is True)
+    model = _load(args)
+    progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
+    erasure = erase(model, spec, progress, state=path.with_suffix(".resume"), resume=args.resume)
+    erasure.save(path, model)
+    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {erasure.cost.passes} UNet passes, {erasure.seconds:.0f} s")
+    return {"spec": erasure.spec.to_json(), "lora": {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank},
+            "cost": {"unet_forwards": erasure.cost.forwards, "unet_backwards": erasure.cost.backwards, "seconds": round(erasure.seconds, 2)}}
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text).strip("-")[:60] or "concept"
+
+
+def run_evaluate(args) -> dict:
+    """Measure a LoRA file; the probe's numbers exist for the bundled model only."""
+    from .cycle import ErasureSpec
+    from .diffusion.model import Cost
+    from .evaluate.attack import ConceptInversion
+    from .evaluate.measure import evaluate
+    from .evaluate.report import page, table
+    from .files import write_text
+    from .lora import load_lora, read_lora
+    from .progress import Progress
+
+    path = Path(args.lora)
+    file = read_lora(path)
+    spec = ErasureSpec.from_json(file.spec())
+    target = _out(args.html, ".html") if args.html else None
+    model = _load(args)
+    if model.vae is None:
+        raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that has one.")
+    adapter = load_lora(model, path)
+    attack = None if args.attack and "none" in args.attack else ConceptInversion()
+    lora = {"path": str(path), "bytes": path.stat().st_size, "rank": file.rank}
+    if not 1 <= args.images <= 10_000:
+        raise SageError(f"--images is from 1 to 10000, not {args.images}.")
+    evaluation = evaluate(model, adapter, spec, Cost(), 0.0, lora, args.images, args.seed, attack, Progress(quiet=args.json is True))
+    if target:
+        write_text(target, page(evaluation))
+    _say(args, table(evaluation.report))
+    return evaluation.report
+
+
+def run_generate(args) -> dict:
+    """Draw one picture."""
+    from .evaluate.report import to_pil, write_picture
+    from .lora import load_lora
+
+    path = _out(args.out, ".png")
+    if not 1 <= args.steps <= 1000:
+        raise SageError(f"--steps is from 1 to 1000, not {args.steps}.")
+    model = _load(args)
+    if model.vae is None:
+        raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; use a checkpoint that has one.")
+    if args.lora:
+        load_lora(model, args.lora, args.strength)
+    image = model.generate([args.prompt], [args.seed], args.steps, args.guidance)[0]
+    write_picture(to_pil(image), path)
+    _say(args, f"saved {path}")
+    return {"path": str(path), "prompt": args.prompt, "seed": args.seed}
+
+
+def run_inspect(args) -> dict:
+    """What the file is; a LoRA of another maker is shown as far as it goes."""
+    from .lora import read_lora
+
+    lora = read_lora(args.file)
+    result = {
+        "path": str(args.file), "bytes": args.file.stat().st_size, "layers": len(lora.layers), "rank": lora.rank,
+        "surfaces": sorted({name.split("_")[1] for name in lora.layers}),
+        "spec": lora.spec() if "sage.spec" in lora.metadata else None, "result": lora.result(), "metadata": lora.metadata,
+    }
+    shown = {k: v for k, v in lora.metadata.items() if k not in ("sage.spec", "sage.result", "format")}
+    lines = [f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on {', '.join(result['surfaces'])}"]
+    lines += [f"  {k}: {v}" for k, v in (result["spec"] or {"spec": "none: made by another tool"}).items()]
+    if result["result"]:
+        lines += [f"  measured {when}: " + ", ".join(f"{k} {v}" for k, v in result["result"][when].items()) for when in ("before", "after")]
+    lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]
+    _say(args, "\n".join(lines))
+    return result
+
+
+def run_methods(args) -> dict:
+    """One line a method."""
+    from .methods import METHODS
+
+    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation} for m in METHODS.values()}
+    for name, m in table.items():
+        _say(args, f"{name:12} {m['summary']}\n{'':12} trains: {m['surface']}, {m['steps']} steps; {m['citation']}")
+    return table

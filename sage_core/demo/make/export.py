@@ -1,0 +1,41 @@
+"""Write the trained parts as a diffusers folder in half precision, with the key names that every version reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from .model import SCHEDULE
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.31.0", "feature_extractor": [None, None], "safety_checker": [None, None],
+    "requires_safety_checker": False, "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def half(source: Path, target: Path, rename=lambda key: key) -> None:
+    weights = {rename(k): v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(source).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, target, metadata={"format": "pt"})
+
+
+def text_model_prefix(key: str) -> str:
+    """transformers 5.6 dropped `text_model.` from CLIP's names; files keep it, since older versions need it."""
+    return key if key.startswith("text_model.") else f"text_model.{key}"
+
+
+def export(work: Path, out: Path) -> None:
+    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        rename = text_model_prefix if part == "text_encoder" else (lambda key: key)
+        half(work / part / f"{name}.safetensors", out / part / f"{name}.safetensors", rename)
+        shutil.copy(work / part / "config.json", out / part / "config.json")
+    shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
+    shutil.copy(work / "probe.safetensors", out / "probe.safetensors")
+    (out / "scheduler").mkdir(exist_ok=True)
+    schedule = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, **SCHEDULE}
+    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule, indent=1), encoding="utf-8")
+    (out / "model_index.json").write_text(json.dumps(INDEX, indent=1), encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The probe: a small convolutional network that names the concept and the style of a 64 x 64 picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .vocabulary import STYLES, names
+
+
+class Probe(nn.Module):
+    """Image [n, 3, 64, 64] in [-1, 1] to logits over concepts [n, concepts] and styles [n, styles]."""
+
+    def __init__(self, concepts: int, styles: int, widths: tuple[int, ...] = (32, 64, 128, 160)):
+        super().__init__()
+        layers, previous = [], 3
+        for width in widths:
+            layers += [nn.Conv2d(previous, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+                       nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            previous = width
+        self.features = nn.Sequential(*layers)
+        self.concept = nn.Linear(2 * previous, concepts)
+        self.style = nn.Linear(2 * previous, styles)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.features(image)
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        return self.concept(pooled), self.style(pooled)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the probe says of one picture."""
+
+    concept: str
+    style: str
+    probability: float
+
+
+class Judge:
+    """The trained probe with names put to its outputs."""
+
+    def __init__(self, probe: Probe):
+        self.probe = probe.eval()
+        self.names = names()
+
+    @classmethod
+    def load(cls, path: Path) -> Judge:
+        from safetensors.torch import load_file
+
+        probe = Probe(len(names()), len(STYLES))
+        probe.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        return cls(probe)
+
+    @torch.no_grad()
+    def look(self, images: torch.Tensor) -> list[Seen]:
+        """Names what is in `images` [n, 3, 64, 64], values in [-1, 1]."""
+        concept, style = self.probe(images.float().cpu())
+        best = concept.softmax(-1).max(-1)
+        return [Seen(self.names[i], STYLES[s], p) for i, s, p in zip(best.indices.tolist(), style.argmax(-1).tolist(), best.values.tolist())]

@@ -1,0 +1,124 @@
+"""The model as an eraser sees it: encode a prompt, predict the noise, sample, decode. Every UNet pass is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .architecture import Family
+from .text import Conditioning, TextStack
+
+
+@dataclass
+class Cost:
+    """UNet passes, per sample. A backward pass is about as expensive as two forwards."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+    @property
+    def passes(self) -> int:
+        return self.forwards + 2 * self.backwards
+
+
+@dataclass
+class DiffusionModel:
+    """A latent diffusion model, whichever layout it came from. Nothing in it is trained; adapters are hung on it."""
+
+    family: Family
+    text: TextStack
+    unet: torch.nn.Module
+    vae: torch.nn.Module | None
+    alphas: torch.Tensor  # cumulative products of 1 - beta, [1000]
+    velocity: bool  # the UNet predicts v instead of epsilon
+    source: str  # what the user named: a path, "demo", or where the weights came from
+    fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
+    pixels: int = 512
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def is_demo(self) -> bool:
+        """The bundled model, told by its width: its vocabulary is known, so words that it cannot draw are refused."""
+        return self.unet.config.cross_attention_dim == 192
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return 4, self.pixels // 8, self.pixels // 8
+
+    def encode(self, prompts: list[str]) -> Conditioning:
+        """Conditioning of prompts, with whatever adapter is switched on."""
+        return self.text(prompts)
+
+    def predict_noise(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        """epsilon(z_t, t, h): noise predicted in `z` [n, 4, h, w] at integer timesteps `t` [n]; float32.
+
+        A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
+        """
+        dtype = next(self.unet.parameters()).dtype
+        out = self.unet(z.to(dtype), t, cond.hidden.to(dtype), added_cond_kwargs=self._added(cond), return_dict=False)[0].float()
+        self.cost.forwards += len(z)
+        if out.requires_grad:
+            self.cost.backwards += len(z)
+        if self.velocity:
+            a = self.alphas[t].view(-1, 1, 1, 1)
+            out = a.sqrt() * out + (1 - a).sqrt() * z.float()
+        return out
+
+    def _added(self, cond: Conditioning) -> dict | None:
+        if cond.pooled is None:
+            return None
+        size = [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
+        time_ids = torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(len(cond), -1)
+        return {"text_embeds": cond.pooled, "time_ids": time_ids}
+
+    def guided(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning, empty: Conditioning, guidance: float) -> torch.Tensor:
+        """Classifier-free guidance; one batch of twice the size."""
+        conditional, unconditional = self.predict_noise(torch.cat([z, z]), torch.cat([t, t]), Conditioning.cat([cond, empty])).chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def noise(self, seeds: list[int]) -> torch.Tensor:
+        """Initial latents, one per seed, drawn on the CPU so that every device starts from the same ones."""
+        draw = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        return torch.stack(draw).to(self.device)
+
+    def scheduler(self, steps: int):
+        """A second-order multistep solver (DPM-Solver++, Lu et al. 2022) over this model's noise schedule."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        solver = DPMSolverMultistepScheduler(trained_betas=self._betas(), algorithm_type="dpmsolver++", solver_order=2,
+                                             timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=True)
+        solver.set_timesteps(steps, device=self.device)
+        return solver
+
+    def _betas(self):
+        previous = torch.cat([torch.ones(1), self.alphas[:-1].cpu()])
+        return (1 - self.alphas.cpu() / previous).numpy()
+
+    @torch.no_grad()
+    def sample(self, cond: Conditioning, seeds: list[int], steps: int = 20, guidance: float = 5.0, empty: Conditioning | None = None) -> torch.Tensor:
+        """Denoise from seeded noise; latents [n, 4, h, w]. `empty` defaults to the empty prompt, encoded as things stand."""
+        empty = Conditioning.cat([self.encode([""])] * len(seeds)) if empty is None else empty
+        solver, z = self.scheduler(steps), self.noise(seeds)
+        for t in solver.timesteps:
+            z = solver.step(self.guided(z, t.expand(len(z)), cond, empty, guidance), t, z).prev_sample
+        return z
+
+    @torch.no_grad()
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents to images [n, 3, H, W] in [-1, 1], float32."""
+        dtype = next(self.vae.parameters()).dtype
+        return self.vae.decode((z / self.vae.config.scaling_factor).to(dtype), return_dict=False)[0].float().clamp(-1, 1)
+
+    def generate(self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0, batch: int = 16) -> torch.Tensor:
+        """Images [n, 3, H, W] of prompts and their seeds, in batches."""
+        images = []
+        for i in range(0, len(prompts), batch):
+            with torch.no_grad():
+                cond = self.text.encode(self.text.tokenize(prompts[i : i + batch], truncate=True))
+            images.append(self.decode(self.sample(cond, seeds[i : i + batch], steps, guidance)))
+        return torch.cat(images)

@@ -1,0 +1,107 @@
+"""The text side of the model: tokens, token embeddings, conditionings; one encoder (SD 1.x, 2.x) or two (SDXL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import SageError
+
+
+@dataclass
+class Conditioning:
+    """What the UNet reads: `hidden` [batch, tokens, width] and, for SDXL, `pooled` [batch, width of CLIP-G]."""
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def __getitem__(self, index) -> Conditioning:
+        """Rows by slice, list or index tensor."""
+        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
+
+    def detach(self) -> Conditioning:
+        return Conditioning(self.hidden.detach(), None if self.pooled is None else self.pooled.detach())
+
+    @staticmethod
+    def cat(parts: list[Conditioning]) -> Conditioning:
+        pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
+        return Conditioning(torch.cat([p.hidden for p in parts]), pooled)
+
+
+@dataclass
+class Tokens:
+    """A batch of prompts as ids, one tensor [batch, 77] an encoder (they pad differently), and where the prompt ends."""
+
+    ids: list[torch.Tensor]
+    end: torch.Tensor  # [batch], position of the end-of-text token
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+
+class TextStack:
+    """CLIP text encoders with their tokenizer. `layer`: "last" (final norm applied) or "penultimate" (SDXL)."""
+
+    def __init__(self, encoders: list[torch.nn.Module], tokenizer, layer: str = "last", pads: tuple[int, ...] | None = None):
+        self.encoders, self.tokenizer, self.layer = encoders, tokenizer, layer
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.pads = pads or (self.eos,) * len(encoders)
+        self.length = 77
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoders[0].get_input_embeddings().weight.device
+
+    def words(self, text: str) -> list[int]:
+        """Token ids of a text without start and end."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def assemble(self, sequences: list[list[int]]) -> Tokens:
+        """Wrap id sequences in start and end tokens and pad. Raises SageError where one does not fit into 75 tokens."""
+        if (longest := max(map(len, sequences))) > self.length - 2:
+            raise SageError(f"A prompt has {longest} tokens; CLIP reads {self.length - 2} at most: shorten it.")
+        end = torch.tensor([len(s) + 1 for s in sequences], device=self.device)
+        rows = [[self.bos, *s, self.eos] for s in sequences]
+        ids = [torch.tensor([r + [pad] * (self.length - len(r)) for r in rows], device=self.device) for pad in self.pads]
+        return Tokens(ids, end)
+
+    def tokenize(self, prompts: list[str], truncate: bool = False) -> Tokens:
+        """Prompts to tokens; with `truncate` the rest of a long prompt is dropped instead of refused."""
+        rows = [self.words(p) for p in prompts]
+        return self.assemble([r[: self.length - 2] for r in rows] if truncate else rows)
+
+    def embed(self, tokens: Tokens) -> list[torch.Tensor]:
+        """Token embeddings before positions are added, one float32 tensor [batch, 77, width] an encoder."""
+        return [e.get_input_embeddings()(ids).detach().float() for e, ids in zip(self.encoders, tokens.ids)]
+
+    def encode(self, tokens: Tokens, embeddings: list[torch.Tensor] | None = None) -> Conditioning:
+        """Conditioning of tokens, or of `embeddings` in their place (differentiable with respect to both)."""
+        outs = []
+        for i, encoder in enumerate(self.encoders):
+            given = None if embeddings is None else embeddings[i]
+            outs.append(_run(encoder, tokens.ids[i], given, self.layer == "penultimate"))
+        if self.layer == "last":
+            return Conditioning(outs[0][0])
+        return Conditioning(torch.cat([hidden for hidden, _ in outs], dim=-1), outs[-1][1])
+
+    def __call__(self, prompts: list[str]) -> Conditioning:
+        return self.encode(self.tokenize(prompts))
+
+
+def _run(encoder, ids, embeddings, penultimate: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Hidden states and projected pooled state of one encoder; a hook puts `embeddings` in place of the looked-up ones."""
+    handle = None
+    if embeddings is not None:
+        table = encoder.get_input_embeddings()
+        handle = table.register_forward_hook(lambda module, args, out: embeddings.to(out.dtype))
+    try:
+        out = encoder(input_ids=ids, output_hidden_states=penultimate)
+    finally:
+        if handle is not None:
+            handle.remove()
+    hidden = out.hidden_states[-2] if penultimate else out.last_hidden_state
+    return hidden, getattr(out, "text_embeds", None)

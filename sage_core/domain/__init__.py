@@ -1,0 +1,1 @@
+"""What is erased: each domain returns, at every step, conditionings that still mean the concept."""

@@ -1,0 +1,55 @@
+"""Concept prompts taken apart: template tokens, which a search may move, and concept tokens, which it may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..diffusion.text import TextStack, Tokens
+
+TEMPLATES = (
+    "a picture of a {}", "a photo of a {}", "an image of a {}", "a drawing of a {}", "a painting of a {}", "a beautiful {}", "the {}",
+    "a small {}", "artwork of a {}", "a {} in the style of art", "depicting a large {}", "showing a single {}",
+)
+
+
+@dataclass
+class ConceptPrompts:
+    """Prompts as tokens. `template` [batch, 77]: True on the words around the concept; `read` [batch, n]: positions that
+    carry its meaning (the concept's tokens and the end token), the same number in every prompt."""
+
+    tokens: Tokens
+    template: torch.Tensor
+    read: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def compose(text: TextStack, concept: str, templates: list[str]) -> ConceptPrompts:
+    """`concept` put into each template (`{}` marks its place; the bare "{}" is the concept alone)."""
+    name = text.words(concept)
+    rows, marks, reads = [], [], []
+    for template in templates:
+        before, after = (text.words(part.strip()) if part.strip() else [] for part in template.split("{}", 1))
+        rows.append([*before, *name, *after])
+        start, end = 1 + len(before), 1 + len(before) + len(name)
+        marks.append([*range(1, start), *range(end, end + len(after))])
+        reads.append([*range(start, end), end + len(after)])
+    tokens = text.assemble(rows)
+    template = torch.zeros(len(rows), text.length, dtype=torch.bool)
+    for row, places in zip(template, marks):
+        row[places] = True
+    return ConceptPrompts(tokens, template.to(tokens.end.device), torch.tensor(reads, device=tokens.end.device))
+
+
+def meaning(hidden: torch.Tensor, read: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """Hidden states at the positions that carry the meaning, less the empty prompt's end state; [batch, n, width]."""
+    picked = hidden.gather(1, read.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+    return picked.float() - empty
+
+
+def likeness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean cosine over positions of two meanings [batch, n, width]; [batch]."""
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1).mean(-1)

@@ -1,0 +1,112 @@
+"""SAGE's self-check: find prompts that the encoder in training still encodes as the concept (arXiv 2506.09363).
+
+Inside-out: the search starts from real prompts with the concept in them and moves only the TEMPLATE words' embeddings.
+The authors published neither code nor equations that could be read; this is our reconstruction of them:
+
+    maximise  cos(T(tau_p), T0(c)) - beta relu(m - cos(T0(tau_p), T0(c)))
+
+The first term is the leak, the second keeps the prompt inside what the original encoder calls the concept. No UNet pass.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+
+from ..diffusion.text import Conditioning, Tokens
+from .prompts import TEMPLATES, ConceptPrompts, compose, likeness, meaning
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in units of an
+    embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle; pool: how many of the
+    strongest are kept; random: replace every gradient by a random direction (the outside-in ablation)."""
+
+    steps: int = 6
+    stride: float = 0.6
+    margin: float = 0.4
+    beta: float = 1.0
+    attacks: int = 2
+    pool: int = 8
+    random: bool = False
+
+    def start(self, context) -> SelfCheckSearch:
+        return SelfCheckSearch(self, context)
+
+
+@dataclass
+class Attack:
+    """A found prompt: its token ids' template words replaced by free embeddings. `leak`: how much still shows."""
+
+    name: str
+    prompts: ConceptPrompts
+    embeddings: list[torch.Tensor]
+    leak: float = 1.0
+
+
+@dataclass
+class SelfCheckSearch:
+    """The search's state over one run: the pool of the strongest attacks so far."""
+
+    config: SelfCheck
+    context: object  # cycle.Context: the model, the adapter, the names, the empty prompt's end state
+    pool: list[Attack] = field(default_factory=list)
+
+    def __call__(self, rng: random.Random, generator: torch.Generator, count: int) -> Conditioning:
+        """`count` conditionings T(tau_p) that still mean the concept: fresh finds first, then the pool's strongest."""
+        fresh = self.search(rng, generator)
+        self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
+        chosen = [*fresh, *(a for a in self.pool if a not in fresh)]
+        chosen = [chosen[i % len(chosen)] for i in range(count)]
+        return Conditioning.cat([self.context.model.text.encode(a.prompts.tokens, a.embeddings) for a in chosen])
+
+    def search(self, rng: random.Random, generator: torch.Generator) -> list[Attack]:
+        """One cycle of the search from `attacks` random templates."""
+        context, config = self.context, self.config
+        name = rng.choice(context.names)
+        prompts = compose(context.model.text, name, rng.sample(TEMPLATES, config.attacks))
+        start = context.model.text.embed(prompts.tokens)
+        moved, leak = start, torch.ones(len(prompts))
+        for _ in range(config.steps):
+            moved, leak = self.step(prompts, moved, name, generator)
+        return [Attack(name, _row(prompts, i), [m[i : i + 1].detach() for m in moved], float(leak[i])) for i in range(len(prompts))]
+
+    def objective(self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The equation above and its first term, the leak; both [batch]."""
+        context = self.context
+        reference = context.meaning_of(name).expand(len(prompts), -1, -1)
+        trained = meaning(context.model.text.encode(prompts.tokens, embeddings).hidden, prompts.read, context.empty_end)
+        with context.adapter.off():
+            frozen = meaning(context.model.text.encode(prompts.tokens, embeddings).hidden, prompts.read, context.empty_end)
+        leak, inside = likeness(trained, reference), likeness(frozen, reference)
+        return leak - self.config.beta * torch.relu(self.config.margin - inside), leak.detach()
+
+    def step(self, prompts, embeddings, name, generator) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """One normalised-gradient ascent step on the template words' embeddings."""
+        free = [e.detach().requires_grad_(True) for e in embeddings]
+        value, leak = self.objective(prompts, free, name)
+        gradients = torch.autograd.grad(value.sum(), free)
+        if self.config.random:  # the ablation: as far, but anywhere
+            gradients = [torch.randn(g.shape, generator=generator).to(g) for g in gradients]
+        mask = prompts.template.unsqueeze(-1)
+        moved = []
+        for e, g in zip(embeddings, gradients):
+            direction = g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            moved.append(torch.where(mask, e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction, e).detach())
+        return moved, leak
+
+    @torch.no_grad()
+    def refreshed(self) -> list[Attack]:
+        """The pool with its leaks measured against the encoder as it is now."""
+        for attack in self.pool:
+            _, leak = self.objective(attack.prompts, attack.embeddings, attack.name)
+            attack.leak = float(leak)
+        return self.pool
+
+
+def _row(prompts: ConceptPrompts, i: int) -> ConceptPrompts:
+    tokens = Tokens([ids[i : i + 1] for ids in prompts.tokens.ids], prompts.tokens.end[i : i + 1])
+    return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1])

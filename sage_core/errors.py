@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class SageError(Exception):
+    """A mistake or a limit that one sentence explains: cause, value seen, what to do. Never shown with a traceback."""
+
+
+class Cancelled(Exception):
+    """Raised inside the cycle when the caller asked it to stop. Nothing is left at the final name."""

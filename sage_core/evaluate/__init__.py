@@ -1,0 +1,1 @@
+"""Measure an erasure: what is still drawn, what was kept, what an attacker brings back, and the report of it."""

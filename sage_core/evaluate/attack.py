@@ -1,0 +1,100 @@
+"""A white-box attack: learn word embeddings that make the erased model draw the concept again.
+
+Textual inversion (Gal et al., arXiv 2208.01618) against an eraser is concept inversion (Pham et al., arXiv 2308.01508):
+
+    v* = argmin_v  E || eps_erased(z_t, T(prompt with v), t) - noise ||^2,  z_t noised from images of the concept
+
+made by the ORIGINAL model. Nothing of the erased word need be used: starts are a neutral word and the concept's own tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..adapters import Adapter
+from ..diffusion.model import DiffusionModel
+from ..diffusion.text import Conditioning
+from ..domain.prompts import compose
+
+TEMPLATE = "a drawing of a {}"
+
+
+@dataclass(frozen=True)
+class ConceptInversion:
+    """steps and batch of the optimisation; rate: of Adam, in units of the embedding table's root mean square; vectors:
+    free tokens in place of the name; latents: pictures of the concept to learn from; starts: words to start from."""
+
+    steps: int = 150
+    batch: int = 8
+    rate: float = 0.1
+    vectors: int = 2
+    latents: int = 16
+    solver_steps: int = 12
+    starts: tuple[str, ...] = ("concept", "thing")
+
+
+@dataclass
+class Found:
+    """The strongest start: conditioning of the attack prompt under the erased model, its loss, where it started."""
+
+    cond: Conditioning
+    loss: float
+    start: str
+
+
+def concept_latents(model: DiffusionModel, adapter: Adapter, concept: str, attack: ConceptInversion, seed: int) -> torch.Tensor:
+    """Clean latents [n, 4, h, w] of the concept, drawn by the original model."""
+    with torch.no_grad(), adapter.off():
+        cond = model.encode([TEMPLATE.format(concept)] * attack.latents)
+        return model.sample(cond, [70_000 + 1000 * seed + i for i in range(attack.latents)], attack.solver_steps)
+
+
+def invert(model: DiffusionModel, adapter: Adapter, concept: str, attack: ConceptInversion, seed: int = 0) -> list[Found]:
+    """Run the attack from every start against the model as it stands (adapter on); strongest (lowest loss) first."""
+    latents = concept_latents(model, adapter, concept, attack, seed)
+    found = [_optimise(model, latents, concept if s == "concept" else s, attack, seed) for s in attack.starts]
+    return sorted(found, key=lambda f: f.loss)
+
+
+def _optimise(model: DiffusionModel, latents: torch.Tensor, start: str, attack: ConceptInversion, seed: int) -> Found:
+    generator = torch.Generator().manual_seed(seed)
+    text = model.text
+    # As many places as there are free vectors; the start's own tokens fill them, repeated where it has fewer.
+    prompts = compose(text, " ".join(["thing"] * attack.vectors), [TEMPLATE])
+    places = prompts.read[0, :-1]
+    base = text.embed(prompts.tokens)
+    own = text.embed(text.tokenize([start]))
+    count = len(text.words(start))
+    free = [e[0, [1 + i % count for i in range(len(places))]].clone().requires_grad_(True) for e in own]
+    optimizer = torch.optim.Adam([{"params": [v], "lr": attack.rate * b.square().mean().sqrt().item()} for v, b in zip(free, base)])
+
+    def conditioning() -> Conditioning:
+        rows = [b.index_put((torch.zeros_like(places), places), v) for b, v in zip(base, free)]
+        return text.encode(prompts.tokens, rows)
+
+    tail = []
+    with torch.enable_grad():
+        for step in range(attack.steps):
+            index = torch.randint(len(latents), (attack.batch,), generator=generator)
+            t = torch.randint(1000, (attack.batch,), generator=generator).to(model.device)
+            noise = torch.randn(attack.batch, *latents.shape[1:], generator=generator).to(model.device)
+            a = model.alphas[t].view(-1, 1, 1, 1)
+            z = a.sqrt() * latents[index.to(model.device)] + (1 - a).sqrt() * noise
+            eps = model.predict_noise(z, t, Conditioning.cat([conditioning()] * attack.batch))
+            loss = (eps - noise).square().mean()
+            gradients = torch.autograd.grad(loss, free)
+            for v, g in zip(free, gradients):
+                v.grad = g
+            optimizer.step()
+            if step >= attack.steps * 3 // 4:
+                tail.append(loss.item())
+    with torch.no_grad():
+        return Found(conditioning().detach(), sum(tail) / max(1, len(tail)), start)
+
+
+def attack_images(model: DiffusionModel, found: Found, images: int, seed: int = 0, steps: int = 20) -> torch.Tensor:
+    """Pictures [n, 3, H, W] that the model draws for the attack's conditioning."""
+    with torch.no_grad():
+        return model.decode(model.sample(Conditioning.cat([found.cond] * images), [80_000 + 1000 * seed + i for i in range(images)], steps))

@@ -1,0 +1,54 @@
+"""The prompts that judge an erasure, in four cells: the concept, words for it that were not given, its neighbours, the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..diffusion.model import DiffusionModel
+from ..spec import ErasureSpec
+
+CELLS = ("concept", "synonyms", "near", "far")
+EVALUATION_SEED = 50_000  # away from the seeds that training draws
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to draw: what is asked for, in which words, from which seed. `expected`: the concept that must be seen."""
+
+    cell: str
+    text: str
+    expected: str
+    seed: int
+
+
+def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+    """`images` prompts a cell on the bundled model: words and styles in turn, every picture from a seed of its own."""
+    from ..demo import vocabulary
+
+    concept = vocabulary.find(spec.concept)
+    given = {spec.concept, *spec.synonyms}
+    words = {
+        "concept": [(concept.name, concept.name)],
+        "synonyms": [(w, concept.name) for w in (concept.name, *concept.synonyms) if w not in given and w != concept.name],
+        "near": [(c.name, c.name) for c in vocabulary.near(concept)],
+        "far": [(c.name, c.name) for c in vocabulary.far(concept)],
+    }
+    prompts = []
+    for cell in CELLS:
+        for i in range(images if words[cell] else 0):
+            word, expected = words[cell][i % len(words[cell])]
+            style = vocabulary.STYLES[(i // len(words[cell]) + i) % len(vocabulary.STYLES)]
+            prompts.append(Prompt(cell, vocabulary.CANONICAL.format(style=style, name=word), expected, EVALUATION_SEED + 1000 * seed + i))
+    return prompts
+
+
+def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+    """The same for any other model, from what the spec says and the built-in words; there is no probe to judge them."""
+    from ..retention.words import candidates
+
+    words = candidates(model)
+    groups = {"concept": [spec.concept], "synonyms": list(spec.synonyms), "near": list(spec.retain), "far": words[:: max(1, len(words) // 12)]}
+    return [
+        Prompt(cell, f"a picture of a {group[i % len(group)]}", group[i % len(group)], EVALUATION_SEED + 1000 * seed + i)
+        for cell, group in groups.items() for i in range(images if group else 0)
+    ]

@@ -1,0 +1,147 @@
+"""LoRA files: written, read, inspected and hung on a model. Keys as ComfyUI, diffusers, Forge and A1111 all read them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .adapters import Adapter, linear_layers
+from .diffusion.architecture import Family
+from .diffusion.load import read_safetensors, refuse_nan
+from .diffusion.model import DiffusionModel
+from .errors import SageError
+from .files import write_atomically
+
+SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
+SPEC_KEY, RESULT_KEY = "sage.spec", "sage.result"
+BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a LoRA file holds: (down, up, alpha) per layer name, and its metadata (strings)."""
+
+    layers: dict[str, tuple[torch.Tensor, torch.Tensor, float]]
+    metadata: dict[str, str]
+
+    @property
+    def rank(self) -> int:
+        return max(down.shape[0] for down, _, _ in self.layers.values())
+
+    def spec(self) -> dict:
+        """The erasure that made the file. Raises SageError where the file is none of ours."""
+        try:
+            spec = json.loads(self.metadata[SPEC_KEY])
+        except (KeyError, ValueError) as error:
+            raise SageError("The file carries no erasure spec: it was not made by this tool, or its metadata was stripped.") from error
+        if not isinstance(spec, dict):
+            raise SageError("The erasure spec in the file's metadata is not a JSON object; the file was altered.")
+        return spec
+
+    def result(self) -> dict | None:
+        """The measured result, where there is one."""
+        try:
+            return json.loads(self.metadata[RESULT_KEY])
+        except (KeyError, ValueError):
+            return None
+
+
+def metadata_for(family: Family, spec: dict, title: str, source: str, fingerprint: str, velocity: bool, result: dict | None = None) -> dict[str, str]:
+    """sai_model_spec 1.0.1, the `ss_` keys that hosts show, and our own complete spec as JSON."""
+    from . import __version__
+
+    architecture = family.modelspec.replace("512", "768-v") if velocity and family.name == "sd2" else family.modelspec
+    versions = {name: _version(name) for name in ("torch", "diffusers", "transformers")}
+    data = {
+        "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": architecture, "modelspec.implementation": "diffusers",
+        "modelspec.title": title, "modelspec.date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on model and CLIP.",
+        "modelspec.tags": "concept erasure, " + spec["method"], "modelspec.prediction_type": "v" if velocity else "epsilon",
+        "ss_base_model_version": BASE_VERSIONS[family.name], "ss_v2": str(family.name == "sd2"), "ss_network_module": "networks.lora",
+        "ss_network_dim": str(spec["rank"]), "ss_network_alpha": str(spec["alpha"]), "ss_output_name": title,
+        "ss_sd_model_name": Path(source).name, SPEC_KEY: json.dumps(spec, ensure_ascii=False), "sage.version": __version__,
+        "sage.model_sha256": fingerprint, "sage.versions": json.dumps(versions),
+    }
+    return data | ({RESULT_KEY: json.dumps(result)} if result else {})
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def write_lora(path: Path, adapter: Adapter, metadata: dict[str, str], dtype: torch.dtype = torch.float16) -> None:
+    """Write atomically; alphas stay float32, since a rounded alpha would scale every layer."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v if k.endswith(".alpha") else v.to(dtype) for k, v in adapter.tensors().items()}
+    refuse_nan(tensors, "The trained LoRA")
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt", **metadata}))
+
+
+def rewrite_metadata(path: Path, extra: dict[str, str]) -> None:
+    """Add metadata to a finished file, atomically (the measured result is only known after the file is there)."""
+    from safetensors.torch import save_file
+
+    tensors, metadata = read_safetensors(path), read_lora(path).metadata
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={**metadata, **extra}))
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Raises SageError where the file is missing, damaged, not a LoRA in these names, or inconsistent."""
+    from safetensors import safe_open
+
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise SageError(f"{path.name} is not a .safetensors file; only that format is read.")
+    if not path.is_file():
+        raise SageError(f"There is no LoRA file {str(path)!r}.")
+    tensors = read_safetensors(path)
+    with safe_open(path, "pt") as f:
+        metadata = dict(f.metadata() or {})
+    return LoraFile(_layers(tensors, path.name), metadata)
+
+
+def _layers(tensors: dict[str, torch.Tensor], name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
+    refuse_nan(tensors, name)
+    strange = next((k for k in tensors if not k.endswith(SUFFIXES)), None)
+    if strange is not None or not tensors:
+        raise SageError(f"{name} is not a LoRA in kohya's names (tensor {strange!r}); only those files can be loaded here.")
+    layers = {}
+    for key in (k for k in tensors if k.endswith(".lora_down.weight")):
+        base = key.removesuffix(".lora_down.weight")
+        down, up = tensors[key], tensors.get(f"{base}.lora_up.weight")
+        if up is None or down.ndim != up.ndim or down.ndim not in (2, 4) or up.shape[1] != down.shape[0]:
+            raise SageError(f"{name}: the two matrices of {base!r} do not fit together; the file is damaged.")
+        alpha = tensors.get(f"{base}.alpha")
+        layers[base] = (down.float(), up.float(), float(down.shape[0] if alpha is None else alpha))
+    if not layers:
+        raise SageError(f"{name} holds no LoRA matrices.")
+    return layers
+
+
+def load_lora(model: DiffusionModel, path: str | Path, strength: float = 1.0) -> Adapter:
+    """Hang a LoRA file on a model. Raises SageError unless every layer lands with fitting shapes; `.remove()` undoes it."""
+    lora, known = read_lora(Path(path)), linear_layers(model)
+    lost = [name for name in lora.layers if name not in known]
+    if lost:
+        raise SageError(f"{Path(path).name}: {len(lost)} of {len(lora.layers)} layers do not exist in this {model.family.title} model (first {lost[0]!r}); "
+                        f"the LoRA was made for {lora.metadata.get('ss_base_model_version', 'another architecture')}.")
+    layers: dict[str, nn.Linear] = {}
+    for name, (down, up, _) in lora.layers.items():
+        layer = known[name]
+        if (layer.in_features, layer.out_features) != (down.shape[1], up.shape[0]) or down.ndim != 2:
+            raise SageError(f"{Path(path).name}: {name!r} is {down.shape[1]} to {up.shape[0]} wide, the model's layer {layer.in_features} to "
+                            f"{layer.out_features}; the LoRA was made for another architecture.")
+        layers[name] = layer
+    weights = {n: (d.to(known[n].weight.device), u.to(known[n].weight.device), a) for n, (d, u, a) in lora.layers.items()}
+    return Adapter(layers, weights, strength)

@@ -1,0 +1,49 @@
+"""Progress for people: one line that renews itself on a terminal, a few lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from .cycle import Event
+
+NAMES = {"bank": "latent bank", "erase": "self-check and erasing"}
+
+
+class Progress:
+    """Prints events to standard error. Call it with an Event or with a sentence."""
+
+    def __init__(self, stream=None, quiet: bool = False):
+        self.stream, self.quiet = stream or sys.stderr, quiet
+        self.live = self.stream.isatty()
+        self.open_line, self.last = False, 0.0
+
+    def __call__(self, event: Event | str) -> None:
+        if self.quiet:
+            return
+        if isinstance(event, str):
+            self._end_line()
+            print(event, file=self.stream, flush=True)
+            return
+        if event.phase == "done":
+            self._end_line()
+            return
+        finished = event.step >= event.total
+        if not finished and time.monotonic() - self.last < (0.1 if self.live else 5.0):
+            return
+        self.last = time.monotonic()
+        losses = "  ".join(f"{k} {v:.4f}" for k, v in event.losses.items() if k != "total")
+        eta = "" if event.eta is None or finished else f"  {event.eta:.0f} s left"
+        line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{eta}"
+        if self.live:
+            print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
+            self.open_line = True
+            if finished:
+                self._end_line()
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def _end_line(self) -> None:
+        if self.open_line:
+            print(file=self.stream, flush=True)
+            self.open_line = False

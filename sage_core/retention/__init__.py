@@ -1,0 +1,1 @@
+"""What stays: each term returns a loss, or rows for the step's one UNet batch."""

@@ -1,0 +1,109 @@
+"""What the user asks for: one typed, validated value that goes through every host and into the LoRA's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+from .errors import SageError
+
+MAX_TEXT = 300
+
+
+@dataclass(frozen=True)
+class ErasureSpec:
+    """An erasure. None means "as the method has it"; `resolved()` fills those in. Raises SageError on bad values.
+
+    concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
+    synonyms: other words for it that are to be erased as well; retain: words that must stay (besides the built-in list).
+    surface: "text" (text encoders), "cross_attention" (UNet) or "both"; eta: strength of the negative guidance.
+    """
+
+    concept: str
+    synonyms: tuple[str, ...] = ()
+    retain: tuple[str, ...] = ()
+    method: str = "sage"
+    seed: int = 0
+    surface: str | None = None
+    steps: int | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    learning_rate: float | None = None
+    eta: float | None = None
+
+    def __post_init__(self) -> None:
+        from .methods import METHODS
+
+        object.__setattr__(self, "concept", _text(self.concept, "concept"))
+        object.__setattr__(self, "synonyms", tuple(_text(s, "synonym") for s in _texts(self.synonyms, "synonyms")))
+        object.__setattr__(self, "retain", tuple(_text(s, "retained word") for s in _texts(self.retain, "retain")))
+        if self.method not in METHODS:
+            raise SageError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.surface not in (None, "text", "cross_attention", "both"):
+            raise SageError(f"There is no surface {self.surface!r}; choose text, cross_attention or both.")
+        _number(self.seed, "seed", 0, 2**63 - 1, whole=True)
+        for name, low, high, whole in (("steps", 1, 100_000, True), ("rank", 1, 1024, True), ("alpha", 1e-6, 1e6, False),
+                                       ("learning_rate", 1e-9, 1.0, False), ("eta", 0.0, 100.0, False)):
+            value = getattr(self, name)
+            if value is not None:
+                _number(value, name, low, high, whole)
+        if self.concept in self.retain:
+            raise SageError(f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists.")
+
+    def resolved(self) -> ErasureSpec:
+        """The same erasure with the method's defaults written out; this is what a file's metadata holds."""
+        from .methods import METHODS
+
+        method = METHODS[self.method]
+        defaults = {"surface": method.surface, "steps": method.training.steps, "rank": method.training.rank,
+                    "alpha": float(self.rank or method.training.rank), "learning_rate": method.training.learning_rate, "eta": method.target.eta}
+        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+
+    def to_json(self) -> dict:
+        """Plain JSON values; `from_json` is its inverse."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: object) -> ErasureSpec:
+        """Raises SageError on unknown fields or wrong types."""
+        if not isinstance(data, dict):
+            raise SageError(f"An erasure spec is a JSON object, not {type(data).__name__}.")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := [str(k) for k in data if k not in known]:
+            raise SageError(f"The erasure spec has an unknown field {unknown[0][:60]!r}; known are {', '.join(sorted(known))}.")
+        if "concept" not in data:
+            raise SageError("The erasure spec has no field 'concept'; say what to erase.")
+        return cls(**data)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name this erasure, defaults written out."""
+        text = json.dumps(self.resolved().to_json(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _texts(value: object, what: str) -> tuple:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise SageError(f"{what!r} is a list of words, not {type(value).__name__}.")
+    return tuple(value)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise SageError(f"A {what} is text, not {type(value).__name__} ({str(value)[:40]!r}).")
+    text = " ".join(value.split())
+    if not text:
+        raise SageError(f"The {what} is empty; write what it should be, for example \"dog\".")
+    if len(text) > MAX_TEXT:
+        raise SageError(f"The {what} is {len(text)} characters long; CLIP reads about {MAX_TEXT} at most: shorten it.")
+    if any(not c.isprintable() for c in text):
+        raise SageError(f"The {what} {text[:40]!r} holds characters that cannot be printed; type it again.")
+    return text
+
+
+def _number(value: object, what: str, low: float, high: float, whole: bool) -> None:
+    right = isinstance(value, int) if whole else isinstance(value, (int, float))
+    if not right or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
+        raise SageError(f"{what} is {'a whole number' if whole else 'a number'} from {low:g} to {high:g}, not {value!r}.")

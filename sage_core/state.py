@@ -1,0 +1,87 @@
+"""The state of a run, so that a killed one goes on: tensors and JSON in one safetensors file, never a pickle."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from .diffusion.text import Tokens
+from .domain.prompts import ConceptPrompts
+from .errors import SageError
+from .files import write_atomically
+from .latents import LatentBank
+
+
+def write(run) -> None:
+    """Save adapter, optimiser, random states, bank, pool of attacks and losses of a `Run`, atomically."""
+    from safetensors.torch import save_file
+
+    tensors = {f"adapter.{k}": v for k, v in run.adapter.tensors().items()}
+    for i, p in enumerate(run.adapter.parameters()):
+        for key, value in run.optimizer.state[p].items():
+            tensors[f"optimizer.{i}.{key}"] = value.detach().cpu()
+    tensors |= {f"bank.{k}": v.detach().cpu() for k, v in run.context.bank.tensors().items()}
+    tensors["generator"] = run.generator.get_state()
+    pool = getattr(run.domain, "pool", [])
+    for i, attack in enumerate(pool):
+        flat = {"template": attack.prompts.template, "read": attack.prompts.read, "end": attack.prompts.tokens.end}
+        flat |= {f"ids.{j}": v for j, v in enumerate(attack.prompts.tokens.ids)} | {f"embeddings.{j}": v for j, v in enumerate(attack.embeddings)}
+        tensors |= {f"pool.{i}.{k}": v.detach().cpu() for k, v in flat.items()}
+    cost = run.cost()
+    meta = {
+        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "rng": run.rng.getstate(), "seconds": run.seconds(),
+        "cost": [cost.forwards, cost.backwards], "prompts": run.context.bank.retain_prompts, "pool": [[a.name, a.leak] for a in pool],
+    }
+    tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
+    write_atomically(run.state_path, lambda p: save_file(tensors, p, metadata={"sage.state": json.dumps(meta)}))
+
+
+def restore(run) -> bool:
+    """Put a saved state into a fresh `Run`. False where there is none; SageError where it belongs to another erasure."""
+    from safetensors import SafetensorError, safe_open
+
+    if run.state_path is None or not run.state_path.exists():
+        return False
+    try:
+        with safe_open(run.state_path, "pt") as f:
+            meta = json.loads(f.metadata()["sage.state"])
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise SageError(f"The saved state {run.state_path.name} cannot be read ({error}); delete it and start again.") from error
+    if meta["spec"] != run.spec.fingerprint() or meta["model"] != run.model.fingerprint:
+        raise SageError(f"The saved state {run.state_path.name} belongs to another erasure or model; start without resuming, or use another name.")
+    device = run.model.device
+    run.adapter.load({k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")})
+    _restore_optimizer(run, tensors)
+    bank = {k.removeprefix("bank."): v.to(device) for k, v in tensors.items() if k.startswith("bank.")}
+    run.context.bank = LatentBank(**bank, retain_prompts=meta["prompts"])
+    run.context.bank.retain_prompt = run.context.bank.retain_prompt.cpu()
+    run.generator.set_state(tensors["generator"])
+    version, internal, gauss = meta["rng"]
+    run.rng.setstate((version, tuple(internal), gauss))
+    run.losses = meta["losses"]
+    run.spent = meta["seconds"]
+    run.start_cost.forwards -= meta["cost"][0]
+    run.start_cost.backwards -= meta["cost"][1]
+    if meta["pool"]:
+        run.domain.pool = [_attack(tensors, i, name, leak, device) for i, (name, leak) in enumerate(meta["pool"])]
+    return True
+
+
+def _restore_optimizer(run, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
+
+
+def _attack(tensors: dict[str, torch.Tensor], i: int, name: str, leak: float, device):
+    from .domain.self_check import Attack
+
+    own = {k.removeprefix(f"pool.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"pool.{i}.")}
+    count = sum(k.startswith("ids.") for k in own)
+    tokens = Tokens([own[f"ids.{j}"] for j in range(count)], own["end"])
+    return Attack(name, ConceptPrompts(tokens, own["template"], own["read"]), [own[f"embeddings.{j}"] for j in range(count)], leak)

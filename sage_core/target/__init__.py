@@ -1,0 +1,1 @@
+"""What the concept becomes: each target returns the noise that the model should predict for it."""

@@ -1,0 +1,29 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`; never the repository root
+
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session", params=tiny.FAMILY_NAMES)
+def family(request):
+    """A thin random model of each family in turn."""
+    return tiny.make(request.param)
+
+
+@pytest.fixture(scope="session")
+def sd1():
+    return tiny.make("sd1")
+
+
+@pytest.fixture
+def demo():
+    """The bundled model, fresh."""
+    from sage_core import load_model
+
+    return load_model("demo")
