@@ -141,7 +141,7 @@ def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
     from .diffusion.load import load_model
-    from .evaluate.measure import evaluate
+    from .evaluate.measure import evaluate, measure_original
     from .evaluate.report import picture, table, write_picture, write_report
     from .files import output_path
     from .lora import RESULT_KEY, rewrite_metadata
@@ -155,7 +155,9 @@ def run_demo(args) -> dict:
     erasure = erase(model, spec, progress)
     path = erasure.save(folder / f"erased-{spec.concept.replace(' ', '-')}.safetensors", model)
     lora = {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank}
-    evaluation = evaluate(model, erasure.adapter, erasure.spec, erasure.cost, erasure.seconds, lora, seed=args.seed, on_event=progress)
+    with erasure.adapter.off():
+        base = measure_original(model, spec, seed=args.seed, on_event=progress)
+    evaluation = evaluate(model, base, erasure.spec, erasure.cost, erasure.seconds, lora, seed=args.seed, on_event=progress)
     write_report(evaluation, folder)
     rewrite_metadata(path, {RESULT_KEY: json.dumps({k: evaluation.report[k] for k in ("before", "after", "drift")})})
     write_picture(picture(evaluation, columns=4), path.with_suffix(".png"))
@@ -196,12 +198,14 @@ def run_evaluate(args) -> dict:
     from .cycle import ErasureSpec
     from .diffusion.model import Cost
     from .evaluate.attack import ConceptInversion
-    from .evaluate.measure import evaluate
+    from .evaluate.measure import evaluate, measure_original
     from .evaluate.report import page, table
     from .files import write_text
     from .lora import load_lora, read_lora
     from .progress import Progress
 
+    if not 1 <= args.images <= 10_000:
+        raise SageError(f"--images is from 1 to 10000, not {args.images}.")
     path = Path(args.lora)
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
@@ -212,9 +216,10 @@ def run_evaluate(args) -> dict:
     adapter = load_lora(model, path)
     attack = None if args.attack and "none" in args.attack else ConceptInversion()
     lora = {"path": str(path), "bytes": path.stat().st_size, "rank": file.rank}
-    if not 1 <= args.images <= 10_000:
-        raise SageError(f"--images is from 1 to 10000, not {args.images}.")
-    evaluation = evaluate(model, adapter, spec, Cost(), 0.0, lora, args.images, args.seed, attack, Progress(quiet=args.json is True))
+    progress = Progress(quiet=args.json is True)
+    with adapter.off():
+        base = measure_original(model, spec, args.images, args.seed, attack, progress)
+    evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attack, progress)
     if target:
         write_text(target, page(evaluation))
     _say(args, table(evaluation.report))
@@ -264,7 +269,8 @@ def run_methods(args) -> dict:
     """One line a method."""
     from .methods import METHODS
 
-    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation} for m in METHODS.values()}
+    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation}
+             for m in METHODS.values()}
     for name, m in table.items():
         _say(args, f"{name:12} {m['summary']}\n{'':12} trains: {m['surface']}, {m['steps']} steps; {m['citation']}")
     return table

@@ -71,8 +71,10 @@ def test_original_autoencoder_names_agree_with_diffusers_own_converter():
         for side in ("encoder", "decoder"):
             k = k.replace(f"{side}.conv_norm_out", f"{side}.norm_out")
             for i in range(4):
-                k = k.replace(f"{side}.down_blocks.{i}.resnets.", f"{side}.down.{i}.block.").replace(f"{side}.down_blocks.{i}.downsamplers.0.", f"{side}.down.{i}.downsample.")
-                k = k.replace(f"{side}.up_blocks.{i}.resnets.", f"{side}.up.{3 - i}.block.").replace(f"{side}.up_blocks.{i}.upsamplers.0.", f"{side}.up.{3 - i}.upsample.")
+                k = k.replace(f"{side}.down_blocks.{i}.resnets.", f"{side}.down.{i}.block.")
+                k = k.replace(f"{side}.down_blocks.{i}.downsamplers.0.", f"{side}.down.{i}.downsample.")
+                k = k.replace(f"{side}.up_blocks.{i}.resnets.", f"{side}.up.{3 - i}.block.")
+                k = k.replace(f"{side}.up_blocks.{i}.upsamplers.0.", f"{side}.up.{3 - i}.upsample.")
             k = k.replace(f"{side}.mid_block.resnets.0", f"{side}.mid.block_1").replace(f"{side}.mid_block.resnets.1", f"{side}.mid.block_2")
             for new, old in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
                 k = k.replace(f"{side}.mid_block.attentions.0.{new}", f"{side}.mid.attn_1.{old}")

@@ -74,7 +74,8 @@ def unet_config(sd: Mapping[str, torch.Tensor], family: Family) -> dict:
     first = next(k for k in sd if k.startswith(UNET) and k.endswith("attn2.to_k.weight"))
     linear = sd[UNET + "middle_block.1.proj_in.weight"].ndim == 2 if UNET + "middle_block.1.proj_in.weight" in sd else False
     if shape("input_blocks.0.0.weight")[1] != 4:
-        raise SageError(f"The UNet takes {shape('input_blocks.0.0.weight')[1]} input channels (an inpainting or depth model); only plain text-to-image models (4) are supported.")
+        raise SageError(f"The UNet takes {shape('input_blocks.0.0.weight')[1]} input channels (an inpainting or depth model); "
+                        "only plain text-to-image models (4) are supported.")
     config = {
         "sample_size": family.sample_size // 8, "in_channels": 4, "out_channels": 4, "layers_per_block": layers, "block_out_channels": channels,
         "cross_attention_dim": sd[first].shape[1], "use_linear_projection": linear,

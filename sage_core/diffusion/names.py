@@ -12,6 +12,11 @@ RESNET = {
 }
 OPEN_CLIP = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
 
+OPEN_CLIP_TOP = {
+    "positional_embedding": "embeddings.position_embedding.weight", "token_embedding.weight": "embeddings.token_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight", "ln_final.bias": "final_layer_norm.bias",
+}
+
 
 def unet_prefixes(config: Mapping) -> dict[str, str]:
     """Original module prefix to diffusers module prefix, for a UNet of diffusers' `config`."""
@@ -84,11 +89,9 @@ def with_text_model(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _from_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     out = {}
-    top = {"positional_embedding": "embeddings.position_embedding.weight", "token_embedding.weight": "embeddings.token_embedding.weight",
-           "ln_final.weight": "final_layer_norm.weight", "ln_final.bias": "final_layer_norm.bias"}
     for key, value in sd.items():
-        if key in top:
-            out[f"text_model.{top[key]}"] = value
+        if key in OPEN_CLIP_TOP:
+            out[f"text_model.{OPEN_CLIP_TOP[key]}"] = value
         elif key == "text_projection":
             out["text_projection.weight"] = value.T.contiguous()
         elif key.startswith("transformer.resblocks."):
@@ -108,8 +111,7 @@ def _from_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def clip_to_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inverse, for writing a checkpoint in the original layout."""
     back = {new: old for old, new in OPEN_CLIP.items()}
-    out = {"positional_embedding": sd["text_model.embeddings.position_embedding.weight"], "token_embedding.weight": sd["text_model.embeddings.token_embedding.weight"],
-           "ln_final.weight": sd["text_model.final_layer_norm.weight"], "ln_final.bias": sd["text_model.final_layer_norm.bias"]}
+    out = {old: sd[f"text_model.{new}"] for old, new in OPEN_CLIP_TOP.items()}
     if "text_projection.weight" in sd:
         out["text_projection"] = sd["text_projection.weight"].T.contiguous()
     for key, value in sd.items():

@@ -37,7 +37,7 @@ class SelfCheck:
         return SelfCheckSearch(self, context)
 
 
-@dataclass
+@dataclass(eq=False)
 class Attack:
     """A found prompt: its token ids' template words replaced by free embeddings. `leak`: how much still shows."""
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..adapters import Adapter
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..domain.prompts import compose
@@ -44,16 +43,15 @@ class Found:
     start: str
 
 
-def concept_latents(model: DiffusionModel, adapter: Adapter, concept: str, attack: ConceptInversion, seed: int) -> torch.Tensor:
-    """Clean latents [n, 4, h, w] of the concept, drawn by the original model."""
-    with torch.no_grad(), adapter.off():
-        cond = model.encode([TEMPLATE.format(concept)] * attack.latents)
-        return model.sample(cond, [70_000 + 1000 * seed + i for i in range(attack.latents)], attack.solver_steps)
+@torch.no_grad()
+def concept_latents(model: DiffusionModel, concept: str, attack: ConceptInversion, seed: int) -> torch.Tensor:
+    """Clean latents [n, 4, h, w] of the concept; call it with the original model (adapter off)."""
+    cond = model.encode([TEMPLATE.format(concept)] * attack.latents)
+    return model.sample(cond, [70_000 + 1000 * seed + i for i in range(attack.latents)], attack.solver_steps)
 
 
-def invert(model: DiffusionModel, adapter: Adapter, concept: str, attack: ConceptInversion, seed: int = 0) -> list[Found]:
-    """Run the attack from every start against the model as it stands (adapter on); strongest (lowest loss) first."""
-    latents = concept_latents(model, adapter, concept, attack, seed)
+def invert(model: DiffusionModel, latents: torch.Tensor, concept: str, attack: ConceptInversion, seed: int = 0) -> list[Found]:
+    """Run the attack from every start against the model as it stands; strongest (lowest loss) first."""
     found = [_optimise(model, latents, concept if s == "concept" else s, attack, seed) for s in attack.starts]
     return sorted(found, key=lambda f: f.loss)
 

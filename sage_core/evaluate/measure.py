@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ..adapters import Adapter
 from ..diffusion.model import Cost, DiffusionModel
 from ..spec import ErasureSpec
-from .attack import ConceptInversion, attack_images, invert
+from .attack import ConceptInversion, attack_images, concept_latents, invert
 from .cells import CELLS, Prompt, demo_prompts, plain_prompts
+
+INVERSION = ConceptInversion()
 
 
 @dataclass
@@ -67,51 +67,60 @@ def peak_memory_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def evaluate(model: DiffusionModel, adapter: Adapter, spec: ErasureSpec, cost: Cost, seconds: float, lora: dict, images: int = 16, seed: int = 0,
-             attack: ConceptInversion | None = ConceptInversion(), on_event: Callable[[str], None] = lambda text: None) -> Evaluation:
-    """Measure `adapter`, which hangs on `model`. `images`: pictures a cell; `lora`: path, bytes and rank for the report.
+@dataclass
+class Baseline:
+    """What the original model does: its pictures for all prompts, latents of the concept, the attack's control."""
 
-    `before.attacked` is the control: the same attack on the untouched model, without which a weak attack would flatter.
+    judge: object
+    prompts: list[Prompt]
+    pictures: torch.Tensor
+    latents: torch.Tensor | None = None
+    attacked: float | None = None
+
+
+def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16, seed: int = 0, attack: ConceptInversion | None = INVERSION,
+                     on_event: Callable[[str], None] = lambda text: None) -> Baseline:
+    """Draw and attack the original model (call it with the adapter off). `images`: pictures a cell.
+
+    The attack on the untouched model is the control, without which a weak attack would flatter.
     """
     judge = load_judge(model)
     prompts = demo_prompts(spec, images, seed) if judge else plain_prompts(model, spec, images, seed)
-    texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
-    started = time.monotonic()
     on_event(f"drawing {len(prompts)} pictures with the original model")
-    with adapter.off():
-        before = model.generate(texts, seeds)
-    on_event(f"drawing {len(prompts)} pictures with the erased model")
-    after = model.generate(texts, seeds)
-    report = {
-        "spec": spec.resolved().to_json(), "before": fractions(judge, prompts, before) | {"attacked": None},
-        "after": fractions(judge, prompts, after) | {"attacked": None}, "drift": drift(prompts, before, after),
-        "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2), "peak_memory_mb": 0.0},
-        "lora": lora, "images": len(prompts),
-    }
-    pictures = None
+    base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
     if attack is not None and judge is not None:
+        on_event("attacking the original model, as a control")
+        base.latents = concept_latents(model, spec.concept, attack, seed)
+        base.attacked, _ = strongest(model, base, spec, attack, images, seed)
+    return base
+
+
+def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cost, seconds: float, lora: dict, images: int = 16, seed: int = 0,
+             attack: ConceptInversion | None = INVERSION, on_event: Callable[[str], None] = lambda text: None) -> Evaluation:
+    """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
+    on_event(f"drawing {len(base.prompts)} pictures with the erased model")
+    after = model.generate([p.text for p in base.prompts], [p.seed for p in base.prompts])
+    attacked, pictures = None, None
+    if attack is not None and base.latents is not None:
         on_event("attacking: learning words that bring the concept back")
-        with adapter.off():
-            report["before"]["attacked"], _ = strongest(model, adapter, judge, spec, attack, images, seed)
-        report["after"]["attacked"], pictures = strongest(model, adapter, judge, spec, attack, images, seed)
-        report["images"] += 2 * images
-    report["cost"]["peak_memory_mb"] = round(peak_memory_mb(), 1)
-    on_event(f"measured in {time.monotonic() - started:.0f} s")
-    return Evaluation(report, prompts, before, after, pictures)
+        attacked, pictures = strongest(model, base, spec, attack, images, seed)
+    report = {
+        "spec": spec.resolved().to_json(), "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
+        "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
+        "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2),
+                 "peak_memory_mb": round(peak_memory_mb(), 1)},
+        "lora": lora, "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
+    }
+    return Evaluation(report, base.prompts, base.pictures, after, pictures)
 
 
-def strongest(model, adapter, judge, spec, attack, images: int, seed: int) -> tuple[float, torch.Tensor]:
+def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int, seed: int) -> tuple[float, torch.Tensor]:
     """The highest success over all starts of the attack, and its pictures."""
-    best, pictures = -1.0, None
-    for found in invert(model, adapter, spec.concept, attack, seed):
-        drawn = attack_images(model, found, images, seed)
-        right = seen(judge, drawn, [_canonical(spec.concept)] * images)
-        if (rate := sum(right) / images) > best:
-            best, pictures = rate, drawn
-    return round(best, 4), pictures
-
-
-def _canonical(word: str) -> str:
     from ..demo import vocabulary
 
-    return vocabulary.find(word).name
+    wanted, best, pictures = vocabulary.find(spec.concept).name, -1.0, None
+    for found in invert(model, base.latents, spec.concept, attack, seed):
+        drawn = attack_images(model, found, images, seed)
+        if (rate := sum(seen(base.judge, drawn, [wanted] * images)) / images) > best:
+            best, pictures = rate, drawn
+    return round(best, 4), pictures

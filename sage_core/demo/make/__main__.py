@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..vocabulary import STYLES, names
+from ..vocabulary import names
 from . import art, autoencoder, captions, export, judge, model, tokenizer
 
 HERE = Path(__file__).parent

@@ -1,0 +1,138 @@
+"""The tables of docs/results.md: `python -m sage_core.evaluate.study --out DIR`. Stop it at any time; it goes on where it was.
+
+Every row is one JSON file, the report of the public contract, made by the landed defaults on the bundled model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from ..cycle import erase
+from ..diffusion.load import load_model
+from ..domain.word import Word
+from ..files import write_text
+from ..methods import METHODS, Method
+from ..spec import ErasureSpec
+from .measure import Baseline, evaluate, measure_original
+from .report import write_report
+
+TUNED_ON = ("dog", "owl", "guitar")
+CONCEPTS = ("cat", "frog", "banana", "pizza", "train", "cactus", "house", "robot")
+ABLATED = ("cat", "banana", "train", "robot")
+
+
+def variants(sage: Method) -> dict[str, Method]:
+    """SAGE with one part taken out or exchanged."""
+    def without(term: str) -> tuple:
+        return tuple(t for t in sage.retention if type(t).__name__ != term)
+
+    return {
+        "word": dataclasses.replace(sage, name="word", domain=Word()),
+        "random": dataclasses.replace(sage, name="random", domain=dataclasses.replace(sage.domain, random=True)),
+        "no-global": dataclasses.replace(sage, name="no-global", retention=without("Relations")),
+        "no-local": dataclasses.replace(sage, name="no-local", retention=without("Noise")),
+    }
+
+
+def rows(concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
+    """(name, spec, attack it?) of every row, those of one concept and seed together, since they share the original's pictures."""
+    out = []
+    for seed in range(seeds):
+        for concept in concepts:
+            for surface in ("text", "both"):
+                out.append((f"{concept}-{seed}-{surface}", ErasureSpec(concept, seed=seed, surface=surface), True))
+            if seed == 0 and concept in ablated:
+                out += [(f"{concept}-{seed}-{v}", ErasureSpec(concept, method=v, seed=seed), False) for v in variants(METHODS["sage"])]
+    return out
+
+
+def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], images: int) -> None:
+    METHODS.update(variants(METHODS["sage"]))  # for this process only
+    model = load_model("demo")
+    kept: tuple[tuple, Baseline] | None = None
+    for name, spec, attacked in rows(concepts, seeds, ablated):
+        path = out / name / "report.json"
+        if path.exists():
+            continue
+        if kept is None or kept[0] != (spec.concept, spec.seed):
+            kept = ((spec.concept, spec.seed), measure_original(model, spec, images, spec.seed))
+        erasure = erase(model, spec)
+        lora = erasure.save(out / name / f"{name}.safetensors", model)
+        about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
+        options = {} if attacked else {"attack": None}
+        evaluation = evaluate(model, kept[1], erasure.spec, erasure.cost, erasure.seconds, about, images, spec.seed, **options)
+        write_report(evaluation, out / name)
+        erasure.adapter.remove()
+        r = evaluation.report
+        print(f"{name:24} " + "  ".join(f"{k} {_number(r['before'][k])} to {_number(r['after'][k])}" for k in r["after"]), flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def mean(values) -> float | None:
+    values = [v for v in values if v is not None]
+    return sum(values) / len(values) if values else None
+
+
+def summary(reports: list[dict]) -> dict[str, float | None]:
+    """The bars: concept, synonyms and attacked as they are after; near and far relative to before."""
+    out = {k: mean(r["after"][k] for r in reports) for k in ("concept", "synonyms", "attacked")}
+    out |= {k: mean(r["after"][k] / r["before"][k] for r in reports if r["before"][k]) for k in ("near", "far")}
+    out["control"] = mean(r["before"]["attacked"] for r in reports)
+    out["passes"] = mean(r["cost"]["unet_forwards"] + 2 * r["cost"]["unet_backwards"] for r in reports)
+    out["seconds"] = mean(r["cost"]["seconds"] for r in reports)
+    return out
+
+
+def markdown(out: Path) -> str:
+    """All finished rows as Markdown tables."""
+    reports = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("*/report.json"))}
+    lines = []
+    for surface, title in (("text", "Text-encoder surface (the default)"), ("both", "Both surfaces")):
+        own = {n: r for n, r in reports.items() if n.endswith(f"-{surface}")}
+        lines += [f"### {title}", "", "| concept, seed | concept | synonyms | near | far | attacked (control) |", "|---|---|---|---|---|---|"]
+        for name, r in own.items():
+            b, a = r["before"], r["after"]
+            cells = [f"{_number(b[k])} → {_number(a[k])}" for k in ("concept", "synonyms", "near", "far")]
+            label = name.removesuffix("-" + surface).replace("-", ", ")
+            lines.append(f"| {label} | {' | '.join(cells)} | {_number(a['attacked'])} ({_number(b['attacked'])}) |")
+        lines += [_mean_row("**mean** (near, far: relative to before)", list(own.values())), ""]
+    lines += ["### Ablation, seed 0", "", "| variant | concept | synonyms | near | far |", "|---|---|---|---|---|"]
+    concepts = {n.split("-")[0] for n in reports if n.endswith("-word")}
+    for variant, title in (("text", "sage"), ("word", "fixed word instead of self-check"), ("random", "random perturbation instead of the search"),
+                           ("no-global", "no global term"), ("no-local", "no local term")):
+        own = [r for n, r in reports.items() if n.split("-", 2)[1:] == ["0", variant] and n.split("-")[0] in concepts]
+        s = summary(own)
+        lines.append(f"| {title} | " + " | ".join(_number(s[k]) for k in ("concept", "synonyms", "near", "far")) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_row(title: str, reports: list[dict]) -> str:
+    s = summary(reports)
+    cells = [*(_number(s[k]) for k in ("concept", "synonyms", "near", "far")), f"{_number(s['attacked'])} ({_number(s['control'])})"]
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the rows; what is there is not made again")
+    parser.add_argument("--concepts", default=",".join(CONCEPTS))
+    parser.add_argument("--ablate", default=",".join(ABLATED))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=24, help="pictures a cell")
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    run(args.out, tuple(filter(None, args.concepts.split(","))), args.seeds, tuple(filter(None, args.ablate.split(","))), args.images)
+    table = markdown(args.out)
+    write_text(args.out / "tables.md", table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

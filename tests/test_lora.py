@@ -1,0 +1,182 @@
+"""LoRA files: the same numbers in our loader, in diffusers, and (where one is found) in ComfyUI."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from sage_core import ErasureSpec, SageError, load_lora, load_model
+from sage_core.adapters import Adapter, surface_layers
+from sage_core.cycle import Erasure
+from sage_core.diffusion.model import Cost
+from sage_core.lora import read_lora
+
+PROMPTS = ["a photo of a cat", "a red house"]
+
+
+def trained(model, surface="both", rank=4, alpha=4.0, seed=0):
+    """An adapter with random weights in it, as if trained, rounded as a file will hold it."""
+    g = torch.Generator().manual_seed(seed)
+    adapter = Adapter.create(surface_layers(model, surface), rank, alpha, g)
+    with torch.no_grad():
+        for up in adapter.up.values():
+            up.copy_(0.3 * torch.randn(up.shape, generator=g))
+    adapter.round_(torch.float16)
+    return adapter
+
+
+def save(adapter, model, path, **changes):
+    spec = ErasureSpec("cat", **{"rank": 4, **changes}).resolved()
+    return Erasure(spec, adapter, [{"total": 0.0}], Cost(), 0.0).save(path, model)
+
+
+@torch.no_grad()
+def noise_of(model):
+    torch.manual_seed(1)
+    return model.predict_noise(torch.randn(2, 4, 8, 8), torch.tensor([700, 20]), model.encode(PROMPTS))
+
+
+@pytest.mark.parametrize("surface, alpha", [("text", 4.0), ("cross_attention", 1.5), ("both", 16.0)])
+def test_file_gives_back_what_was_trained(family, tmp_path, surface, alpha):
+    model = load_model(tiny.original(family))
+    before = noise_of(model)
+    adapter = trained(model, surface, alpha=alpha)
+    after = noise_of(model)
+    assert (after - before).abs().max() > 1e-3
+    path = save(adapter, model, tmp_path / "x.safetensors", alpha=alpha)
+    adapter.remove()
+    torch.testing.assert_close(noise_of(model), before)
+    loaded = load_lora(model, path)
+    torch.testing.assert_close(noise_of(model), after)
+    loaded.strength = 0.0
+    torch.testing.assert_close(noise_of(model), before)
+
+
+@pytest.mark.parametrize("surface", ["text", "cross_attention", "both"])
+def test_diffusers_pipeline_draws_the_same(family, tmp_path, surface):
+    """`load_lora_weights` lands every layer at the same scale, alpha other than rank included."""
+    model = load_model(tiny.folder(family, tmp_path / "m"))
+    adapter = trained(model, surface, alpha=2.0)
+    save(adapter, model, tmp_path / "x.safetensors", alpha=2.0)
+    with torch.no_grad():
+        cond, expected = model.encode(PROMPTS), noise_of(model)
+    fresh = tiny.make(family.family)  # load_lora_weights changes its modules
+    pipe = tiny.pipeline(fresh)
+    pipe.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
+    arguments = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    with torch.no_grad():
+        hidden = pipe.encode_prompt(PROMPTS, **arguments)[0]
+        torch.testing.assert_close(hidden, cond.hidden, atol=1e-4, rtol=1e-3)
+        torch.manual_seed(1)
+        drawn = pipe.unet(torch.randn(2, 4, 8, 8), torch.tensor([700, 20]), hidden, added_cond_kwargs=model._added(cond)).sample
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_keys_are_those_that_hosts_read(family):
+    model = load_model(tiny.original(family))
+    names = set(surface_layers(model, "both"))
+    prefixes = {"sd1": ["lora_te"], "sd2": ["lora_te"], "sdxl": ["lora_te1", "lora_te2"]}[family.family]
+    for prefix in prefixes:
+        assert f"{prefix}_text_model_encoder_layers_0_self_attn_q_proj" in names
+        assert f"{prefix}_text_model_encoder_layers_1_self_attn_out_proj" in names
+        assert f"{prefix}_text_model_encoder_layers_0_mlp_fc1" in names
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k" in names
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0" in names
+    assert not any("attn1" in n or "_ff_" in n for n in names)
+
+
+def test_metadata_repeats_the_run_and_names_the_architecture(family, tmp_path):
+    model = load_model(tiny.original(family))
+    path = save(trained(model), model, tmp_path / "x.safetensors", retain=("dog",))
+    file = read_lora(path)
+    assert ErasureSpec.from_json(file.spec()).retain == ("dog",)
+    wanted = {"sd1": "stable-diffusion-v1/lora", "sd2": "stable-diffusion-v2-512/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
+    assert file.metadata["modelspec.architecture"] == wanted[family.family]
+    assert file.metadata["sage.model_sha256"] == model.fingerprint
+    assert file.rank == 4
+
+
+def test_alphas_are_not_rounded(sd1, tmp_path):
+    model = load_model(tiny.original(sd1))
+    path = save(trained(model, alpha=1 / 3), model, tmp_path / "x.safetensors", alpha=1 / 3)
+    alphas = [v.item() for k, v in load_file(path).items() if k.endswith(".alpha")]
+    assert alphas == pytest.approx([1 / 3] * len(alphas), abs=1e-7)
+
+
+def test_a_lora_of_another_architecture_is_refused(tmp_path):
+    small, large = load_model(tiny.original(tiny.make("sd1"))), load_model(tiny.original(tiny.make("sdxl")))
+    path = save(trained(large), large, tmp_path / "x.safetensors")
+    with pytest.raises(SageError, match="do not exist in this Stable Diffusion 1.x"):
+        load_lora(small, path)
+    path = save(trained(small), small, tmp_path / "y.safetensors")
+    with pytest.raises(SageError, match="wide|do not exist"):
+        load_lora(load_model(tiny.original(tiny.make("sd2"))), path)
+
+
+@pytest.mark.parametrize("tensors, words", [
+    ({}, "not a LoRA|holds no"),
+    ({"a.lora_down.weight": torch.zeros(2, 3)}, "do not fit"),
+    ({"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 5)}, "do not fit"),
+    ({"a.lora_down.weight": torch.full((2, 3), float("nan")), "a.lora_up.weight": torch.zeros(3, 2)}, "NaN"),
+    ({"unet.up.lora_A.weight": torch.zeros(2, 3)}, "kohya"),
+])
+def test_a_damaged_lora_is_refused(tmp_path, tensors, words):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(SageError, match=words):
+        read_lora(tmp_path / "x.safetensors")
+
+
+def test_a_lora_without_our_spec_says_so(tmp_path):
+    save_file({"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(SageError, match="carries no erasure spec"):
+        read_lora(tmp_path / "x.safetensors").spec()
+
+
+CHECK_IN_COMFY = """
+import json, sys
+sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[:1] + ["--cpu"] + sys.argv[2:]
+path, kind, source = sys.argv[2:5]; sys.argv = sys.argv[:2]
+import torch, comfy.lora, comfy.lora_convert, comfy.utils, comfy.sd
+model, clip, _, _ = comfy.sd.load_checkpoint_guess_config(source, output_vae=False)[:4]
+keys = comfy.lora.model_lora_keys_unet(model.model, {})
+keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(path))
+loaded = comfy.lora.load_lora(lora, keys)
+wanted = {k.rsplit(".lora_down", 1)[0] for k in lora if ".lora_down" in k}
+new_model, new_clip, = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+landed = len(new_model.patches) + len(new_clip.patcher.patches)
+print("RESULT" + json.dumps({"wanted": len(wanted), "loaded": len(loaded), "landed": landed}))
+"""
+
+
+def comfy_root() -> Path | None:
+    root = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI"))
+    return root if (root / "comfy" / "lora.py").exists() else None
+
+
+def comfy_python(root: Path) -> str:
+    own = [root / d / "bin" / "python" for d in (".venv", "venv")]
+    return str(next((p for p in own if p.exists()), sys.executable))
+
+
+@pytest.mark.slow
+def test_every_key_lands_in_comfyui(tmp_path):
+    root = comfy_root()
+    if root is None:
+        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH or check it out at ~/ComfyUI; keys were not tried in the real host")
+    from full_shape import full_sd1
+
+    source = full_sd1(tmp_path / "sd1.safetensors")
+    model = load_model(source, dtype=torch.float16)
+    path = save(trained(model, "both"), model, tmp_path / "x.safetensors")
+    run = subprocess.run([comfy_python(root), "-c", CHECK_IN_COMFY, str(root), str(path), "sd1", str(source)], capture_output=True, text=True, cwd=root)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT")]
+    assert lines, run.stderr[-2000:]
+    result = json.loads(lines[0].removeprefix("RESULT"))
+    assert result["wanted"] == result["loaded"] == result["landed"] == len(read_lora(path).layers)

@@ -1,0 +1,37 @@
+"""The spec: what goes in comes out, and nothing wrong goes in."""
+
+import json
+
+import pytest
+
+from sage_core import ErasureSpec, SageError
+
+
+def test_json_round_trip_and_fingerprint():
+    spec = ErasureSpec("dog", ("puppy",), ("cat", "wolf"), seed=7, surface="both", eta=0.5)
+    again = ErasureSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec and again.fingerprint() == spec.fingerprint()
+
+
+def test_defaults_written_out_are_the_same_erasure():
+    spec = ErasureSpec("dog")
+    assert spec.resolved().resolved() == spec.resolved()
+    assert spec.fingerprint() == spec.resolved().fingerprint()
+    assert all(getattr(spec.resolved(), name) is not None for name in ("surface", "steps", "rank", "alpha", "learning_rate", "eta"))
+
+
+def test_white_space_does_not_matter():
+    assert ErasureSpec("  a  red\tdog ").concept == "a red dog"
+
+
+@pytest.mark.parametrize("fields", [
+    {"concept": ""}, {"concept": "   "}, {"concept": "x" * 10_000}, {"concept": 3}, {"concept": "a\x00b"}, {"concept": "dog", "synonyms": "puppy"},
+    {"concept": "dog", "synonyms": [""]}, {"concept": "dog", "retain": ["dog"]}, {"concept": "dog", "method": "magic"}, {"concept": "dog", "seed": -1},
+    {"concept": "dog", "seed": 1.5}, {"concept": "dog", "seed": True}, {"concept": "dog", "steps": 0}, {"concept": "dog", "steps": 10**9},
+    {"concept": "dog", "rank": 0}, {"concept": "dog", "alpha": 0}, {"concept": "dog", "alpha": float("nan")}, {"concept": "dog", "learning_rate": float("inf")},
+    {"concept": "dog", "eta": -1}, {"concept": "dog", "surface": "vae"}, {"concept": "dog", "colour": "red"}, {}, [], None, "dog",
+])
+def test_a_bad_spec_is_refused_with_one_sentence(fields):
+    with pytest.raises(SageError) as caught:
+        ErasureSpec.from_json(fields)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
