@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         erase.add_argument(f"--{name}", type=kind)
     erase.add_argument("--seed", type=int, default=0)
     erase.add_argument("--out", metavar="FILE", help="the LoRA file (default: erased-CONCEPT.safetensors here)")
+    erase.add_argument("--save-every", type=float, default=10.0, metavar="SECONDS", help="how often the run's state is saved (default 10)")
     erase.add_argument("--resume", action="store_true", help="go on from the last saved state of a run that was stopped")
 
     evaluate = command("evaluate", "measure what a LoRA erased and what it kept")
@@ -182,7 +183,7 @@ def run_erase(args) -> dict:
     progress = Progress(quiet=args.json is True)
     model = _load(args)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
-    erasure = erase(model, spec, progress, state=path.with_suffix(".resume"), resume=args.resume)
+    erasure = erase(model, spec, progress, state=path.with_suffix(".resume"), resume=args.resume, save_every=args.save_every)
     erasure.save(path, model)
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {erasure.cost.passes} UNet passes, {erasure.seconds:.0f} s")
     return {"spec": erasure.spec.to_json(), "lora": {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank},

@@ -142,7 +142,9 @@ def _fill(module: torch.nn.Module, sd: Mapping[str, torch.Tensor], what: str, dt
     flat = not any(k.startswith("text_model.") for k in module.state_dict()) and any(k.startswith("text_model.") for k in sd)
     sd = {k.removeprefix("text_model.") if flat else k: v.to(dtype) for k, v in sd.items()}
     try:
-        missing, _ = module.to(dtype).load_state_dict(sd, strict=False)
+        if dtype != torch.float32:
+            module.to(dtype)
+        missing, _ = module.load_state_dict(sd, strict=False)
     except RuntimeError as error:
         raise SageError(f"{what} does not have the expected shapes ({str(error).splitlines()[1].strip()}); choose another checkpoint.") from error
     missing = [k for k in missing if not k.endswith("position_ids")]

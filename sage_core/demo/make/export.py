@@ -32,7 +32,10 @@ def export(work: Path, out: Path) -> None:
     for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
         rename = text_model_prefix if part == "text_encoder" else (lambda key: key)
         half(work / part / f"{name}.safetensors", out / part / f"{name}.safetensors", rename)
-        shutil.copy(work / part / "config.json", out / part / "config.json")
+        config = json.loads((work / part / "config.json").read_text(encoding="utf-8"))
+        if part == "vae":
+            config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
+        (out / part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     shutil.copy(work / "probe.safetensors", out / "probe.safetensors")
     (out / "scheduler").mkdir(exist_ok=True)

@@ -1,0 +1,179 @@
+"""The command line: results where promised, one sentence and the right exit status where not."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sage_core import cli
+from sage_core.diffusion.load import DEMO
+from sage_core.lora import read_lora
+
+QUICK = ["--concept", "dog", "--steps", "2", "--rank", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, capsys):
+    assert cli.main(["erase", "demo", *QUICK, "--out", "dog.safetensors"]) == 0
+    assert [p.name for p in here.iterdir()] == ["dog.safetensors"]
+    assert read_lora(here / "dog.safetensors").spec()["concept"] == "dog"
+    assert cli.main(["erase", "demo", "--from", "dog.safetensors", "--out", "again.safetensors"]) == 0
+    a, b = read_lora(here / "dog.safetensors").layers, read_lora(here / "again.safetensors").layers
+    assert all(torch.equal(a[k][i], b[k][i]) for k in a for i in (0, 1))
+    capsys.readouterr()
+    assert cli.main(["inspect", "dog.safetensors", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["spec"]["concept"] == "dog" and shown["rank"] == 2 and shown["surfaces"] == ["te"]
+    assert cli.main(["inspect", "dog.safetensors"]) == 0
+    assert "concept: dog" in capsys.readouterr().out
+
+
+def test_generate_draws_a_picture_and_a_lora_changes_it(here):
+    from PIL import Image
+
+    assert cli.main(["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--out", "a.png"]) == 0
+    assert Image.open(here / "a.png").size == (64, 64)
+
+
+def test_methods_names_sage_and_its_source(capsys):
+    assert cli.main(["methods", "--json"]) == 0
+    assert "2506.09363" in json.loads(capsys.readouterr().out)["sage"]["citation"]
+
+
+def broken(path, kind):
+    """Input files that are wrong in one way each."""
+    target = path / f"{kind}.safetensors"
+    if kind == "pickle":
+        target = path / "model.ckpt"
+        torch.save({"a": torch.zeros(1)}, target)
+    elif kind == "pickle-renamed":
+        torch.save({"a": torch.zeros(1)}, target)
+    elif kind == "truncated":
+        whole = (DEMO / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        target.write_bytes(whole[: len(whole) // 2])
+    elif kind == "lying":
+        header = json.dumps({"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}).encode()
+        target.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
+    elif kind == "huge-header":
+        target.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    elif kind == "empty":
+        target.write_bytes(b"")
+    elif kind == "other":
+        save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, target)
+    elif kind == "nan":
+        target = path / "nan"
+        shutil.copytree(DEMO, target)
+        from safetensors.torch import load_file
+
+        file = target / "unet" / "diffusion_pytorch_model.safetensors"
+        sd = load_file(file)
+        sd["conv_out.bias"][0] = float("nan")
+        save_file(sd, file)
+    elif kind == "bare-folder":
+        target = path / "bare"
+        target.mkdir()
+    return target
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("missing", "no file or folder"), ("pickle", "pickled"), ("pickle-renamed", "cannot be read as safetensors"), ("truncated", "cannot be read as safetensors"),
+    ("lying", "cannot be read as safetensors"), ("huge-header", "cannot be read as safetensors"), ("empty", "cannot be read as safetensors"),
+    ("other", "Flux"), ("nan", "NaN"), ("bare-folder", "model_index.json is missing"),
+])
+def test_a_wrong_model_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, kind, words):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    assert cli.main(["erase", str(broken(tmp_path, kind)), *QUICK]) == 1
+    refused(capsys, work, words)
+
+
+def refused(capsys, folder, words):
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("sage-erase: ")]
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in err
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["erase", "demo", "--concept", ""], "empty"),
+    (["erase", "demo", "--concept", "x" * 10_000], "long"),
+    (["erase", "demo", "--concept", "xylophone"], "cannot draw"),
+    (["erase", "demo"], "--concept"),
+    (["erase", "demo", "--concept", "dog", "--steps", "0"], "steps"),
+    (["erase", "demo", "--concept", "dog", "--alpha", "nan"], "alpha"),
+    (["erase", "demo", "--concept", "dog", "--method", "magic"], "no method"),
+    (["erase", "demo", "--concept", "dog", "--out", "../dog.safetensors"], "not usable"),
+    (["erase", "demo", "--concept", "dog", "--out", "nul"], "not usable"),
+    (["erase", "demo", "--concept", "dog", "--device", "warp"], "device"),
+    (["erase", "demo", "--from", "nothing.safetensors"], "no LoRA file"),
+    (["evaluate", "demo", "--lora", "nothing.safetensors"], "no LoRA file"),
+    (["evaluate", "demo", "--lora", "nothing.pt"], "only that format"),
+    (["generate", "demo", "--prompt", "dog", "--out", "../x.png"], "not usable"),
+    (["generate", "demo", "--prompt", "dog", "--steps", "0"], "--steps"),
+    (["inspect", "nothing.safetensors"], "no LoRA file"),
+    (["demo", "--concept", "xylophone"], "cannot draw"),
+    (["demo", "--out", "../up"], "not usable"),
+])
+def test_wrong_input_is_one_sentence_and_leaves_nothing(here, capsys, arguments, words):
+    assert cli.main(arguments) == 1
+    refused(capsys, here, words)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["erase"], ["erase", "demo", "--steps", "many"]])
+def test_wrong_usage_is_status_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def start(folder, *more):
+    command = [sys.executable, "-m", "sage_core", "erase", "demo", "--concept", "dog", "--steps", "40", "--rank", "2", "--device", "cpu",
+               "--save-every", "0", "--out", "dog.safetensors", *more]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+
+
+@pytest.mark.slow
+def test_killed_with_sigkill_and_resumed_is_the_same_result(tmp_path):
+    """A real process, killed in the middle; then resumed. Nothing under the final name until the end."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert start(tmp_path / "whole").wait() == 0
+    victim = start(tmp_path / "killed")
+    final, state = tmp_path / "killed" / "dog.safetensors", tmp_path / "killed" / "dog.resume"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        assert not final.exists()
+        time.sleep(0.02)
+    time.sleep(0.3)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert state.exists() and not final.exists()
+    assert start(tmp_path / "killed", "--resume").wait() == 0
+    a, b = read_lora(tmp_path / "whole" / "dog.safetensors").layers, read_lora(final).layers
+    assert max((a[k][i] - b[k][i]).abs().max().item() for k in a for i in (0, 1)) <= 1e-3
+    assert [p.name for p in final.parent.iterdir() if not p.name.startswith(".")] == ["dog.safetensors"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_status_130_and_one_sentence(tmp_path):
+    process = start(tmp_path)
+    for line in process.stderr:
+        if line.startswith(("latent bank", "self-check")):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130 and "interrupted" in rest and "Traceback" not in rest
+    assert not (tmp_path / "dog.safetensors").exists()

@@ -1,0 +1,63 @@
+"""The measurement itself: it sees erasing when there is some, none when there is none, and an attack that works."""
+
+import json
+
+import pytest
+import torch
+
+from sage_core import ErasureSpec, erase
+from sage_core.diffusion.model import Cost
+from sage_core.evaluate.attack import ConceptInversion
+from sage_core.evaluate.cells import CELLS, demo_prompts
+from sage_core.evaluate.measure import evaluate, measure_original
+from sage_core.evaluate.report import write_report
+
+LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
+
+
+def test_prompts_of_every_cell_are_balanced_and_hold_no_given_word():
+    spec = ErasureSpec("dog", synonyms=("puppy",))
+    prompts = demo_prompts(spec, 16)
+    assert {p.cell for p in prompts} == set(CELLS) and len({p.seed for p in prompts if p.cell == "far"}) == 16
+    assert not any("puppy" in p.text or p.text.endswith(" dog") for p in prompts if p.cell == "synonyms")
+    assert all(p.expected == "dog" for p in prompts if p.cell in ("concept", "synonyms"))
+    for cell in CELLS:
+        styles = [next(s for s in ("cartoon", "glossy", "ink", "pixel art") if s in p.text) for p in prompts if p.cell == cell]
+        assert {styles.count(s) for s in styles} == {4}
+
+
+def test_an_untouched_model_shows_no_erasing_and_no_drift(demo):
+    spec = ErasureSpec("guitar")
+    base = measure_original(demo, spec, 4, attack=None)
+    report = evaluate(demo, base, spec, Cost(), 0.0, LORA, 4, attack=None).report
+    assert report["before"] == report["after"] and report["drift"] == {"near": 0.0, "far": 0.0}
+    assert report["after"]["attacked"] is None
+
+
+@pytest.mark.slow
+def test_sage_erases_the_concept_and_unlisted_words_and_keeps_the_rest(demo, tmp_path):
+    """End to end with the landed defaults on the bundled model."""
+    spec = ErasureSpec("guitar", seed=1)
+    base = measure_original(demo, spec, 12, attack=None)
+    erasure = erase(demo, spec)
+    evaluation = evaluate(demo, base, erasure.spec, erasure.cost, erasure.seconds, LORA, 12, attack=None)
+    before, after = evaluation.report["before"], evaluation.report["after"]
+    assert before["concept"] >= 0.8 and after["concept"] <= 0.1
+    assert after["synonyms"] <= 0.2
+    assert after["near"] >= 0.75 * before["near"] and after["far"] >= 0.85 * before["far"]
+    assert erasure.cost.passes <= 2500
+    write_report(evaluation, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"report.json", "report.html", "before_after.png"}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report) == {"spec", "before", "after", "drift", "cost", "lora", "images"}
+    assert set(report["before"]) == {"concept", "synonyms", "near", "far", "attacked"}
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page and "http" not in page
+
+
+@pytest.mark.slow
+def test_the_attack_works_on_the_original_model(demo):
+    """The control: without it, a low success after erasing would mean nothing."""
+    base = measure_original(demo, ErasureSpec("guitar"), 8)
+    assert base.attacked >= 0.5
+    assert base.latents.shape == (ConceptInversion().latents, 4, 8, 8) and torch.isfinite(base.latents).all()

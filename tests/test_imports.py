@@ -1,0 +1,49 @@
+"""The core is quick to import and knows no host."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOSTS = {"comfy", "comfy_api", "folder_paths", "server", "modules", "gradio", "nodes"}
+
+
+def test_importing_the_core_is_quick_and_loads_no_heavy_library():
+    code = "import sys; import sage_core; print(sorted(set(sys.modules) & {'torch', 'diffusers', 'transformers', 'gradio', 'comfy', 'peft'}))"
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+        times.append(time.monotonic() - start)
+        assert out.strip() == "[]"
+    assert min(times) < 1.0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_no_host_and_runs_no_code_from_text(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level}
+    assert not imported & HOSTS
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert not called & {"eval", "exec"} and "pickle" not in imported
+
+
+def test_files_stay_short():
+    long = {str(p.relative_to(ROOT)): n for p in (ROOT / "sage_core").rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
+
+
+def test_install_py_checks_and_changes_nothing():
+    run = subprocess.run([sys.executable, "install.py"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0 and "everything it needs is here" in run.stdout
+    assert "pip" not in (ROOT / "install.py").read_text().replace("-m pip install -r", "")
+
+
+def test_requirements_are_floors_without_torch():
+    lines = (ROOT / "requirements.txt").read_text().split()
+    assert all(">=" in line and "==" not in line for line in lines) and not any(line.startswith("torch") for line in lines)
