@@ -89,8 +89,8 @@ def broken(path, kind):
 
 @pytest.mark.parametrize("kind, words", [
     ("missing", "no file or folder"), ("pickle", "pickled"), ("pickle-renamed", "cannot be read as safetensors"),
-    ("truncated", "cannot be read as safetensors"), ("lying", "cannot be read as safetensors"), ("huge-header", "cannot be read as safetensors"), ("empty", "cannot be read as safetensors"),
-    ("other", "Flux"), ("nan", "NaN"), ("bare-folder", "model_index.json is missing"),
+    ("truncated", "cannot be read as safetensors"), ("lying", "cannot be read as safetensors"), ("huge-header", "cannot be read as safetensors"),
+    ("empty", "cannot be read as safetensors"), ("other", "Flux"), ("nan", "NaN"), ("bare-folder", "model_index.json is missing"),
 ])
 def test_a_wrong_model_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, kind, words):
     work = tmp_path / "work"

@@ -117,6 +117,16 @@ def test_every_unet_pass_is_counted(sd1):
     assert (model.cost.forwards, model.cost.backwards, model.cost.passes) == (6, 3, 12)
 
 
+def test_padding_does_not_change_what_real_tokens_mean(family):
+    """Causal attention: trimmed prompts have the states of whole ones, and a pooled state."""
+    text = load_model(tiny.original(family)).text
+    tokens = text.tokenize(["a photo of a dog", "a"])
+    whole, short = text.encode(tokens), text.encode(tokens.trimmed())
+    torch.testing.assert_close(short.hidden, whole.hidden[:, : short.hidden.shape[1]])
+    if whole.pooled is not None:
+        torch.testing.assert_close(short.pooled, whole.pooled)
+
+
 def test_token_embeddings_in_place_of_tokens_change_nothing_and_carry_gradients(family):
     model = load_model(tiny.original(family))
     tokens = model.text.tokenize(["a photo of a dog"])

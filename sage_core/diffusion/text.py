@@ -42,6 +42,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.end)
 
+    def trimmed(self) -> Tokens:
+        """Without the padding behind the longest prompt. CLIP's attention is causal, so the states of real tokens are the
+        same; only the UNet, which reads the padding's states too, needs all 77."""
+        length = int(self.end.max()) + 1
+        return Tokens([ids[:, :length] for ids in self.ids], self.end)
+
 
 class TextStack:
     """CLIP text encoders with their tokenizer. `layer`: "last" (final norm applied) or "penultimate" (SDXL)."""

@@ -39,12 +39,17 @@ class SelfCheck:
 
 @dataclass(eq=False)
 class Attack:
-    """A found prompt: its token ids' template words replaced by free embeddings. `leak`: how much still shows."""
+    """A found prompt: free embeddings for its real tokens, template words moved. `leak`: how much still shows."""
 
     name: str
     prompts: ConceptPrompts
     embeddings: list[torch.Tensor]
     leak: float = 1.0
+
+    def conditioning(self, text) -> Conditioning:
+        """T(tau_p) over all 77 tokens, as the UNet reads it."""
+        padded = [torch.cat([e, whole[:, e.shape[1] :]], dim=1) for e, whole in zip(self.embeddings, text.embed(self.prompts.tokens))]
+        return text.encode(self.prompts.tokens, padded)
 
 
 @dataclass
@@ -61,26 +66,26 @@ class SelfCheckSearch:
         self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
         chosen = [*fresh, *(a for a in self.pool if a not in fresh)]
         chosen = [chosen[i % len(chosen)] for i in range(count)]
-        return Conditioning.cat([self.context.model.text.encode(a.prompts.tokens, a.embeddings) for a in chosen])
+        return Conditioning.cat([a.conditioning(self.context.model.text) for a in chosen])
 
     def search(self, rng: random.Random, generator: torch.Generator) -> list[Attack]:
         """One cycle of the search from `attacks` random templates."""
         context, config = self.context, self.config
         name = rng.choice(context.names)
         prompts = compose(context.model.text, name, rng.sample(TEMPLATES, config.attacks))
-        start = context.model.text.embed(prompts.tokens)
+        start = context.model.text.embed(prompts.tokens.trimmed())
         moved, leak = start, torch.ones(len(prompts))
         for _ in range(config.steps):
             moved, leak = self.step(prompts, moved, name, generator)
-        return [Attack(name, _row(prompts, i), [m[i : i + 1].detach() for m in moved], float(leak[i])) for i in range(len(prompts))]
+        return [Attack(name, *_row(prompts, moved, i), float(leak[i])) for i in range(len(prompts))]
 
     def objective(self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The equation above and its first term, the leak; both [batch]."""
-        context = self.context
+        context, tokens = self.context, prompts.tokens.trimmed()
         reference = context.meaning_of(name).expand(len(prompts), -1, -1)
-        trained = meaning(context.model.text.encode(prompts.tokens, embeddings).hidden, prompts.read, context.empty_end)
+        trained = meaning(context.model.text.encode(tokens, embeddings).hidden, prompts.read, context.empty_end)
         with context.adapter.off():
-            frozen = meaning(context.model.text.encode(prompts.tokens, embeddings).hidden, prompts.read, context.empty_end)
+            frozen = meaning(context.model.text.encode(tokens, embeddings).hidden, prompts.read, context.empty_end)
         leak, inside = likeness(trained, reference), likeness(frozen, reference)
         return leak - self.config.beta * torch.relu(self.config.margin - inside), leak.detach()
 
@@ -91,7 +96,7 @@ class SelfCheckSearch:
         gradients = torch.autograd.grad(value.sum(), free)
         if self.config.random:  # the ablation: as far, but anywhere
             gradients = [torch.randn(g.shape, generator=generator).to(g) for g in gradients]
-        mask = prompts.template.unsqueeze(-1)
+        mask = prompts.template[:, : embeddings[0].shape[1]].unsqueeze(-1)
         moved = []
         for e, g in zip(embeddings, gradients):
             direction = g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -107,6 +112,8 @@ class SelfCheckSearch:
         return self.pool
 
 
-def _row(prompts: ConceptPrompts, i: int) -> ConceptPrompts:
+def _row(prompts: ConceptPrompts, embeddings: list[torch.Tensor], i: int) -> tuple[ConceptPrompts, list[torch.Tensor]]:
+    """One prompt of a batch, its embeddings cut to its own length."""
     tokens = Tokens([ids[i : i + 1] for ids in prompts.tokens.ids], prompts.tokens.end[i : i + 1])
-    return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1])
+    length = int(tokens.end) + 1
+    return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1]), [e[i : i + 1, :length].detach() for e in embeddings]

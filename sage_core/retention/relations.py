@@ -50,7 +50,7 @@ class RelationsTerm:
     def __call__(self, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         """lambda_g L_global of a fresh batch of retained prompts."""
         text = self.context.model.text
-        tokens = text.tokenize([self.context.retained_prompt(rng) for _ in range(self.config.batch)], truncate=True)
+        tokens = text.tokenize([self.context.retained_prompt(rng) for _ in range(self.config.batch)], truncate=True).trimmed()
         with torch.no_grad(), self.context.adapter.off():
             frozen = token_rows(text.encode(tokens), tokens, self.context.empty_end)
         trained = token_rows(text.encode(tokens), tokens, self.context.empty_end)
