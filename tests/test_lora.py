@@ -140,43 +140,47 @@ def test_a_lora_without_our_spec_says_so(tmp_path):
 
 CHECK_IN_COMFY = """
 import json, sys
-sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[:1] + ["--cpu"] + sys.argv[2:]
-path, kind, source = sys.argv[2:5]; sys.argv = sys.argv[:2]
-import torch, comfy.lora, comfy.lora_convert, comfy.utils, comfy.sd
-model, clip, _, _ = comfy.sd.load_checkpoint_guess_config(source, output_vae=False)[:4]
+path, source = sys.argv[1:3]
+sys.argv = sys.argv[:1] + ["--cpu"]
+sys.path.insert(0, ".")
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.lora, comfy.lora_convert, comfy.sd, comfy.utils
+model, clip = comfy.sd.load_checkpoint_guess_config(source, output_vae=False)[:2]
 keys = comfy.lora.model_lora_keys_unet(model.model, {})
 keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
 lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(path))
 loaded = comfy.lora.load_lora(lora, keys)
-wanted = {k.rsplit(".lora_down", 1)[0] for k in lora if ".lora_down" in k}
-new_model, new_clip, = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+new_model, new_clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
 landed = len(new_model.patches) + len(new_clip.patcher.patches)
-print("RESULT" + json.dumps({"wanted": len(wanted), "loaded": len(loaded), "landed": landed}))
+print("RESULT" + json.dumps({"loaded": len(loaded), "landed": landed}))
 """
 
 
-def comfy_root() -> Path | None:
+def comfy() -> tuple[Path, str] | None:
+    """A ComfyUI checkout and a Python that can import it, or None."""
     root = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI"))
-    return root if (root / "comfy" / "lora.py").exists() else None
-
-
-def comfy_python(root: Path) -> str:
-    own = [root / d / "bin" / "python" for d in (".venv", "venv")]
-    return str(next((p for p in own if p.exists()), sys.executable))
+    if not (root / "comfy" / "lora.py").exists():
+        return None
+    for python in (root / ".venv" / "bin" / "python", root / "venv" / "bin" / "python", Path(sys.executable)):
+        if python.exists() and subprocess.run([python, "-c", "import torchvision, torchsde, aiohttp"], capture_output=True).returncode == 0:
+            return root, str(python)
+    return None
 
 
 @pytest.mark.slow
 def test_every_key_lands_in_comfyui(tmp_path):
-    root = comfy_root()
-    if root is None:
-        pytest.skip("NO COMFYUI FOUND: set COMFYUI_PATH or check it out at ~/ComfyUI; keys were not tried in the real host")
+    found = comfy()
+    if found is None:
+        pytest.skip("NO COMFYUI FOUND: check it out at ~/ComfyUI (or set COMFYUI_PATH) with its environment in .venv; keys were not tried in the real host")
     from full_shape import full_sd1
 
+    root, python = found
     source = full_sd1(tmp_path / "sd1.safetensors")
     model = load_model(source, dtype=torch.float16)
     path = save(trained(model, "both"), model, tmp_path / "x.safetensors")
-    run = subprocess.run([comfy_python(root), "-c", CHECK_IN_COMFY, str(root), str(path), "sd1", str(source)], capture_output=True, text=True, cwd=root)
+    run = subprocess.run([python, "-c", CHECK_IN_COMFY, str(path), str(source)], capture_output=True, text=True, cwd=root)
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, run.stderr[-2000:]
     result = json.loads(lines[0].removeprefix("RESULT"))
-    assert result["wanted"] == result["loaded"] == result["landed"] == len(read_lora(path).layers)
+    assert result["loaded"] == result["landed"] == len(read_lora(path).layers)
