@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     erase.add_argument("--seed", type=int, default=0)
     erase.add_argument("--out", metavar="FILE", help="the LoRA file (default: erased-CONCEPT.safetensors here)")
     erase.add_argument("--save-every", type=float, default=10.0, metavar="SECONDS", help="how often the run's state is saved (default 10)")
+    erase.add_argument("--preview", action=argparse.BooleanOptionalAction, help="draw before and after beside the LoRA (default: yes, where it is quick)")
     erase.add_argument("--resume", action="store_true", help="go on from the last saved state of a run that was stopped")
 
     evaluate = command("evaluate", "measure what a LoRA erased and what it kept")
@@ -142,10 +143,9 @@ def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
     from .diffusion.load import load_model
-    from .evaluate.measure import evaluate, measure_original
-    from .evaluate.report import picture, table, write_picture, write_report
+    from .evaluate.measure import INVERSION
+    from .evaluate.report import table, write_report
     from .files import output_path
-    from .lora import RESULT_KEY, rewrite_metadata
     from .progress import Progress
 
     spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
@@ -154,16 +154,27 @@ def run_demo(args) -> dict:
     model = load_model("demo")
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     erasure = erase(model, spec, progress)
-    path = erasure.save(folder / f"erased-{spec.concept.replace(' ', '-')}.safetensors", model)
-    lora = {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank}
-    with erasure.adapter.off():
-        base = measure_original(model, spec, seed=args.seed, on_event=progress)
-    evaluation = evaluate(model, base, erasure.spec, erasure.cost, erasure.seconds, lora, seed=args.seed, on_event=progress)
+    path = folder / f"erased-{_slug(spec.concept)}.safetensors"
+    evaluation = _save_measured(model, erasure, path, 16, INVERSION, progress)
     write_report(evaluation, folder)
-    rewrite_metadata(path, {RESULT_KEY: json.dumps({k: evaluation.report[k] for k in ("before", "after", "drift")})})
-    write_picture(picture(evaluation, columns=4), path.with_suffix(".png"))
     _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
     return evaluation.report
+
+
+def _save_measured(model, erasure, path: Path, images: int, attack, progress):
+    """Save the LoRA, then measure it, put the result into its metadata and a preview picture beside it."""
+    from .evaluate.measure import evaluate, measure_original
+    from .evaluate.report import picture, write_picture
+    from .lora import RESULT_KEY, rewrite_metadata
+
+    erasure.save(path, model)
+    spec, lora = erasure.spec, {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank}
+    with erasure.adapter.off():
+        base = measure_original(model, spec, images, spec.seed % 1000, attack, progress)
+    evaluation = evaluate(model, base, spec, erasure.cost, erasure.seconds, lora, images, spec.seed % 1000, attack, progress)
+    rewrite_metadata(path, {RESULT_KEY: json.dumps({k: evaluation.report[k] for k in ("before", "after", "drift")})})
+    write_picture(picture(evaluation, columns=4), path.with_suffix(".png"))
+    return evaluation
 
 
 def run_erase(args) -> dict:
@@ -184,7 +195,10 @@ def run_erase(args) -> dict:
     model = _load(args)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
     erasure = erase(model, spec, progress, state=path.with_suffix(".resume"), resume=args.resume, save_every=args.save_every)
-    erasure.save(path, model)
+    if args.preview is False or model.vae is None or (args.preview is None and not model.is_demo and model.device.type == "cpu"):
+        erasure.save(path, model)
+    else:
+        _save_measured(model, erasure, path, 4, None, progress)
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {erasure.cost.passes} UNet passes, {erasure.seconds:.0f} s")
     return {"spec": erasure.spec.to_json(), "lora": {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank},
             "cost": {"unet_forwards": erasure.cost.forwards, "unet_backwards": erasure.cost.backwards, "seconds": round(erasure.seconds, 2)}}

@@ -27,9 +27,11 @@ def here(tmp_path, monkeypatch):
 
 def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, capsys):
     assert cli.main(["erase", "demo", *QUICK, "--out", "dog.safetensors"]) == 0
-    assert [p.name for p in here.iterdir()] == ["dog.safetensors"]
-    assert read_lora(here / "dog.safetensors").spec()["concept"] == "dog"
-    assert cli.main(["erase", "demo", "--from", "dog.safetensors", "--out", "again.safetensors"]) == 0
+    assert sorted(p.name for p in here.iterdir()) == ["dog.png", "dog.safetensors"]
+    file = read_lora(here / "dog.safetensors")
+    assert file.spec()["concept"] == "dog" and set(file.result()) == {"before", "after", "drift"}
+    assert cli.main(["erase", "demo", "--from", "dog.safetensors", "--out", "again.safetensors", "--no-preview"]) == 0
+    assert not (here / "again.png").exists()
     a, b = read_lora(here / "dog.safetensors").layers, read_lora(here / "again.safetensors").layers
     assert all(torch.equal(a[k][i], b[k][i]) for k in a for i in (0, 1))
     capsys.readouterr()
@@ -45,6 +47,11 @@ def test_generate_draws_a_picture_and_a_lora_changes_it(here):
 
     assert cli.main(["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--out", "a.png"]) == 0
     assert Image.open(here / "a.png").size == (64, 64)
+    assert cli.main(["erase", "demo", *QUICK, "--no-preview", "--out", "dog.safetensors"]) == 0
+    draw = ["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--lora", "dog.safetensors"]
+    assert cli.main([*draw, "--out", "b.png"]) == 0 and cli.main([*draw, "--strength", "0", "--out", "c.png"]) == 0
+    a, b, c = (Image.open(here / f"{n}.png").tobytes() for n in "abc")
+    assert a != b and a == c
 
 
 def test_methods_names_sage_and_its_source(capsys):
@@ -141,7 +148,7 @@ def test_wrong_usage_is_status_2(arguments):
 
 def start(folder, *more):
     command = [sys.executable, "-m", "sage_core", "erase", "demo", "--concept", "dog", "--steps", "40", "--rank", "2", "--device", "cpu",
-               "--save-every", "0", "--out", "dog.safetensors", *more]
+               "--save-every", "0", "--no-preview", "--out", "dog.safetensors", *more]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
 
 
