@@ -36,8 +36,9 @@ def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
     prompts = []
     for cell in CELLS:
         for i in range(images if words[cell] else 0):
-            word, expected = words[cell][i % len(words[cell])]
-            style = vocabulary.STYLES[(i // len(words[cell]) + i) % len(vocabulary.STYLES)]
+            turn, place = divmod(i, len(words[cell]))
+            word, expected = words[cell][place]
+            style = vocabulary.STYLES[(turn + place) % len(vocabulary.STYLES)]  # every word meets every style
             prompts.append(Prompt(cell, vocabulary.CANONICAL.format(style=style, name=word), expected, EVALUATION_SEED + 1000 * seed + i))
     return prompts
 
