@@ -14,7 +14,7 @@ from .target.negative_guidance import NegativeGuidance
 class Training:
     """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank."""
 
-    steps: int = 30
+    steps: int = 60
     learning_rate: float = 2e-3
     rank: int = 16
     erase_batch: int = 4
