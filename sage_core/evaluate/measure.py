@@ -35,7 +35,7 @@ def load_judge(model: DiffusionModel):
     from ..demo.probe import Judge
     from ..diffusion.load import DEMO
 
-    return Judge.load(DEMO / "probe.safetensors")
+    return Judge.load(DEMO.parent / "probe.safetensors")
 
 
 def seen(judge, images: torch.Tensor, expected: list[str]) -> list[bool]:

@@ -37,7 +37,7 @@ def export(work: Path, out: Path) -> None:
             config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
         (out / part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
-    shutil.copy(work / "probe.safetensors", out / "probe.safetensors")
+    shutil.copy(work / "probe.safetensors", out.parent / "probe.safetensors")
     (out / "scheduler").mkdir(exist_ok=True)
     schedule = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, **SCHEDULE}
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule, indent=1), encoding="utf-8")
