@@ -20,7 +20,7 @@ from ..diffusion.text import Conditioning, Tokens
 class Relations:
     """weight: lambda_g; temperature: of both softmaxes; batch: prompts a step."""
 
-    weight: float = 0.2
+    weight: float = 1.0
     temperature: float = 0.1
     batch: int = 48
 
