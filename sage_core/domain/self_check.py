@@ -81,13 +81,16 @@ class SelfCheckSearch:
 
     def objective(self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The equation above and its first term, the leak; both [batch]."""
-        context, tokens = self.context, prompts.tokens.trimmed()
-        reference = context.meaning_of(name).expand(len(prompts), -1, -1)
-        trained = meaning(context.model.text.encode(tokens, embeddings).hidden, prompts.read, context.empty_end)
-        with context.adapter.off():
-            frozen = meaning(context.model.text.encode(tokens, embeddings).hidden, prompts.read, context.empty_end)
-        leak, inside = likeness(trained, reference), likeness(frozen, reference)
+        leak = self.likeness_to(name, prompts, embeddings)
+        with self.context.adapter.off():
+            inside = self.likeness_to(name, prompts, embeddings)
         return leak - self.config.beta * torch.relu(self.config.margin - inside), leak.detach()
+
+    def likeness_to(self, name: str, prompts: ConceptPrompts, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """cos(T(tau_p), T0(c)) by the encoder as it stands, adapter on (the leak) or off; [batch]."""
+        context = self.context
+        hidden = context.model.text.encode(prompts.tokens.trimmed(), embeddings).hidden
+        return likeness(meaning(hidden, prompts.read, context.empty_end), context.meaning_of(name).expand(len(prompts), -1, -1))
 
     def step(self, prompts, embeddings, name, generator) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One normalised-gradient ascent step on the template words' embeddings."""
@@ -107,8 +110,7 @@ class SelfCheckSearch:
     def refreshed(self) -> list[Attack]:
         """The pool with its leaks measured against the encoder as it is now."""
         for attack in self.pool:
-            _, leak = self.objective(attack.prompts, attack.embeddings, attack.name)
-            attack.leak = float(leak)
+            attack.leak = float(self.likeness_to(attack.name, attack.prompts, attack.embeddings))
         return self.pool
 
 

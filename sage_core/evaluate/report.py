@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import write_atomically, write_text
-from .cells import CELLS, Prompt
+from .cells import CELLS
 from .measure import Evaluation
 
 TITLES = {"concept": "the concept", "synonyms": "words for it, not given", "near": "its neighbours", "far": "other things", "attacked": "under attack"}
@@ -143,6 +143,3 @@ def sheet(images: torch.Tensor, labels: list[str], columns: int = 8, side: int =
         out.paste(to_pil(image, side), (x, y))
         draw.text((x + side // 2, y + side + 2), label, GREY, font, anchor="ma")
     return out
-
-
-__all__ = ["Prompt", "page", "picture", "sheet", "table", "to_pil", "write_picture", "write_report"]
