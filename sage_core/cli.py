@@ -270,7 +270,7 @@ def run_inspect(args) -> dict:
         "surfaces": sorted({name.split("_")[1] for name in lora.layers}),
         "spec": lora.spec() if "sage.spec" in lora.metadata else None, "result": lora.result(), "metadata": lora.metadata,
     }
-    shown = {k: v for k, v in lora.metadata.items() if k not in ("sage.spec", "sage.result", "format")}
+    shown = {k: v for k, v in lora.metadata.items() if k not in ("sage.spec", "sage.result", "sage.losses", "format")}
     lines = [f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on {', '.join(result['surfaces'])}"]
     lines += [f"  {k}: {v}" for k, v in (result["spec"] or {"spec": "none: made by another tool"}).items()]
     if result["result"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import random
 import time
 from collections.abc import Callable
@@ -25,13 +27,15 @@ from .spec import ErasureSpec
 
 @dataclass(frozen=True)
 class Event:
-    """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain."""
+    """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
+    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched)."""
 
     phase: str
     step: int
     total: int
     losses: dict[str, float] = field(default_factory=dict)
     eta: float | None = None
+    leak: float | None = None
 
 
 @dataclass
@@ -46,9 +50,10 @@ class Erasure:
 
     def save(self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None) -> Path:
         """Write the LoRA file, atomically and with the whole spec in its metadata."""
-        from .lora import metadata_for, write_lora
+        from .lora import LOSSES_KEY, metadata_for, write_lora
 
         metadata = metadata_for(model.family, self.spec.to_json(), title or path.stem, model.source, model.fingerprint, model.velocity, result)
+        metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
         write_lora(path, self.adapter, metadata)
         return path
 
@@ -106,10 +111,18 @@ def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter) ->
 
 
 def latent_bank(context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]) -> LatentBank:
-    """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
-    concept = [context.names[i % len(context.names)] for i in range(training.trajectories)]
-    words = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + training.retain_trajectories // len(context.retained))]
-    retain = [rng.choice(TEMPLATES).format(w) for w in sum(words, [])[: training.retain_trajectories]]
+    """The bank of this run: the erased names in turn, and retained prompts without repetition where possible.
+
+    A share of the retained ones are the nearest to the concept, since neighbours are what erasing damages; the rest are random.
+    """
+    # A short run does not draw more stops than its steps can use.
+    trajectories = min(training.trajectories, math.ceil(training.steps * training.erase_batch / training.solver_steps))
+    retained = min(training.retain_trajectories, math.ceil(4 * training.steps * training.erase_batch / training.solver_steps))
+    concept = [context.names[i % len(context.names)] for i in range(trajectories)]
+    near = context.retained[: round(training.near_share * retained)]
+    others = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + retained // len(context.retained))]
+    words = list(dict.fromkeys([*near, *others[0]])) + sum(others[1:], [])
+    retain = [rng.choice(TEMPLATES).format(w) for w in words[:retained]]
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
@@ -129,6 +142,7 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     method = METHODS[spec.method]
     generator = torch.Generator().manual_seed(spec.seed)
     adapter = Adapter.create(surface_layers(model, spec.surface), spec.rank, spec.alpha, generator)
+    pixels, model.pixels = model.pixels, spec.resolution or model.pixels
     try:
         with torch.enable_grad():
             run = Run(model, spec, method, adapter, generator, on_event or (lambda event: None), state, save_every)
@@ -136,6 +150,8 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     except BaseException:
         adapter.remove()
         raise
+    finally:
+        model.pixels = pixels
 
 
 class Run:
@@ -164,7 +180,7 @@ class Run:
             self.losses.append(self.step())
             done = len(self.losses)
             eta = (time.monotonic() - start) / done * (self.training.steps - done)
-            self.on_event(Event("erase", done, self.training.steps, self.losses[-1], eta))
+            self.on_event(Event("erase", done, self.training.steps, self.losses[-1], eta, self.leak()))
             if self.state_path is not None and time.monotonic() - written >= self.save_every:
                 saved.write(self)
                 written = time.monotonic()
@@ -173,6 +189,10 @@ class Run:
             self.state_path.unlink(missing_ok=True)
         self.on_event(Event("done", self.training.steps, self.training.steps, self.losses[-1], 0.0))
         return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds())
+
+    def leak(self) -> float | None:
+        pool = getattr(self.domain, "pool", [])
+        return pool[0].leak if pool else None
 
     def cost(self) -> Cost:
         now = self.model.cost

@@ -18,7 +18,7 @@ from .errors import SageError
 from .files import write_atomically
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
-SPEC_KEY, RESULT_KEY = "sage.spec", "sage.result"
+SPEC_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.result", "sage.losses"
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 

@@ -12,7 +12,8 @@ from .target.negative_guidance import NegativeGuidance
 
 @dataclass(frozen=True)
 class Training:
-    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank."""
+    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank; near_share: of the
+    retained trajectories, how many are of the words nearest to the concept."""
 
     steps: int = 60
     learning_rate: float = 2e-3
@@ -20,6 +21,7 @@ class Training:
     erase_batch: int = 4
     trajectories: int = 4
     retain_trajectories: int = 12
+    near_share: float = 0.5
     solver_steps: int = 8
     guidance: float = 3.0
 

@@ -20,6 +20,7 @@ class ErasureSpec:
     concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
     synonyms: other words for it that are to be erased as well; retain: words that must stay (besides the built-in list).
     surface: "text" (text encoders), "cross_attention" (UNet) or "both"; eta: strength of the negative guidance.
+    resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
     """
 
     concept: str
@@ -33,6 +34,7 @@ class ErasureSpec:
     alpha: float | None = None
     learning_rate: float | None = None
     eta: float | None = None
+    resolution: int | None = None
 
     def __post_init__(self) -> None:
         from .methods import METHODS
@@ -50,6 +52,10 @@ class ErasureSpec:
             value = getattr(self, name)
             if value is not None:
                 _number(value, name, low, high, whole)
+        if self.resolution is not None:
+            _number(self.resolution, "resolution", 64, 2048, whole=True)
+            if self.resolution % 64:
+                raise SageError(f"resolution is a multiple of 64, not {self.resolution}.")
         if self.concept in self.retain:
             raise SageError(f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists.")
 

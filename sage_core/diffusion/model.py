@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,7 @@ class DiffusionModel:
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
+    on_pass: Callable[[], None] | None = None  # called before every UNet pass; a host raises its own interrupt from here
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +61,8 @@ class DiffusionModel:
 
         A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
         """
+        if self.on_pass is not None:
+            self.on_pass()
         dtype = next(self.unet.parameters()).dtype
         out = self.unet(z.to(dtype), t, cond.hidden.to(dtype), added_cond_kwargs=self._added(cond), return_dict=False)[0].float()
         self.cost.forwards += len(z)

@@ -1,0 +1,19 @@
+"""The ComfyUI nodes. Thin: ComfyUI's objects in, core's objects out, and back; only bridge.py touches `comfy`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ApplyErasures
+from .compare import CompareErasure
+from .demo import LoadDemoModel
+from .erase import EraseConcept
+
+
+class SageExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [EraseConcept, ApplyErasures, CompareErasure, LoadDemoModel]
+
+
+async def comfy_entrypoint() -> SageExtension:
+    return SageExtension()

@@ -1,0 +1,186 @@
+"""The only file that touches `comfy`: weights out of the graph, LoRAs onto it, progress, cancel, memory, sampling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.model_management as management
+import comfy.model_sampling
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+
+from ..sage_core.errors import SageError
+
+REPORT_EVERY = 0.2  # seconds between two messages to the page
+
+
+def loras_folder() -> Path:
+    """Where LoRA files are saved: the first folder that ComfyUI's own loader lists."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def state_folder() -> Path:
+    """Where the states of unfinished runs lie, so that they outlive a restart."""
+    return Path(folder_paths.get_user_directory()) / "sage_concept_eraser"
+
+
+def lora_names() -> list[str]:
+    """Every LoRA that ComfyUI knows, newest listing."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_file(name: str) -> Path:
+    """The file behind a listed name. Raises SageError where there is none."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise SageError(f"There is no LoRA {name!r} in models/loras; choose one from the list, or erase the concept first.")
+    return Path(path)
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """The executor runs nodes under inference mode, in which nothing can be trained and no loaded weight be trained against."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def device() -> torch.device:
+    return management.get_torch_device()
+
+
+def training_dtype() -> torch.dtype:
+    """Frozen weights: bfloat16 where the device computes in it, else float32. Adapters are always float32."""
+    where = device()
+    return torch.bfloat16 if where.type == "cuda" and management.should_use_bf16(where) else torch.float32
+
+
+def free_memory() -> None:
+    management.unload_all_models()
+    management.soft_empty_cache()
+
+
+def check_cancelled() -> None:
+    """Raises ComfyUI's own interrupt where the user pressed Cancel."""
+    management.throw_exception_if_processing_interrupted()
+
+
+def prediction(model) -> str:
+    """"epsilon" or "v", as the graph samples the model. Raises SageError where it is neither."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        raise SageError(f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule; connect an SD 1.x, 2.x or SDXL model.")
+    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
+        return "v"
+    if isinstance(sampling, comfy.model_sampling.EPS):
+        return "epsilon"
+    raise SageError(f"The model predicts neither noise nor v ({type(sampling).__name__}); connect an SD 1.x, 2.x or SDXL model.")
+
+
+def checkpoint(model, clip) -> dict[str, torch.Tensor]:
+    """The graph's weights, upstream LoRAs included, as a single-file state dict of its own in main memory.
+
+    Call it outside `training()`: the patchers' tensors belong to inference mode. Raises SageError where a link is empty.
+    """
+    if model is None or clip is None:
+        raise SageError("The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and connect both.")
+    patchers = [model, clip.load_model()]
+    management.load_models_gpu(patchers, force_patch_weights=True)
+    try:
+        state = model.model.state_dict_for_saving(clip.get_sd(), None, None)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SageError(f"The weights of this model cannot be read ({type(model.model).__name__}); connect an SD 1.x, 2.x or SDXL checkpoint.") from error
+    with torch.inference_mode(False):
+        return {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in state.items()}
+
+
+def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):
+    """(model, clip) with the LoRA on them, exactly as core's loader does it, but refused unless every layer lands."""
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    layers = {k.removesuffix(".lora_up.weight") for k in tensors if k.endswith(".lora_up.weight")}
+    keys: dict = {}
+    if model is not None:
+        keys = comfy.lora.model_lora_keys_unet(model.model, keys)
+    if clip is not None:
+        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    if not layers:
+        raise SageError(f"{path.name} holds no LoRA layers.")
+    if lost := sorted(layer for layer in layers if layer not in keys):
+        raise SageError(f"{path.name}: {len(lost)} of {len(layers)} layers do not exist in the connected model (first {lost[0]!r}); "
+                        "the LoRA was made for another architecture, or CLIP is not connected.")
+    known = [p.model.state_dict() for p in (model, clip.patcher if clip is not None else None) if p is not None]
+    for layer in layers:
+        _check_shape(path, layer, tensors, keys[layer], known)
+    return comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
+
+
+def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) -> None:
+    """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
+    name = key if isinstance(key, str) else key[0]
+    weight = next((sd[name] for sd in known if name in sd), None)
+    up, down = tensors[f"{layer}.lora_up.weight"], tensors.get(f"{layer}.lora_down.weight")
+    if down is None or weight is None or not isinstance(key, str):
+        return
+    if (up.shape[0], down.shape[1]) != (weight.shape[0], weight.shape[1]):
+        raise SageError(f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer {weight.shape[1]} to "
+                        f"{weight.shape[0]}; the LoRA was made for another architecture.")
+
+
+def sample(model, clip, prompt: str, seeds: list[int], size: tuple[int, int], steps: int, guidance: float,
+           on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
+    """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size: (width, height) in pixels."""
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    out = []
+    for seed in seeds:
+        empty = torch.zeros(1, 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
+        noise = comfy.sample.prepare_noise(empty, seed)
+        out.append(comfy.sample.sample(model, noise, steps, guidance, "dpmpp_2m", "karras", positive, negative, empty, seed=seed, disable_pbar=True,
+                                       callback=lambda *_: on_step()))
+    return torch.cat(out)
+
+
+def decode(vae, latents: torch.Tensor) -> torch.Tensor:
+    """ComfyUI's latents to images [n, H, W, 3] in [0, 1]."""
+    with torch.inference_mode():
+        return vae.decode(latents).float().cpu()
+
+
+class Messages:
+    """Progress to the page: bar, text on the node, and an event for the pack's own script. Every call honours Cancel."""
+
+    def __init__(self, node_id: str | None):
+        self.node_id = node_id
+        self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self.last = 0.0
+
+    def __call__(self, phase: str, step: int, total: int, text: str, preview=None, **data) -> None:
+        """preview: a PIL image for the node's face. data: JSON values for the pack's script."""
+        check_cancelled()
+        finished = step >= total
+        if preview is None and not finished and time.monotonic() - self.last < REPORT_EVERY:
+            return
+        self.last = time.monotonic()
+        self.bar.update_absolute(step, total, ("JPEG", preview, 512) if preview is not None else None)
+        self.send("sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **data})
+        if (server := _server()) is not None and self.node_id is not None:
+            server.send_progress_text(text, self.node_id)
+
+    def send(self, event: str, data: dict) -> None:
+        if (server := _server()) is not None:
+            server.send_sync(event, {"node": self.node_id, **data})
+
+
+def _server():
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)

@@ -1,0 +1,37 @@
+"""Missing packages and user mistakes as one sentence each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from ..sage_core.errors import SageError
+
+NEEDED = ("diffusers", "transformers", "safetensors")
+
+
+def require_packages() -> None:
+    """Raises SageError naming what is missing or broken and the command that repairs it."""
+    bad = {name: problem for name in NEEDED if (problem := _problem(name)) is not None}
+    if bad:
+        found = " and ".join(f"{name} {problem}" for name, problem in bad.items())
+        raise SageError(f"{found}; run this in ComfyUI's Python and restart: pip install --upgrade-strategy only-if-needed {' '.join(bad)}")
+
+
+def _problem(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return "is not installed"
+    except Exception as error:  # a broken install may raise anything while it is imported
+        return f"cannot be imported ({type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''})"
+    return None
+
+
+def sentence_of(check: Callable[[], object]) -> bool | str:
+    """For validate_inputs: True, or the sentence of the SageError that `check` raised."""
+    try:
+        check()
+    except SageError as error:
+        return str(error)
+    return True

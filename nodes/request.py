@@ -1,0 +1,101 @@
+"""What a user typed into the nodes, as erasure specs and safe file names. Knows neither `comfy` nor torch's weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ..sage_core.errors import SageError
+from ..sage_core.files import output_path
+from ..sage_core.spec import ErasureSpec
+
+FOLDER = "sage"  # below models/loras
+EFFORTS = {"quick": 0.5, "standard": 1.0, "thorough": 2.0}
+MAX_CONCEPTS = 20
+AUTOMATIC = "as the method has it"
+
+
+def parse_concepts(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """One concept a line, synonyms behind a bar: "dog | puppy, hound". Raises SageError on an empty or endless list."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in (part.strip() for part in text.splitlines()):
+        if not line:
+            continue
+        name, _, rest = line.partition("|")
+        name = " ".join(name.split())
+        if name in found:
+            raise SageError(f"The concept {name!r} stands on two lines; leave one out.")
+        found[name] = tuple(" ".join(s.split()) for s in rest.split(",") if s.strip())
+    if not found:
+        raise SageError("No concept is given; type one a line, for example: dog | puppy, hound")
+    if len(found) > MAX_CONCEPTS:
+        raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them over several.")
+    return list(found.items())
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Words that must stay: one a line, or separated by commas."""
+    return tuple(dict.fromkeys(" ".join(w.split()) for w in re.split(r"[\n,]", text) if w.strip()))
+
+
+def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", surface: str = AUTOMATIC, rank: int = 0, steps: int = 0,
+          strength: float = 0.0, resolution: int = 0) -> list[ErasureSpec]:
+    """One spec a concept. Zero and "as the method has it" mean the method's default. Raises SageError on bad values."""
+    from ..sage_core.methods import METHODS
+
+    if method not in METHODS:
+        raise SageError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    if effort not in EFFORTS:
+        raise SageError(f"There is no effort {effort!r}; choose one of {', '.join(EFFORTS)}.")
+    if not math.isfinite(strength):
+        raise SageError(f"The strength is {strength}; it is a number from 0 (the method's default) to 10.")
+    default = max(1, round(METHODS[method].training.steps * EFFORTS[effort]))
+    return [
+        ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or default, rank or None,
+                    eta=strength or None, resolution=resolution or None).resolved()
+        for name, synonyms in parse_concepts(concepts)
+    ]
+
+
+def slug(text: str) -> str:
+    """Letters, digits and hyphens of a concept, for a file's name."""
+    return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "concept"
+
+
+def lora_stem(pattern: str, concept: str, several: bool) -> str:
+    """The file's name without suffix: `%concept%` becomes the concept; where several are erased, every name holds its own."""
+    pattern = pattern.strip().removesuffix(".safetensors") or "erased-%concept%"
+    if several and "%concept%" not in pattern:
+        pattern += "-%concept%"
+    return pattern.replace("%concept%", slug(concept))
+
+
+def lora_path(folder: Path, stem: str) -> Path:
+    """`stem` below `folder`/sage. Raises SageError for names that would leave it or that a file system refuses."""
+    return output_path(folder / FOLDER, stem + ".safetensors", ".safetensors")
+
+
+def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
+    """Where this erasure's file is, or is to go: (path, there already?). A file of another erasure is never overwritten."""
+    for number in range(1, 10_000):
+        path = first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
+        if not path.exists():
+            return path, False
+        if same(path):
+            return path, True
+    raise SageError(f"There are 10,000 files named like {first.name}; choose another name.")
+
+
+def same_erasure(path: Path, spec: ErasureSpec, fingerprint: str) -> bool:
+    """Whether the file at `path` is this very erasure of this very model; damaged and foreign files are not."""
+    from ..sage_core.lora import SPEC_KEY, read_lora
+
+    try:
+        metadata = read_lora(path).metadata
+        made = ErasureSpec.from_json(json.loads(metadata[SPEC_KEY]))
+    except (SageError, KeyError, ValueError):
+        return False
+    return made.fingerprint() == spec.fingerprint() and metadata.get("sage.model_sha256") == fingerprint

@@ -1,0 +1,177 @@
+"""One run of Erase Concept: find or train each LoRA, show it, apply them all."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..sage_core.errors import SageError
+from ..sage_core.spec import ErasureSpec
+from . import bridge
+from .pictures import before_after, loss_graph, stack_images
+from .preview import Camera
+from .request import lora_path, lora_stem, place, same_erasure
+
+PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "done": "saving"}
+
+
+@dataclass
+class Done:
+    """What the node returns; `shown`: what stands on its face."""
+
+    model: object
+    clip: object
+    names: list[str] = field(default_factory=list)
+    graph: torch.Tensor | None = None
+    pictures: torch.Tensor | None = None
+
+    @property
+    def shown(self) -> torch.Tensor:
+        return self.graph if self.pictures is None else self.pictures
+
+
+@dataclass
+class _Made:
+    """Files that one set of widget values made, and a token that changes when one of them disappears."""
+
+    files: list[Path]
+    token: int = 0
+
+
+_made: dict[str, _Made] = {}
+
+
+def _key(values: dict) -> str:
+    return json.dumps({k: v for k, v in values.items() if k not in ("model", "clip", "vae")}, sort_keys=True, default=str)
+
+
+def token(values: dict) -> int:
+    """For fingerprint_inputs. Values that the page leaves out are the defaults, so they are left out of the key as well."""
+    made = _made.get(_key(_without_defaults(values)))
+    if made is None:
+        return 0
+    if any(not path.exists() for path in made.files):
+        made.token += 1
+        made.files = []  # asked again before the next training, it must not change again
+    return made.token
+
+
+def _without_defaults(values: dict) -> dict:
+    from .request import AUTOMATIC
+
+    defaults = {"retain": "", "surface": AUTOMATIC, "rank": 0, "steps": 0, "strength": 0.0, "resolution": 0}
+    return {k: v for k, v in values.items() if v is not None and (k not in defaults or v != defaults[k])}
+
+
+def _remember(values: dict, files: list[Path]) -> None:
+    made = _made.setdefault(_key(_without_defaults(values)), _Made([]))
+    made.files = files
+
+
+def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
+    """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
+    messages = bridge.Messages(node_id)
+    prediction = bridge.prediction(model)
+    messages("prepare", 0, 1, "reading the model's weights out of the graph")
+    weights = bridge.checkpoint(model, clip)
+    bridge.free_memory()
+    try:
+        finished = [_one(weights, prediction, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
+    finally:
+        del weights
+        gc.collect()
+        bridge.free_memory()
+    done = Done(model, clip)
+    for path, _, _ in finished:
+        done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
+        done.names.append(path.relative_to(bridge.loras_folder()).as_posix())
+    done.graph = stack_images([graph for _, graph, _ in finished])
+    pictures = [p for _, _, p in finished if p is not None]
+    done.pictures = stack_images(pictures) if pictures else None
+    _remember(values, [path for path, _, _ in finished])
+    messages.send("sage.saved", {"names": done.names})
+    return done
+
+
+def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
+    """(path, loss graph, pictures) of one concept, trained now or found as a file."""
+    from ..sage_core.diffusion.load import load_model
+
+    first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
+    with bridge.training():
+        core = load_model(weights, bridge.device(), bridge.training_dtype(), prediction)
+    core.on_pass = bridge.check_cancelled
+    try:
+        path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
+        camera = Camera(core, model, vae, spec)
+        if there:
+            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
+            return path, loss_graph(spec.concept, _losses(path)), None
+        return _train(core, spec, path, camera, messages)
+    finally:
+        core.on_pass = None
+
+
+def _train(core, spec: ErasureSpec, path: Path, camera, messages):
+    from ..sage_core.cycle import erase
+    from ..sage_core.files import write_atomically
+
+    state = _state_file(spec, core.fingerprint)
+    history: list[dict] = []
+
+    def on_event(event) -> None:
+        text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
+        if event.leak is not None:
+            text += f", strongest find {event.leak:.2f} like it"
+        if event.eta is not None:
+            text += f", {event.eta:.0f} s left"
+        if event.losses:
+            history.append(event.losses)
+        messages(event.phase, event.step, event.total, text, camera.look(event), concept=spec.concept, losses=event.losses, leak=event.leak, eta=event.eta)
+
+    with bridge.training():
+        camera.before(messages)
+        erasure = erase(core, spec, on_event, state=state, resume=_usable(state))
+        try:
+            camera.after(messages)
+            bridge.check_cancelled()
+            erasure.save(path, core)
+        finally:
+            erasure.adapter.remove()
+    pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
+    if pictures is not None:
+        from .pictures import to_pil
+
+        write_atomically(path.with_suffix(".png"), lambda p: to_pil(pictures[0]).save(p))
+    return path, loss_graph(spec.concept, erasure.losses), pictures
+
+
+def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
+    return bridge.state_folder() / f"{spec.fingerprint()}-{fingerprint[:16]}.resume"
+
+
+def _usable(state: Path) -> bool:
+    """A state that a crash or another version left unreadable is dropped: it must not stop the next queue."""
+    from safetensors import SafetensorError, safe_open
+
+    if not state.exists():
+        return False
+    try:
+        with safe_open(state, "pt") as f:
+            return "sage.state" in (f.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        state.unlink(missing_ok=True)
+        return False
+
+
+def _losses(path: Path) -> list[dict[str, float]]:
+    from ..sage_core.lora import LOSSES_KEY, read_lora
+
+    try:
+        return json.loads(read_lora(path).metadata[LOSSES_KEY])
+    except (SageError, KeyError, ValueError):
+        return []

@@ -1,0 +1,45 @@
+"""One real ComfyUI server for the whole run. Without a ComfyUI these tests are skipped, loudly."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _module(name: str):
+    """A file of this folder, which is no package, so that the pack's own names stay untouched."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name.removeprefix('comfy_test_')}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+server = _module("comfy_test_server")
+graphs = _module("comfy_test_graphs")
+sys.modules.setdefault("server", server)  # as record.py, which also runs by itself, imports it
+record = _module("comfy_test_record")
+del sys.modules["server"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if server.find_comfy() is None:
+        sentence = "NO COMFYUI FOUND: the integration tests were SKIPPED. Set COMFYUI_PATH to a ComfyUI folder to run them."
+        terminalreporter.write_line(sentence, red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def comfy_path():
+    path = server.find_comfy()
+    if path is None:
+        pytest.skip("no ComfyUI at COMFYUI_PATH or ~/ComfyUI: the integration tests did not run")
+    return path
+
+
+@pytest.fixture(scope="session")
+def comfy(comfy_path, tmp_path_factory):
+    with server.Server(comfy_path, tmp_path_factory.mktemp("comfy")) as running:
+        yield running
