@@ -138,13 +138,10 @@ def sample(model, clip, prompt: str, seeds: list[int], size: tuple[int, int], st
     """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size: (width, height) in pixels."""
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    out = []
-    for seed in seeds:
-        empty = torch.zeros(1, 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
-        noise = comfy.sample.prepare_noise(empty, seed)
-        out.append(comfy.sample.sample(model, noise, steps, guidance, "dpmpp_2m", "karras", positive, negative, empty, seed=seed, disable_pbar=True,
-                                       callback=lambda *_: on_step()))
-    return torch.cat(out)
+    empty = torch.zeros(len(seeds), 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
+    return comfy.sample.sample(model, noise, steps, guidance, "dpmpp_2m", "karras", positive, negative, empty, seed=seeds[0], disable_pbar=True,
+                               callback=lambda *_: on_step())
 
 
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:
@@ -154,10 +151,11 @@ def decode(vae, latents: torch.Tensor) -> torch.Tensor:
 
 
 class Messages:
-    """Progress to the page: bar, text on the node, and an event for the pack's own script. Every call honours Cancel."""
+    """Progress to the page: bar, preview, and text. Every call honours Cancel. `own_face`: the pack's script shows the text on
+    the node, so ComfyUI's own line of text is left out."""
 
-    def __init__(self, node_id: str | None):
-        self.node_id = node_id
+    def __init__(self, node_id: str | None, own_face: bool = False):
+        self.node_id, self.own_face = node_id, own_face
         self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
         self.last = 0.0
 
@@ -170,7 +168,7 @@ class Messages:
         self.last = time.monotonic()
         self.bar.update_absolute(step, total, ("JPEG", preview, 512) if preview is not None else None)
         self.send("sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **data})
-        if (server := _server()) is not None and self.node_id is not None:
+        if not self.own_face and (server := _server()) is not None and self.node_id is not None:
             server.send_progress_text(text, self.node_id)
 
     def send(self, event: str, data: dict) -> None:

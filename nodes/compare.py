@@ -68,7 +68,7 @@ class CompareErasure(io.ComfyNode):
             from ..sage_core.errors import SageError
 
             raise SageError(f"{len(wanted)} prompts with {images} pictures each are {len(wanted) * images}; at most {MAX_IMAGES} fit into one grid.")
-        messages, total = bridge.Messages(cls.hidden.unique_id), 2 * len(wanted) * images * steps
+        messages, total = bridge.Messages(cls.hidden.unique_id), 2 * len(wanted) * steps
         done = 0
 
         def step() -> None:

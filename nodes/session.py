@@ -74,7 +74,7 @@ def _remember(values: dict, files: list[Path]) -> None:
 
 def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
     """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
-    messages = bridge.Messages(node_id)
+    messages = bridge.Messages(node_id, own_face=True)
     prediction = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = bridge.checkpoint(model, clip)

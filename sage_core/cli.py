@@ -143,7 +143,7 @@ def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
     from .diffusion.load import load_model
-    from .evaluate.measure import INVERSION
+    from .evaluate.attack import ConceptInversion
     from .evaluate.report import table, write_report
     from .files import output_path
     from .progress import Progress
@@ -155,7 +155,7 @@ def run_demo(args) -> dict:
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     erasure = erase(model, spec, progress)
     path = folder / f"erased-{_slug(spec.concept)}.safetensors"
-    evaluation = _save_measured(model, erasure, path, 16, INVERSION, progress)
+    evaluation = _save_measured(model, erasure, path, 12, ConceptInversion(steps=100), progress)  # enough to see, in a minute
     write_report(evaluation, folder)
     _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
     return evaluation.report

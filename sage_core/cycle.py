@@ -111,18 +111,13 @@ def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter) ->
 
 
 def latent_bank(context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]) -> LatentBank:
-    """The bank of this run: the erased names in turn, and retained prompts without repetition where possible.
-
-    A share of the retained ones are the nearest to the concept, since neighbours are what erasing damages; the rest are random.
-    """
+    """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
     # A short run does not draw more stops than its steps can use.
-    trajectories = min(training.trajectories, math.ceil(training.steps * training.erase_batch / training.solver_steps))
-    retained = min(training.retain_trajectories, math.ceil(4 * training.steps * training.erase_batch / training.solver_steps))
-    concept = [context.names[i % len(context.names)] for i in range(trajectories)]
-    near = context.retained[: round(training.near_share * retained)]
-    others = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + retained // len(context.retained))]
-    words = list(dict.fromkeys([*near, *others[0]])) + sum(others[1:], [])
-    retain = [rng.choice(TEMPLATES).format(w) for w in words[:retained]]
+    useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
+    concept = [context.names[i % len(context.names)] for i in range(min(training.trajectories, useful))]
+    retained = min(training.retain_trajectories, 4 * useful)
+    words = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + retained // len(context.retained))]
+    retain = [rng.choice(TEMPLATES).format(w) for w in sum(words, [])[:retained]]
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,

@@ -12,8 +12,7 @@ from .target.negative_guidance import NegativeGuidance
 
 @dataclass(frozen=True)
 class Training:
-    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank; near_share: of the
-    retained trajectories, how many are of the words nearest to the concept."""
+    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank."""
 
     steps: int = 60
     learning_rate: float = 2e-3
@@ -21,7 +20,6 @@ class Training:
     erase_batch: int = 4
     trajectories: int = 4
     retain_trajectories: int = 12
-    near_share: float = 0.5
     solver_steps: int = 8
     guidance: float = 3.0
 
@@ -47,7 +45,7 @@ METHODS: dict[str, Method] = {
         Method(
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "searches prompts that still mean the concept, erases them, keeps the relations between other concepts and their predicted noise",
-            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2), Noise(weight=10.0)), "text", Training(),
+            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.5), Noise(weight=10.0)), "text", Training(),
         ),
     )
 }

@@ -25,14 +25,13 @@ def candidates(model: DiffusionModel) -> list[str]:
 
 @torch.no_grad()
 def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, ...]) -> list[str]:
-    """The user's own words, then the candidates, nearest to the erased names first; without those that hold an erased word
-    or lie within the concept's domain."""
+    """Candidates and the user's own words, without those that hold an erased word or lie within the concept's domain."""
     taken = {w for name in erased for w in name.lower().split()}
     words = [w for w in candidates(model) if not taken & set(w.lower().split())]
     empty = _ends(model, [""])
     erased_ends, ends = _ends(model, erased) - empty, _ends(model, words) - empty
     like = torch.stack([likeness(ends[:, None], e[None, None].expand(len(ends), 1, -1)) for e in erased_ends]).amax(0)
-    kept = [w for value, w in sorted(zip(like.tolist(), words), reverse=True) if value < TOO_LIKE]
+    kept = [w for w, value in zip(words, like.tolist()) if value < TOO_LIKE]
     return list(dict.fromkeys([*wanted, *kept]))
 
 

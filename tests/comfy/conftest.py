@@ -22,6 +22,7 @@ server = _module("comfy_test_server")
 graphs = _module("comfy_test_graphs")
 sys.modules.setdefault("server", server)  # as record.py, which also runs by itself, imports it
 record = _module("comfy_test_record")
+page = _module("comfy_test_page")
 del sys.modules["server"]
 
 

@@ -1,0 +1,111 @@
+"""Writes example_workflows/: each graph laid out on the real page, run where the bundled model can run it, with its picture. Run it by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
+import page as pages
+import server
+from PIL import Image
+
+FOLDER = server.PACK / "example_workflows"
+IMAGES = server.PACK / "docs" / "images"
+DEMO_PROMPTS = "a cartoon drawing of a dog\na pixel art drawing of a puppy\na glossy drawing of a cat\na cartoon drawing of a pizza"
+STACK_PROMPTS = "a cartoon drawing of a dog\na glossy drawing of a pizza\na pixel art drawing of a train\na cartoon drawing of a cat"
+REST = {"retain": "", "surface": "as the method has it", "rank": 0, "strength": 0.0, "resolution": 0}
+NOTE = {
+    "erase-and-compare": """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, and the same prompts are drawn before and after.
+
+The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
+
+Then type another concept (the bundled model draws 117 things), or put *Erase Concept* behind your own checkpoint loader.""",
+    "erase-behind-a-checkpoint": """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
+
+Use the MODEL **and** the CLIP that come out of *Erase Concept*: by default it is CLIP that is changed.""",
+    "stack-three-erasures": """Three concepts, three LoRAs, stacked.
+
+**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back.""",
+    "erase-from-sdxl": """**Choose an SDXL checkpoint.**
+
+Training is done at 768 pixels here to spare memory; set *resolution* to 0 for the model's own size.""",
+}
+
+
+def checkpoint_graph(name: str, size: int, resolution: int) -> dict:
+    graph = graphs.erase("dog | puppy, hound", loader=graphs.checkpoint(name), **REST | {"retain": "wolf, fox, cat", "resolution": resolution})
+    return graphs.draw(graph, 3, ["2", 0], ["2", 1], "a photo of a dog on a sofa", 1, size=size, prefix="erased", guidance=7.0)
+
+
+def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
+    """API-format graph and where its nodes stand."""
+    chain = {"1": (0, 0), "2": (420, 0), "3": (900, 0), "4": (900, 240), "5": (900, 480), "6": (1360, 0), "7": (1720, 0), "8": (1720, 120)}
+    demo = graphs.compare(graphs.erase("dog", **REST), "3", DEMO_PROMPTS, 1)
+    stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", STACK_PROMPTS, 1)
+    three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
+    return {
+        "erase-and-compare": (demo, three), "stack-three-erasures": (stack, three),
+        "erase-behind-a-checkpoint": (checkpoint_graph("v1-5-pruned-emaonly-fp16.safetensors", 512, 0), chain),
+        "erase-from-sdxl": (checkpoint_graph("sd_xl_base_1.0.safetensors", 1024, 768), chain),
+    }
+
+
+def lay_out(page, name: str, graph: dict, places: dict) -> dict:
+    """The workflow as the page saves it."""
+    pages.show(page, graph, name)
+    return page.evaluate("""([places, note]) => {
+        const graph = window.app.graph;
+        for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
+        const wide = ['SAGE_EraseConcept', 'SAGE_CompareErasure'];
+        for (const n of graph._nodes) if (wide.includes(n.comfyClass)) n.setSize([440, n.computeSize()[1]]);
+        const text = window.LiteGraph.createNode('MarkdownNote');
+        text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
+        window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
+        return graph.serialize();
+    }""", [places, NOTE[name]])
+
+
+def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
+    picture = picture.convert("RGB")
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture.save(path, quality=88)
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    base = Path(tempfile.mkdtemp())
+    with server.Server(server.find_comfy(), base) as running, pages.opened(running) as (page, _):
+        for name, (graph, places) in workflows().items():
+            saved = lay_out(page, name, graph, places)
+            (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            time.sleep(1)
+            if "SAGE_CompareErasure" not in str(graph):
+                thumbnail(Image.open(io.BytesIO(page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 880}))), FOLDER / f"{name}.jpg")
+                continue
+            page.evaluate("window.app.queuePrompt(0)")
+            if name == "erase-and-compare":
+                pages.wait_face(page, "erasing 3")
+                time.sleep(8)
+                pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
+            outcome = running.wait(next(iter(_queued(running))), 400)
+            time.sleep(8)
+            if name == "erase-and-compare":
+                pages.screenshot(page, IMAGES / "comfyui-erased.png")
+            thumbnail(Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg")
+
+
+def _queued(running) -> list[str]:
+    """Ids of running and waiting prompts."""
+    while not (found := [item[1] for part in running.get("/queue").values() for item in part]):
+        time.sleep(0.2)
+    return found
+
+
+if __name__ == "__main__":
+    main()
