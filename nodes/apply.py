@@ -47,10 +47,16 @@ class ApplyErasures(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, strength_1=1.0, strength_2=1.0, strength_3=1.0, strength_4=1.0, strength_5=1.0, strength_6=1.0):
+    def validate_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, lora_5=NONE, lora_6=NONE,
+                        strength_1=1.0, strength_2=1.0, strength_3=1.0, strength_4=1.0, strength_5=1.0, strength_6=1.0):
         def check():
             for slot, value in enumerate((strength_1, strength_2, strength_3, strength_4, strength_5, strength_6), 1):
                 _strength(slot, value)
+            for name in (lora_1, lora_2, lora_3, lora_4, lora_5, lora_6):
+                if name not in (None, NONE):
+                    from .bridge import lora_file
+
+                    lora_file(name)
 
         return sentence_of(check)
 

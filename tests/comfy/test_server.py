@@ -42,11 +42,10 @@ def test_nodes_register_with_tooltips_and_at_most_six_basic_inputs(comfy):
     info = comfy.get("/object_info")
     assert sorted(k for k in info if k.startswith("SAGE")) == IDS
     for name in IDS:
-        own = {k: v for part in info[name]["input"].values() for k, v in part.items() if isinstance(v, list)}
-        for key, (kind, *options) in own.items():
-            if kind not in ("UNIQUE_ID",) and key != "unique_id":
-                assert options and options[0].get("tooltip"), (name, key)
-        widgets = [k for k, (kind, *o) in own.items() if kind not in ("MODEL", "CLIP", "VAE", "UNIQUE_ID") and not (o and o[0].get("advanced"))]
+        own = {k: v for part in ("required", "optional") for k, v in info[name]["input"].get(part, {}).items()}
+        for key, (_, *options) in own.items():
+            assert options and options[0].get("tooltip"), (name, key)
+        widgets = [k for k, (kind, *o) in own.items() if kind not in ("MODEL", "CLIP", "VAE") and not o[0].get("advanced")]
         assert len(widgets) <= 6, (name, widgets)
         assert all(info[name]["output_tooltips"]), name
 
@@ -118,9 +117,9 @@ def test_a_file_of_another_erasure_is_never_overwritten(comfy):
 
 
 def test_several_concepts_become_a_file_each(comfy):
-    outcome = comfy.run(graphs.erase("pizza | pie\nbanana", steps=2, name="many", vae=False))
+    outcome = comfy.run(graphs.erase("frog | toad\nbanana", steps=2, name="many", vae=False))
     assert outcome.status == "success", outcome.error
-    assert {"many-pizza.safetensors", "many-banana.safetensors"} <= loras(comfy)
+    assert {"many-frog.safetensors", "many-banana.safetensors"} <= loras(comfy)
 
 
 @pytest.mark.parametrize("tries", [20 if LONG else 3])
@@ -173,6 +172,13 @@ def test_bad_input_is_refused_with_a_sentence_and_the_server_lives(comfy, case):
     text = json.dumps(answer)
     assert len(text) > 40 and "Traceback" not in text
     assert loras(comfy) == before and comfy.get("/system_stats")
+
+
+@pytest.mark.parametrize("inputs", [{"lora_1": "no/such.safetensors"}, {"lora_1": "../../etc/passwd"}, {"strength_1": math.nan}, {"strength_1": 99.0}])
+def test_apply_erasures_refuses_unknown_files_and_strengths(comfy, inputs):
+    node = {"class_type": "SAGE_ApplyErasures", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_1": "none", "strength_1": 1.0} | inputs}
+    status, answer = comfy.post("/prompt", {"prompt": graphs.draw({"1": graphs.erase()["1"], "2": node}, 10, ["2", 0], ["2", 1], "a dog", 1)})
+    assert status == 400 and "SAGE_ApplyErasures" in json.dumps(answer), answer
 
 
 def test_what_only_shows_when_it_runs_is_one_sentence_too(comfy):
