@@ -43,7 +43,6 @@ class Camera:
             return None
         return row_to_pil(self.draw(SEEDS[:2]))
 
-    def after(self, messages) -> None:
+    def after(self) -> None:
         if self.vae is not None:
             self.last = self.draw(SEEDS)
-            messages("after", 1, 1, "after", row_to_pil(self.last))

@@ -12,7 +12,7 @@ import torch
 from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
-from .pictures import before_after, loss_graph, stack_images
+from .pictures import before_after, loss_graph, stack_images, to_pil
 from .preview import Camera
 from .request import lora_path, lora_stem, place, same_erasure
 
@@ -137,15 +137,14 @@ def _train(core, spec: ErasureSpec, path: Path, camera, messages):
         camera.before(messages)
         erasure = erase(core, spec, on_event, state=state, resume=_usable(state))
         try:
-            camera.after(messages)
+            camera.after()
             bridge.check_cancelled()
             erasure.save(path, core)
         finally:
             erasure.adapter.remove()
     pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
     if pictures is not None:
-        from .pictures import to_pil
-
+        messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
         write_atomically(path.with_suffix(".png"), lambda p: to_pil(pictures[0]).save(p))
     return path, loss_graph(spec.concept, erasure.losses), pictures
 

@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {
         Method(
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "searches prompts that still mean the concept, erases them, keeps the relations between other concepts and their predicted noise",
-            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.5), Noise(weight=10.0)), "text", Training(),
+            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2), Noise(weight=10.0)), "text", Training(),
         ),
     )
 }

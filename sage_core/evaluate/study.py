@@ -20,7 +20,7 @@ from ..spec import ErasureSpec
 from .measure import Baseline, evaluate, measure_original
 from .report import write_report
 
-TUNED_ON = ("dog", "owl", "guitar")
+TUNED_ON = ("dog", "owl", "guitar", "rabbit", "horse", "car", "ghost", "apple")
 CONCEPTS = ("cat", "frog", "banana", "pizza", "train", "cactus", "house", "robot")
 ABLATED = ("cat", "banana", "train", "robot")
 

@@ -62,8 +62,8 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
     return page.evaluate("""([places, note]) => {
         const graph = window.app.graph;
         for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
-        const wide = ['SAGE_EraseConcept', 'SAGE_CompareErasure'];
-        for (const n of graph._nodes) if (wide.includes(n.comfyClass)) n.setSize([440, n.computeSize()[1]]);
+        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 260};  // for the pictures below the widgets
+        for (const n of graph._nodes) if (n.comfyClass in room) n.setSize([440, n.computeSize()[1] + room[n.comfyClass]]);
         const text = window.LiteGraph.createNode('MarkdownNote');
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
         window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
@@ -79,25 +79,30 @@ def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    base = Path(tempfile.mkdtemp())
-    with server.Server(server.find_comfy(), base) as running, pages.opened(running) as (page, _):
+    with server.Server(server.find_comfy(), Path(tempfile.mkdtemp())) as running:
         for name, (graph, places) in workflows().items():
-            saved = lay_out(page, name, graph, places)
-            (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            time.sleep(1)
-            if "SAGE_CompareErasure" not in str(graph):
-                thumbnail(Image.open(io.BytesIO(page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 880}))), FOLDER / f"{name}.jpg")
-                continue
-            page.evaluate("window.app.queuePrompt(0)")
-            if name == "erase-and-compare":
-                pages.wait_face(page, "erasing 3")
-                time.sleep(8)
-                pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
-            outcome = running.wait(next(iter(_queued(running))), 400)
-            time.sleep(8)
-            if name == "erase-and-compare":
-                pages.screenshot(page, IMAGES / "comfyui-erased.png")
-            thumbnail(Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg")
+            with pages.opened(running) as (page, _):
+                one(running, page, name, graph, places)
+
+
+def one(running, page, name: str, graph: dict, places: dict) -> None:
+    """A template and its thumbnail: the result where the bundled model draws it, else the graph."""
+    saved = lay_out(page, name, graph, places)
+    (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    time.sleep(1)
+    if "SAGE_CompareErasure" not in str(graph):
+        thumbnail(Image.open(io.BytesIO(page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 750}))), FOLDER / f"{name}.jpg")
+        return
+    page.evaluate("window.app.queuePrompt(0)")
+    if name == "erase-and-compare":
+        pages.wait_face(page, "erasing 3")
+        time.sleep(10)
+        pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
+    outcome = running.wait(_queued(running)[0], 400)
+    time.sleep(10)
+    if name == "erase-and-compare":
+        pages.screenshot(page, IMAGES / "comfyui-erased.png")
+    thumbnail(Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg")
 
 
 def _queued(running) -> list[str]:
