@@ -96,6 +96,17 @@ function onError({ detail }) {
   toast("error", "SAGE", sentence, 15000);
 }
 
+/** The last live preview would hide, or repeat, the pictures that the node has put out by now. */
+function onExecuted({ detail }) {
+  const node = findNode(detail.display_node ?? detail.node);
+  if (node?.comfyClass !== "SAGE_EraseConcept") return;
+  const previews = app.nodePreviewImages ?? {};
+  for (const key of Object.keys(previews)) {
+    if (key === String(node.id) || key.endsWith(`:${node.id}`)) delete previews[key];
+  }
+  node.setDirtyCanvas?.(true, true);
+}
+
 function onInterrupted({ detail }) {
   const face = findNode(detail.node_id)?.sageFace;
   if (face) face.text.textContent = "cancelled; queue it again to go on where it stopped";
@@ -106,6 +117,7 @@ app.registerExtension({
   setup() {
     api.addEventListener("sage.progress", onProgress);
     api.addEventListener("sage.saved", onSaved);
+    api.addEventListener("executed", onExecuted);
     api.addEventListener("execution_error", onError);
     api.addEventListener("execution_interrupted", onInterrupted);
   },

@@ -58,6 +58,8 @@ class Server:
             link.symlink_to(PACK, target_is_directory=True)
         command = [str(python_of(self.comfy)), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base), "--disable-auto-launch",
                    "--database-url", f"sqlite:///{self.base}/user/comfyui.db", *self.args]
+        if front_end := os.environ.get("COMFYUI_FRONT_END"):  # the `static` folder of another comfyui-frontend-package
+            command += ["--front-end-root", front_end]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.base / "hf"), "PYTHONUNBUFFERED": "1"}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, env=environment)

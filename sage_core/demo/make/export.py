@@ -33,6 +33,7 @@ def export(work: Path, out: Path) -> None:
         rename = text_model_prefix if part == "text_encoder" else (lambda key: key)
         half(work / part / f"{name}.safetensors", out / part / f"{name}.safetensors", rename)
         config = json.loads((work / part / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where it was trained is nobody's business
         if part == "vae":
             config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
         (out / part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
