@@ -19,6 +19,7 @@ import torch
 
 from ..sage_core.errors import SageError
 
+OutOfMemory = torch.cuda.OutOfMemoryError  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
 REPORT_EVERY = 0.2  # seconds between two messages to the page
 
 

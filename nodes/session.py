@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,12 +76,16 @@ def _remember(values: dict, files: list[Path]) -> None:
 def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
     """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
     messages = bridge.Messages(node_id, own_face=True)
+    _forget_old_states()
     prediction = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = bridge.checkpoint(model, clip)
     bridge.free_memory()
     try:
         finished = [_one(weights, prediction, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
+    except bridge.OutOfMemory as error:
+        raise SageError("There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train only the text surface, or close "
+                        "what else uses the graphics card, then queue again: it goes on where it stopped.") from error
     finally:
         del weights
         gc.collect()
@@ -151,6 +156,13 @@ def _train(core, spec: ErasureSpec, path: Path, camera, messages):
 
 def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
     return bridge.state_folder() / f"{spec.fingerprint()}-{fingerprint[:16]}.resume"
+
+
+def _forget_old_states(days: float = 14.0) -> None:
+    """Runs that nobody went on with would fill the disk."""
+    for state in bridge.state_folder().glob("*.resume"):
+        if time.time() - state.stat().st_mtime > days * 86_400:
+            state.unlink(missing_ok=True)
 
 
 def _usable(state: Path) -> bool:
