@@ -39,38 +39,31 @@ class Done:
 class _Made:
     """Files that one set of widget values made, and a token that changes when one of them disappears."""
 
+    values: dict
     files: list[Path]
     token: int = 0
 
 
-_made: dict[str, _Made] = {}
-
-
-def _key(values: dict) -> str:
-    return json.dumps({k: v for k, v in values.items() if k not in ("model", "clip", "vae")}, sort_keys=True, default=str)
+_made: list[_Made] = []
 
 
 def token(values: dict) -> int:
-    """For fingerprint_inputs. Values that the page leaves out are the defaults, so they are left out of the key as well."""
-    made = _made.get(_key(_without_defaults(values)))
-    if made is None:
-        return 0
-    if any(not path.exists() for path in made.files):
-        made.token += 1
-        made.files = []  # asked again before the next training, it must not change again
-    return made.token
-
-
-def _without_defaults(values: dict) -> dict:
-    from .request import AUTOMATIC
-
-    defaults = {"retain": "", "surface": AUTOMATIC, "rank": 0, "steps": 0, "strength": 0.0, "resolution": 0}
-    return {k: v for k, v in values.items() if v is not None and (k not in defaults or v != defaults[k])}
+    """For fingerprint_inputs, which sees linked values as None: they match anything."""
+    known = {k: v for k, v in values.items() if v is not None}
+    matching = [m for m in _made if all(m.values.get(k) == v for k, v in known.items())]
+    for made in matching:
+        if any(not path.exists() for path in made.files):
+            made.token += 1
+            made.files = []  # until it is trained again, the token must not change again
+    return sum(m.token for m in matching)
 
 
 def _remember(values: dict, files: list[Path]) -> None:
-    made = _made.setdefault(_key(_without_defaults(values)), _Made([]))
-    made.files = files
+    made = next((m for m in _made if m.values == values), None)
+    if made is None:
+        _made.append(_Made(values, files))
+    else:
+        made.files = files
 
 
 def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
