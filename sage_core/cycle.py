@@ -28,7 +28,8 @@ from .spec import ErasureSpec
 @dataclass(frozen=True)
 class Event:
     """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
-    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched)."""
+    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `residual`:
+    the share of the concept's pull that is left, 1 before and 0 after. `total` falls when the cycle finds that it is done."""
 
     phase: str
     step: int
@@ -36,6 +37,7 @@ class Event:
     losses: dict[str, float] = field(default_factory=dict)
     eta: float | None = None
     leak: float | None = None
+    residual: float | None = None
 
 
 @dataclass
@@ -162,7 +164,9 @@ class Run:
         self.context = build_context(model, spec, adapter)
         self.domain = method.domain.start(self.context)
         self.retention = [term.start(self.context) for term in method.retention]
+        self.pull = 1.0
         self.losses: list[dict[str, float]] = []
+        self.residuals: list[float] = []
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
 
@@ -171,19 +175,29 @@ class Run:
         if not (resume and saved.restore(self)):
             self.context.bank = latent_bank(self.context, self.training, self.rng, self.on_event)
         written = time.monotonic()
-        while len(self.losses) < self.training.steps:
+        while len(self.losses) < self.total():
             self.losses.append(self.step())
-            done = len(self.losses)
-            eta = (time.monotonic() - start) / done * (self.training.steps - done)
-            self.on_event(Event("erase", done, self.training.steps, self.losses[-1], eta, self.leak()))
+            done, total = len(self.losses), self.total()
+            eta = (time.monotonic() - start) / done * (total - done)
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.residuals[-1]))
             if self.state_path is not None and time.monotonic() - written >= self.save_every:
                 saved.write(self)
                 written = time.monotonic()
         self.adapter.round_(torch.float16)
         if self.state_path is not None:
             self.state_path.unlink(missing_ok=True)
-        self.on_event(Event("done", self.training.steps, self.training.steps, self.losses[-1], 0.0))
+        self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
         return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds())
+
+    def erased_at(self) -> int | None:
+        """The step after which the residual was low enough for long enough, or None."""
+        n, r = self.training.window, self.residuals
+        return next((i for i in range(n, len(r) + 1) if sum(r[i - n : i]) / n < self.training.enough), None)
+
+    def total(self) -> int:
+        """How many steps there will be, as far as is known now."""
+        erased = self.erased_at()
+        return self.training.steps if erased is None else min(self.training.steps, erased + self.training.settle)
 
     def leak(self) -> float | None:
         pool = getattr(self.domain, "pool", [])
@@ -201,6 +215,7 @@ class Run:
         self.set_rate()
         terms = {"erase": self.erase_rows()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
+        self.residuals.append(losses["erase"].item() / self.pull)
         losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
@@ -215,10 +230,10 @@ class Run:
         return values
 
     def set_rate(self) -> None:
-        """Full rate for the first half, then linearly down to a tenth, so that the last steps settle."""
-        x = len(self.losses) / self.training.steps
+        """Full rate at first, then linearly down to a tenth over the last `settle` steps, so that they settle."""
+        x = (self.total() - len(self.losses)) / max(1, self.training.settle)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * min(1.0, 1.0 - 0.9 * (2 * x - 1))
+            group["lr"] = self.spec.learning_rate * min(1.0, 0.1 + 0.9 * x)
 
     def erase_rows(self) -> Rows:
         """States of the bank, half of them under what the domain found, half under the concept's own names."""
@@ -227,6 +242,7 @@ class Run:
         found = self.domain(self.rng, self.generator, n - n // 2)
         plain = self.model.encode([self.rng.choice(self.context.names) for _ in range(n // 2)]) if n > 1 else found[:0]
         target = self.target(bank.eps_concept[index], bank.eps_empty[index])
+        self.pull = max(1e-12, (bank.eps_concept[index] - target).square().mean().item())  # the erasing loss of the frozen model
         return Rows(bank.erase_z[index], bank.erase_t[index], Conditioning.cat([found, plain]), target, 1.0)
 
     def noise_losses(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:

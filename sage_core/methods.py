@@ -12,9 +12,16 @@ from .target.negative_guidance import NegativeGuidance
 
 @dataclass(frozen=True)
 class Training:
-    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank."""
+    """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank.
 
-    steps: int = 60
+    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the share of
+    the concept's pull that is left, was below it on average over `window` steps; 0 never ends early.
+    """
+
+    steps: int = 90
+    enough: float = 0.3
+    settle: int = 15
+    window: int = 5
     learning_rate: float = 2e-3
     rank: int = 16
     erase_batch: int = 4

@@ -30,7 +30,8 @@ def write(run) -> None:
         tensors |= {f"pool.{i}.{k}": v.detach().cpu() for k, v in flat.items()}
     cost = run.cost()
     meta = {
-        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "rng": run.rng.getstate(), "seconds": run.seconds(),
+        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "residuals": run.residuals,
+        "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": run.context.bank.retain_prompts, "pool": [[a.name, a.leak] for a in pool],
     }
     tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
@@ -60,7 +61,7 @@ def restore(run) -> bool:
     run.generator.set_state(tensors["generator"])
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
-    run.losses = meta["losses"]
+    run.losses, run.residuals = meta["losses"], meta["residuals"]
     run.spent = meta["seconds"]
     run.start_cost.forwards -= meta["cost"][0]
     run.start_cost.backwards -= meta["cost"][1]
