@@ -29,7 +29,8 @@ class EraseConcept(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="sage",
                                tooltip="; ".join(f"{m.name}: {m.summary} ({m.citation})" for m in METHODS.values())),
                 io.Combo.Input("effort", options=list(EFFORTS), default="standard",
-                               tooltip="How long to train: standard is the method's own number of steps, quick is half, thorough is twice as many."),
+                               tooltip="How many steps at most: standard is the method's own number, quick half, thorough twice as many. Training ends "
+                                       "earlier when the concept is gone."),
                 io.String.Input("lora_name", default="erased-%concept%",
                                 tooltip="Name of the LoRA file in models/loras/sage. %concept% becomes the concept. A file of another erasure is never "
                                         "overwritten: a number is added."),
@@ -43,7 +44,7 @@ class EraseConcept(io.ComfyNode):
                                         tooltip="What is trained: the text encoder, the UNet's cross-attention, or both. Both is the harder to attack.")),
                 advanced(io.Int.Input("rank", optional=True, default=0, min=0, max=256, tooltip="Rank of the LoRA; 0 is the method's default.")),
                 advanced(io.Int.Input("steps", optional=True, default=0, min=0, max=100_000,
-                                      tooltip="Training steps; 0 lets effort decide.")),
+                                      tooltip="Training steps at most; 0 lets effort decide.")),
                 advanced(io.Float.Input("strength", optional=True, default=0.0, min=0.0, max=10.0, step=0.05,
                                         tooltip="eta, how far the concept's prompts are pushed beyond the empty prompt, away from the concept; "
                                                 "0 is the method's default. Stronger erases surer and costs the neighbours more.")),

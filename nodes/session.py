@@ -119,17 +119,15 @@ def _train(core, spec: ErasureSpec, path: Path, camera, messages):
     from ..sage_core.files import write_atomically
 
     state = _state_file(spec, core.fingerprint)
-    history: list[dict] = []
 
     def on_event(event) -> None:
         text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
-        if event.leak is not None:
-            text += f", strongest find {event.leak:.2f} like it"
+        if event.residual is not None:
+            text += f", {min(event.residual, 1.0):.0%} of it left"
         if event.eta is not None:
-            text += f", {event.eta:.0f} s left"
-        if event.losses:
-            history.append(event.losses)
-        messages(event.phase, event.step, event.total, text, camera.look(event), concept=spec.concept, losses=event.losses, leak=event.leak, eta=event.eta)
+            text += f", at most {event.eta:.0f} s"
+        data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
+        messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
     with bridge.training():
         camera.before(messages)

@@ -33,8 +33,9 @@ class Progress:
             return
         self.last = time.monotonic()
         losses = "  ".join(f"{k} {v:.4f}" for k, v in event.losses.items() if k != "total")
-        eta = "" if event.eta is None or finished else f"  {event.eta:.0f} s left"
-        line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{eta}"
+        left = "" if event.residual is None else f"  {min(event.residual, 1.0):.0%} of it left"
+        eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
+        line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
         if self.live:
             print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
             self.open_line = True
