@@ -42,13 +42,15 @@ class Event:
 
 @dataclass
 class Erasure:
-    """The result. `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step."""
+    """The result. `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step; `state`: the finished run's
+    saved state, which `save` deletes."""
 
     spec: ErasureSpec
     adapter: Adapter
     losses: list[dict[str, float]]
     cost: Cost
     seconds: float
+    state: Path | None = None
 
     def save(self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None) -> Path:
         """Write the LoRA file, atomically and with the whole spec in its metadata."""
@@ -57,6 +59,8 @@ class Erasure:
         metadata = metadata_for(model.family, self.spec.to_json(), title or path.stem, model.source, model.fingerprint, model.velocity, result)
         metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
         write_lora(path, self.adapter, metadata)
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
         return path
 
 
@@ -131,7 +135,7 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     """Run the cycle. Same spec, model and device: the same tensors.
 
     on_event hears of every step and may raise (errors.Cancelled, a host's own interrupt) to stop; the model is left clean.
-    state: file for the run's state, written every `save_every` seconds and deleted at the end; resume: go on from it.
+    state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save; resume: go on from it.
     Raises SageError on bad input and where the loss is no number any more.
     """
     spec = spec.resolved()
@@ -183,11 +187,11 @@ class Run:
             if self.state_path is not None and time.monotonic() - written >= self.save_every:
                 saved.write(self)
                 written = time.monotonic()
-        self.adapter.round_(torch.float16)
         if self.state_path is not None:
-            self.state_path.unlink(missing_ok=True)
+            saved.write(self)  # until the file is there, a finished run can be lost as well
+        self.adapter.round_(torch.float16)
         self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
-        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds())
+        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
 
     def erased_at(self) -> int | None:
         """The step after which the residual was low enough for long enough, or None."""

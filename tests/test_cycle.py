@@ -83,6 +83,9 @@ def test_a_stopped_run_resumes_to_the_same_result(thin, tmp_path, at):
     assert not any(e.phase == "bank" for e in events), "the bank was sampled again"
     assert len(resumed.losses) == SPEC.steps
     assert same(whole, tensors(resumed), 1e-6)
+    again = erase(thin, SPEC, state=state, resume=True)  # finished, but its file was never written
+    assert same(whole, tensors(again), 1e-6) and state.exists()
+    again.save(tmp_path / "a.safetensors", thin)
     assert not state.exists()
 
 
@@ -181,3 +184,22 @@ def test_context_measures_meaning_from_the_frozen_encoder(thin):
 def test_a_word_that_the_bundled_model_cannot_draw_is_refused(demo):
     with pytest.raises(SageError, match="cannot draw 'xylophone'"):
         erase(demo, ErasureSpec("xylophone"))
+
+
+def test_the_cycle_ends_early_when_the_concept_s_pull_is_gone(thin, monkeypatch):
+    from sage_core.methods import METHODS
+
+    method = METHODS["sage"]
+    training = dataclasses.replace(method.training, enough=1e9, window=2, settle=3)  # any residual is low enough: 2 steps, then 3 to settle
+    monkeypatch.setitem(METHODS, "sage", dataclasses.replace(method, training=training))
+    totals = []
+    erasure = erase(thin, dataclasses.replace(SPEC, steps=20), lambda e: totals.append(e.total) if e.phase == "erase" else None)
+    erasure.adapter.remove()
+    assert len(erasure.losses) == 5 and totals == [20, 5, 5, 5, 5]
+
+
+def test_the_residual_is_one_while_nothing_is_erased(demo):
+    """The frozen model's own erasing loss is its unit."""
+    seen = []
+    erase(demo, ErasureSpec("castle", steps=1), lambda e: seen.append(e.residual) if e.phase == "erase" else None).adapter.remove()
+    assert 0.5 < seen[0] < 1.5
