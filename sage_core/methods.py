@@ -19,13 +19,13 @@ class Training:
     """
 
     steps: int = 90
-    enough: float = 0.3
+    enough: float = 0.2
     settle: int = 15
     window: int = 5
     learning_rate: float = 2e-3
     rank: int = 16
     erase_batch: int = 4
-    trajectories: int = 4
+    trajectories: int = 12
     retain_trajectories: int = 12
     solver_steps: int = 8
     guidance: float = 3.0

@@ -39,15 +39,10 @@ def variants(sage: Method) -> dict[str, Method]:
 
 
 def rows(concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
-    """(name, spec, attack it?) of every row, those of one concept and seed together, since they share the original's pictures."""
-    out = []
-    for seed in range(seeds):
-        for concept in concepts:
-            for surface in ("text", "both") if seed == 0 else ("text",):
-                out.append((f"{concept}-{seed}-{surface}", ErasureSpec(concept, seed=seed, surface=surface), True))
-            if seed == 0 and concept in ablated:
-                out += [(f"{concept}-{seed}-{v}", ErasureSpec(concept, method=v, seed=seed), False) for v in variants(METHODS["sage"])]
-    return out
+    """(name, spec, attack it?) of every row: first both surfaces under attack, then the other seeds, then the ablation."""
+    out = [(f"{c}-0-{surface}", ErasureSpec(c, seed=0, surface=surface), True) for c in concepts for surface in ("text", "both")]
+    out += [(f"{c}-{seed}-text", ErasureSpec(c, seed=seed, surface="text"), False) for seed in range(1, seeds) for c in concepts]
+    return out + [(f"{c}-0-{v}", ErasureSpec(c, method=v, seed=0), False) for c in concepts if c in ablated for v in variants(METHODS["sage"])]
 
 
 def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], images: int) -> None:
@@ -58,12 +53,12 @@ def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ..
         path = out / name / "report.json"
         if path.exists():
             continue
-        if kept is None or kept[0] != (spec.concept, spec.seed):
-            kept = ((spec.concept, spec.seed), measure_original(model, spec, images, spec.seed))
+        options = {} if attacked else {"attack": None}
+        if kept is None or kept[0] != (spec.concept, spec.seed, attacked):  # rows that stand together share the original's pictures
+            kept = ((spec.concept, spec.seed, attacked), measure_original(model, spec, images, spec.seed, **options))
         erasure = erase(model, spec)
         lora = erasure.save(out / name / f"{name}.safetensors", model)
         about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
-        options = {} if attacked else {"attack": None}
         evaluation = evaluate(model, kept[1], erasure.spec, erasure.cost, erasure.seconds, about, images, spec.seed, **options)
         write_report(evaluation, out / name)
         erasure.adapter.remove()
