@@ -240,11 +240,11 @@ class Run:
             group["lr"] = self.spec.learning_rate * min(1.0, 0.1 + 0.9 * x)
 
     def erase_rows(self) -> Rows:
-        """States of the bank, half of them under what the domain found, half under the concept's own names."""
+        """States of the bank, half of them under what the domain found, half under plain prompts of the concept's own names."""
         n, bank = self.training.erase_batch, self.context.bank
         index = torch.tensor([self.rng.randrange(len(bank.erase_t)) for _ in range(n)]).to(bank.erase_z.device)
         found = self.domain(self.rng, self.generator, n - n // 2)
-        plain = self.model.encode([self.rng.choice(self.context.names) for _ in range(n // 2)]) if n > 1 else found[:0]
+        plain = self.model.encode([self.rng.choice(TEMPLATES).format(self.rng.choice(self.context.names)) for _ in range(n // 2)]) if n > 1 else found[:0]
         target = self.target(bank.eps_concept[index], bank.eps_empty[index])
         self.pull = max(1e-12, (bank.eps_concept[index] - target).square().mean().item())  # the erasing loss of the frozen model
         return Rows(bank.erase_z[index], bank.erase_t[index], Conditioning.cat([found, plain]), target, 1.0)

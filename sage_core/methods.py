@@ -19,11 +19,11 @@ class Training:
     """
 
     steps: int = 90
-    enough: float = 0.2
+    enough: float = 0.15
     settle: int = 15
     window: int = 5
     learning_rate: float = 2e-3
-    rank: int = 16
+    rank: int = 8
     erase_batch: int = 4
     trajectories: int = 12
     retain_trajectories: int = 12

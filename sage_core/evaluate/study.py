@@ -38,18 +38,18 @@ def variants(sage: Method) -> dict[str, Method]:
     }
 
 
-def rows(concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
-    """(name, spec, attack it?) of every row: first both surfaces under attack, then the other seeds, then the ablation."""
-    out = [(f"{c}-0-{surface}", ErasureSpec(c, seed=0, surface=surface), True) for c in concepts for surface in ("text", "both")]
-    out += [(f"{c}-{seed}-text", ErasureSpec(c, seed=seed, surface="text"), False) for seed in range(1, seeds) for c in concepts]
-    return out + [(f"{c}-0-{v}", ErasureSpec(c, method=v, seed=0), False) for c in concepts if c in ablated for v in variants(METHODS["sage"])]
+def rows(concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
+    """(name, spec, attack it?) of every row: the plain ones first, then both surfaces under attack, then the ablation."""
+    plain = [(f"{c}-{s}-text", ErasureSpec(c, seed=s, surface="text"), False) for s in range(seeds) for c in concepts if s or c not in attacked]
+    strong = [(f"{c}-0-{surface}", ErasureSpec(c, surface=surface), True) for c in concepts if c in attacked for surface in ("text", "both")]
+    return plain + strong + [(f"{c}-0-{v}", ErasureSpec(c, method=v), False) for c in concepts if c in ablated for v in variants(METHODS["sage"])]
 
 
-def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], images: int) -> None:
+def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked_ones: tuple[str, ...], images: int) -> None:
     METHODS.update(variants(METHODS["sage"]))  # for this process only
     model = load_model("demo")
     kept: tuple[tuple, Baseline] | None = None
-    for name, spec, attacked in rows(concepts, seeds, ablated):
+    for name, spec, attacked in rows(concepts, seeds, ablated, attacked_ones):
         path = out / name / "report.json"
         if path.exists():
             continue
@@ -119,11 +119,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the rows; what is there is not made again")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--ablate", default=",".join(ABLATED))
+    parser.add_argument("--attack", default=",".join(CONCEPTS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--images", type=int, default=24, help="pictures a cell")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    run(args.out, tuple(filter(None, args.concepts.split(","))), args.seeds, tuple(filter(None, args.ablate.split(","))), args.images)
+    concepts, ablated, attacked = (tuple(filter(None, names.split(","))) for names in (args.concepts, args.ablate, args.attack))
+    run(args.out, concepts, args.seeds, ablated, attacked, args.images)
     table = markdown(args.out)
     write_text(args.out / "tables.md", table)
     print(table)
