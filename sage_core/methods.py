@@ -19,7 +19,7 @@ class Training:
     """
 
     steps: int = 90
-    enough: float = 0.15
+    enough: float = 0.1
     settle: int = 15
     window: int = 5
     learning_rate: float = 2e-3

@@ -20,9 +20,9 @@ from ..spec import ErasureSpec
 from .measure import Baseline, evaluate, measure_original
 from .report import write_report
 
-TUNED_ON = ("dog", "owl", "guitar", "rabbit", "horse", "car", "ghost", "apple")
-CONCEPTS = ("cat", "frog", "banana", "pizza", "train", "cactus", "house", "robot")
-ABLATED = ("cat", "banana", "train", "robot")
+TUNED_ON = ("dog", "owl", "guitar", "rabbit", "horse", "car", "ghost", "apple", "cat", "frog", "cactus", "pizza", "house")
+CONCEPTS = ("lion", "turtle", "banana", "hamburger", "train", "palm", "castle", "robot")
+ABLATED = ("lion", "turtle", "train", "robot")
 
 
 def variants(sage: Method) -> dict[str, Method]:
