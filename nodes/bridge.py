@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.lora
-import comfy.lora_convert
 import comfy.model_management as management
 import comfy.model_sampling
 import comfy.sample
@@ -124,10 +123,9 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
 
 def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) -> None:
     """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
-    name = key if isinstance(key, str) else key[0]
-    weight = next((sd[name] for sd in known if name in sd), None)
+    weight = next((sd[key] for sd in known if key in sd), None)
     up, down = tensors[f"{layer}.lora_up.weight"], tensors.get(f"{layer}.lora_down.weight")
-    if down is None or weight is None or not isinstance(key, str):
+    if down is None or weight is None:
         return
     if (up.shape[0], down.shape[1]) != (weight.shape[0], weight.shape[1]):
         raise SageError(f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer {weight.shape[1]} to "

@@ -64,7 +64,7 @@ class EraseConcept(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="", surface=AUTOMATIC, strength=0.0, resolution=0):
         """Sentences before anything runs. ComfyUI's own check of lists does not know this schema's, so they are named here too."""
-        from .request import lora_path, lora_stem, parse_concepts
+        from .request import lora_path, lora_stem
 
         def check():
             if concepts is None or lora_name is None:  # linked: known when it runs
@@ -72,7 +72,7 @@ class EraseConcept(io.ComfyNode):
             own = specs(concepts, method or "sage", effort or "standard", 0, retain or "", surface or AUTOMATIC, strength=_number(strength),
                         resolution=resolution or 0)
             for spec in own:
-                lora_path(_folder(), lora_stem(lora_name, spec.concept, len(parse_concepts(concepts)) > 1))
+                lora_path(_folder(), lora_stem(lora_name, spec.concept, len(own) > 1))
 
         return sentence_of(check)
 

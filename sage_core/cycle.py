@@ -171,6 +171,7 @@ class Run:
         self.pull = 1.0
         self.losses: list[dict[str, float]] = []
         self.residuals: list[float] = []
+        self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
 
@@ -193,15 +194,16 @@ class Run:
         self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
         return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
 
-    def erased_at(self) -> int | None:
-        """The step after which the residual was low enough for long enough, or None."""
-        n, r = self.training.window, self.residuals
-        return next((i for i in range(n, len(r) + 1) if sum(r[i - n : i]) / n < self.training.enough), None)
+    def note_residual(self, value: float) -> None:
+        """Remember it, and the first step after which it was low enough for long enough."""
+        self.residuals.append(value)
+        n = self.training.window
+        if self.erased_at is None and len(self.residuals) >= n and sum(self.residuals[-n:]) / n < self.training.enough:
+            self.erased_at = len(self.residuals)
 
     def total(self) -> int:
         """How many steps there will be, as far as is known now."""
-        erased = self.erased_at()
-        return self.training.steps if erased is None else min(self.training.steps, erased + self.training.settle)
+        return self.training.steps if self.erased_at is None else min(self.training.steps, self.erased_at + self.training.settle)
 
     def leak(self) -> float | None:
         pool = getattr(self.domain, "pool", [])
@@ -219,7 +221,7 @@ class Run:
         self.set_rate()
         terms = {"erase": self.erase_rows()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
-        self.residuals.append(losses["erase"].item() / self.pull)
+        self.note_residual(losses["erase"].item() / self.pull)
         losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}

@@ -61,7 +61,9 @@ def restore(run) -> bool:
     run.generator.set_state(tensors["generator"])
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
-    run.losses, run.residuals = meta["losses"], meta["residuals"]
+    run.losses = meta["losses"]
+    for value in meta["residuals"]:
+        run.note_residual(value)
     run.spent = meta["seconds"]
     run.start_cost.forwards -= meta["cost"][0]
     run.start_cost.backwards -= meta["cost"][1]
