@@ -1,6 +1,7 @@
 """The core is quick to import and knows no host."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -47,3 +48,9 @@ def test_install_py_checks_and_changes_nothing():
 def test_requirements_are_floors_without_torch():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert all(">=" in line and "==" not in line for line in lines) and not any(line.startswith("torch") for line in lines)
+
+
+def test_the_version_that_the_registry_reads_is_in_the_changelog():
+    path = re.search(r'\[tool\.comfy\.version\]\npath = "(.+)"', (ROOT / "pyproject.toml").read_text())[1]
+    version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(), re.M)[1]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
