@@ -37,6 +37,6 @@ def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, 
 
 def _ends(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
     tokens = model.text.tokenize(texts, truncate=True)
-    hidden = torch.cat([model.text.encode(type(tokens)([i[a : a + 32] for i in tokens.ids], tokens.end[a : a + 32])).hidden
-                        for a in range(0, len(texts), 32)])
-    return hidden[torch.arange(len(texts), device=hidden.device), tokens.end].float()
+    parts = [type(tokens)([i[a : a + 32] for i in tokens.ids], tokens.end[a : a + 32]).trimmed() for a in range(0, len(texts), 32)]
+    states = [model.text.encode(part).hidden for part in parts]
+    return torch.cat([h[torch.arange(len(h), device=h.device), part.end] for h, part in zip(states, parts)]).float()
