@@ -77,10 +77,13 @@ def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
     picture.save(path, quality=88)
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
+    """Those named, or all."""
     FOLDER.mkdir(exist_ok=True)
     with server.Server(server.find_comfy(), Path(tempfile.mkdtemp())) as running:
         for name, (graph, places) in workflows().items():
+            if names and name not in names:
+                continue
             with pages.opened(running) as (page, _):
                 one(running, page, name, graph, places)
 
@@ -95,8 +98,7 @@ def one(running, page, name: str, graph: dict, places: dict) -> None:
         return
     page.evaluate("window.app.queuePrompt(0)")
     if name == "erase-and-compare":
-        pages.wait_face(page, "erasing 3")
-        time.sleep(10)
+        pages.wait_face(page, "erasing 40/")
         pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
     outcome = running.wait(_queued(running)[0], 400)
     time.sleep(10)
@@ -113,4 +115,4 @@ def _queued(running) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
