@@ -149,7 +149,10 @@ def test_wrong_usage_is_status_2(arguments):
 def start(folder, *more):
     command = [sys.executable, "-m", "sage_core", "erase", "demo", "--concept", "dog", "--steps", "40", "--rank", "2", "--device", "cpu",
                "--save-every", "0", "--no-preview", "--out", "dog.safetensors", *more]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    # A shell that starts this in the background has its children ignore Ctrl-C; here it is to be heard.
+    heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard,
+                            env={**os.environ, "PYTHONPATH": os.getcwd()})
 
 
 @pytest.mark.slow
