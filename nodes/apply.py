@@ -24,7 +24,7 @@ class ApplyErasures(io.ComfyNode):
         names = [NONE, *lora_names()]
         inputs = [
             io.Model.Input("model", tooltip="The model that the erasures were made for, or one with the same CLIP."),
-            io.Clip.Input("clip", tooltip="Its CLIP. Erasures change CLIP by default: use this node's CLIP output for your prompts."),
+            io.Clip.Input("clip", tooltip="Its CLIP. Most erasures change CLIP as well: use this node's CLIP output for your prompts."),
         ]
         for slot in range(1, SLOTS + 1):
             first = slot == 1

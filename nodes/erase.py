@@ -15,6 +15,7 @@ class EraseConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         from ..sage_core.methods import METHODS
+        from ..sage_core.spec import SURFACES
 
         return io.Schema(
             node_id="SAGE_EraseConcept", display_name="Erase Concept", category="SAGE", is_output_node=True,
@@ -22,7 +23,7 @@ class EraseConcept(io.ComfyNode):
                         "and applies it. An unchanged erasure is never trained twice.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from, from any loader. LoRAs that are applied before this node count as part of it."),
-                io.Clip.Input("clip", tooltip="The same checkpoint's CLIP. By default CLIP is what is trained: use this node's CLIP output behind it."),
+                io.Clip.Input("clip", tooltip="The same checkpoint's CLIP. It is trained too: use this node's CLIP output behind it."),
                 io.String.Input("concepts", multiline=True, default="dog", dynamic_prompts=False,
                                 tooltip="What to erase, one concept a line, as you would write it in a prompt. Other words for it may follow a bar: "
                                         "dog | puppy, hound. Every concept gets a LoRA of its own, so that each can be taken out again."),
@@ -40,8 +41,9 @@ class EraseConcept(io.ComfyNode):
                 advanced(io.String.Input("retain", optional=True, multiline=True, default="", dynamic_prompts=False,
                                          tooltip="Words that must stay, one a line or separated by commas, besides the built-in list of everyday things. "
                                                  "Name what is close to the concept, for example wolf when you erase dog.")),
-                advanced(io.Combo.Input("surface", optional=True, options=[AUTOMATIC, "text", "cross_attention", "both"], default=AUTOMATIC,
-                                        tooltip="What is trained: the text encoder, the UNet's cross-attention, or both. Both is the harder to attack.")),
+                advanced(io.Combo.Input("surface", optional=True, options=[AUTOMATIC, *SURFACES], default=AUTOMATIC,
+                                        tooltip="What is trained: the text encoder, the UNet's cross-attention, both, or all of the UNet's attention "
+                                                "blocks (unet). Both is harder to attack than text.")),
                 advanced(io.Int.Input("rank", optional=True, default=0, min=0, max=256, tooltip="Rank of the LoRA; 0 is the method's default.")),
                 advanced(io.Int.Input("steps", optional=True, default=0, min=0, max=100_000,
                                       tooltip="Training steps at most; 0 lets effort decide.")),

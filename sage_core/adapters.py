@@ -11,8 +11,8 @@ from torch import nn
 
 from .diffusion.model import DiffusionModel
 from .errors import SageError
+from .spec import SURFACES
 
-SURFACES = ("text", "cross_attention", "both")
 # Attention without out_proj cannot be loaded by diffusers, so the text surface always takes every matrix of a layer.
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 CROSS_ATTENTION_LAYERS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
@@ -39,13 +39,15 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
 
 
 def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
-    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, or both."""
+    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, both, or all of the UNet's transformer blocks."""
     if surface not in SURFACES:
         raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
     cross = tuple(s.replace(".", "_") for s in CROSS_ATTENTION_LAYERS)
     layers = linear_layers(model)
     text = {k: m for k, m in layers.items() if not k.startswith("lora_unet_")}
     unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(cross)}
+    if surface == "unet":
+        return {k: m for k, m in layers.items() if k.startswith("lora_unet_") and "transformer_blocks" in k}
     return {**(text if surface != "cross_attention" else {}), **(unet if surface != "text" else {})}
 
 

@@ -1,4 +1,4 @@
-"""The command line: sage-erase demo | erase | evaluate | generate | inspect | methods."""
+"""The command line: sage-erase demo | erase | evaluate | bench | generate | inspect | methods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import Cancelled, SageError
+from .spec import SURFACES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--concept", default="dog")
     demo.add_argument("--method", default="sage")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--surface", choices=("text", "cross_attention", "both"), help="what is trained (default: the method's)")
+    demo.add_argument("--surface", choices=SURFACES, help="what is trained (default: the method's)")
     demo.add_argument("--out", default="sage-demo", metavar="DIR", help="folder for the LoRA, the picture and the report")
 
     erase = command("erase", "erase a concept from a model and save a LoRA")
@@ -36,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     erase.add_argument("--retain", action="append", default=[], metavar="TEXT", help="a word that must stay (repeatable)")
     erase.add_argument("--from", dest="source", metavar="FILE", help="repeat the erasure recorded in this LoRA file")
     erase.add_argument("--method", default="sage")
-    erase.add_argument("--surface", choices=("text", "cross_attention", "both"))
+    erase.add_argument("--surface", choices=SURFACES)
+    erase.add_argument("--faithful", action="store_true", help="train as the method's own code does, at its own cost (for comparisons)")
     for name, kind in (("steps", int), ("rank", int), ("alpha", float), ("learning-rate", float), ("eta", float)):
         erase.add_argument(f"--{name}", type=kind)
     erase.add_argument("--seed", type=int, default=0)
@@ -52,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
+
+    bench = command("bench", "run every method on the same work on the bundled model and compare them; goes on where it stopped")
+    bench.add_argument("--methods", metavar="A,B", help="methods to compare (default: all)")
+    bench.add_argument("--concepts", metavar="X,Y", help="concepts to erase (default: six things and a style)")
+    bench.add_argument("--seeds", type=int, default=2, help="seeds for sage and the methods in --twice (default 2); the others get one")
+    bench.add_argument("--twice", metavar="A,B", default="sage", help="methods that get all seeds (default sage)")
+    bench.add_argument("--images", type=int, default=8, help="pictures a cell (default 8)")
+    bench.add_argument("--out", default="sage-bench", metavar="DIR", help="folder for rows, table, CSV and plots")
 
     generate = command("generate", "draw a picture, with or without a LoRA")
     _model(generate)
@@ -189,7 +199,7 @@ def run_erase(args) -> dict:
         raise SageError("Say what to erase: --concept TEXT, or --from FILE to repeat a recorded erasure.")
     else:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), args.method, args.seed, args.surface, args.steps, args.rank,
-                           args.alpha, args.learning_rate, args.eta)
+                           args.alpha, args.learning_rate, args.eta, faithful=args.faithful)
     path = _out(args.out or f"erased-{_slug(spec.concept)}.safetensors", ".safetensors")
     progress = Progress(quiet=args.json is True)
     model = _load(args)
@@ -241,6 +251,32 @@ def run_evaluate(args) -> dict:
     return evaluation.report
 
 
+def run_bench(args) -> dict:
+    """Every method on the same work; what is in the folder already is not made again."""
+    from .diffusion.load import load_model
+    from .evaluate.bench import CONCEPTS, Plan, as_markdown, run
+    from .files import output_path
+    from .methods import METHODS
+    from .progress import Progress
+
+    def listed(text: str | None, known, default) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip())) if text else tuple(default)
+        if bad := [n for n in names if n not in known]:
+            raise SageError(f"There is no {bad[0]!r} to bench; choose from {', '.join(list(known)[:20])}.")
+        return names
+
+    if not 1 <= args.images <= 1000 or not 1 <= args.seeds <= 100:
+        raise SageError(f"--images is from 1 to 1000 and --seeds from 1 to 100, not {args.images} and {args.seeds}.")
+    from .demo import vocabulary
+
+    plan = Plan(listed(args.methods, METHODS, METHODS), listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
+                tuple(range(args.seeds)), listed(args.twice, METHODS, ()), args.images)
+    folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
+    result = run(load_model("demo"), plan, folder, Progress(quiet=args.json is True))
+    _say(args, f"\n{as_markdown(result)}\ntable, CSV and plots in {folder}")
+    return result
+
+
 def run_generate(args) -> dict:
     """Draw one picture."""
     from .evaluate.report import to_pil, write_picture
@@ -281,11 +317,13 @@ def run_inspect(args) -> dict:
 
 
 def run_methods(args) -> dict:
-    """One line a method."""
+    """A method in a few lines: what it does, what it trains, what it costs, where it comes from."""
     from .methods import METHODS
 
-    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation}
-             for m in METHODS.values()}
+    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation,
+                      "unet_passes": m.passes(), "unet_passes_as_published": m.passes(faithful=True)} for m in METHODS.values()}
     for name, m in table.items():
-        _say(args, f"{name:12} {m['summary']}\n{'':12} trains: {m['surface']}, {m['steps']} steps; {m['citation']}")
+        published = f" ({m['unet_passes_as_published']:,} as published)" if m["unet_passes_as_published"] else ""
+        cost = f"about {m['unet_passes']:,} UNet passes{published}" if m["unet_passes"] else "no UNet pass, seconds"
+        _say(args, f"{name:12} {m['summary']}\n{'':12} trains {m['surface'].replace('_', '-')}, {cost}; {m['citation']}")
     return table

@@ -15,13 +15,13 @@ import torch
 
 from . import state as saved
 from .adapters import Adapter, surface_layers
+from .closed_form import LAYERS
+from .context import Context, build_context
 from .diffusion.model import Cost, DiffusionModel
 from .diffusion.text import Conditioning
-from .domain.prompts import compose, meaning
 from .errors import SageError
-from .latents import LatentBank, Rows, build_bank
+from .latents import FreshTrajectories, LatentBank, Rows, build_bank
 from .methods import METHODS, Method, Training
-from .retention.words import TEMPLATES, retained_words
 from .spec import ErasureSpec
 
 
@@ -43,7 +43,7 @@ class Event:
 @dataclass
 class Erasure:
     """The result. `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step; `state`: the finished run's
-    saved state, which `save` deletes."""
+    saved state, which `save` deletes; `dtype`: of the file."""
 
     spec: ErasureSpec
     adapter: Adapter
@@ -51,6 +51,7 @@ class Erasure:
     cost: Cost
     seconds: float
     state: Path | None = None
+    dtype: torch.dtype = torch.float16
 
     def save(self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None) -> Path:
         """Write the LoRA file, atomically and with the whole spec in its metadata."""
@@ -58,43 +59,10 @@ class Erasure:
 
         metadata = metadata_for(model.family, self.spec.to_json(), title or path.stem, model.source, model.fingerprint, model.velocity, result)
         metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
-        write_lora(path, self.adapter, metadata)
+        write_lora(path, self.adapter, metadata, self.dtype)
         if self.state is not None:
             self.state.unlink(missing_ok=True)
         return path
-
-
-@dataclass
-class Context:
-    """What the three choices may see: the model, its adapter, the erased names, the retained words, the bank."""
-
-    model: DiffusionModel
-    adapter: Adapter
-    names: list[str]
-    retained: list[str]
-    bank: LatentBank | None = None
-    _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
-    _empty_end: torch.Tensor | None = None
-
-    @property
-    def empty_end(self) -> torch.Tensor:
-        """The frozen encoder's end state of the empty prompt, the origin from which meanings are measured; [width]."""
-        if self._empty_end is None:
-            with torch.no_grad(), self.adapter.off():
-                self._empty_end = self.model.encode([""]).hidden[0, 1].float()
-        return self._empty_end
-
-    def meaning_of(self, name: str) -> torch.Tensor:
-        """What the frozen encoder says of the bare name: [1, positions, width]."""
-        if name not in self._meanings:
-            with torch.no_grad(), self.adapter.off():
-                prompts = compose(self.model.text, name, ["{}"])
-                self._meanings[name] = meaning(self.model.text.encode(prompts.tokens).hidden, prompts.read, self.empty_end)
-        return self._meanings[name]
-
-    def retained_prompt(self, rng: random.Random) -> str:
-        """A retained word in a plain template."""
-        return rng.choice(TEMPLATES).format(rng.choice(self.retained))
 
 
 def check_vocabulary(model: DiffusionModel, names: list[str]) -> None:
@@ -104,35 +72,30 @@ def check_vocabulary(model: DiffusionModel, names: list[str]) -> None:
     from .demo import vocabulary
 
     for name in names:
-        if vocabulary.find(name) is None:
+        if vocabulary.find(name) is None and name.lower() not in vocabulary.STYLES:
             examples = ", ".join(vocabulary.names()[:8])
-            raise SageError(f"The bundled model cannot draw {name!r}; choose one of its {len(vocabulary.names())} concepts, such as {examples}.")
-
-
-def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter) -> Context:
-    names = [spec.concept, *(s for s in spec.synonyms if s != spec.concept)]
-    with adapter.off():
-        retained = retained_words(model, names, spec.retain)
-    return Context(model, adapter, names, retained)
+            raise SageError(f"The bundled model cannot draw {name!r}; choose one of its {len(vocabulary.names())} concepts, such as {examples}, "
+                            f"or a style ({', '.join(vocabulary.STYLES)}).")
 
 
 def latent_bank(context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]) -> LatentBank:
     """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
     # A short run does not draw more stops than its steps can use.
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
-    concept = [context.names[i % len(context.names)] for i in range(min(training.trajectories, useful))]
+    things = context.things(rng, min(training.trajectories, useful))
+    concept = [context.plain(context.names[i % len(context.names)], thing) for i, thing in enumerate(things)]
     retained = min(training.retain_trajectories, 4 * useful)
     words = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + retained // len(context.retained))]
-    retain = [rng.choice(TEMPLATES).format(w) for w in sum(words, [])[:retained]]
+    retain = [context.retained_prompt(rng, word) for word in sum(words, [])[:retained]]
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
-                          lambda done, total: on_event(Event("bank", done, total)))
+                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(t) for t in things], things=things)
 
 
 def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], None] | None = None, state: Path | None = None,
           resume: bool = False, save_every: float = 10.0) -> Erasure:
-    """Run the cycle. Same spec, model and device: the same tensors.
+    """Run the cycle, or the closed form of a method that has one. Same spec, model and device: the same tensors.
 
     on_event hears of every step and may raise (errors.Cancelled, a host's own interrupt) to stop; the model is left clean.
     state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save; resume: go on from it.
@@ -140,14 +103,16 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     """
     spec = spec.resolved()
     check_vocabulary(model, [spec.concept, *spec.synonyms])
-    method = METHODS[spec.method]
+    method, on_event = METHODS[spec.method], on_event or (lambda event: None)
     generator = torch.Generator().manual_seed(spec.seed)
-    adapter = Adapter.create(surface_layers(model, spec.surface), spec.rank, spec.alpha, generator)
+    layers = {k: v for k, v in surface_layers(model, spec.surface).items() if any(part in k for part in method.layers)}
+    adapter = Adapter.create(layers, spec.rank, spec.alpha, generator)
     pixels, model.pixels = model.pixels, spec.resolution or model.pixels
     try:
         with torch.enable_grad():
-            run = Run(model, spec, method, adapter, generator, on_event or (lambda event: None), state, save_every)
-            return run(resume)
+            if method.closed is not None:
+                return solve(model, spec, method, adapter, on_event)
+            return Run(model, spec, method, adapter, generator, on_event, state, save_every)(resume)
     except BaseException:
         adapter.remove()
         raise
@@ -155,18 +120,31 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
         model.pixels = pixels
 
 
+def solve(model: DiffusionModel, spec: ErasureSpec, method: Method, adapter: Adapter, on_event: Callable[[Event], None]) -> Erasure:
+    """A closed form: no steps, no UNet pass."""
+    start, before = time.monotonic(), dataclasses.replace(model.cost)
+    losses = method.closed(build_context(model, spec, adapter), spec.steps)
+    on_event(Event("done", len(losses), len(losses), losses[-1], 0.0))
+    cost = Cost(model.cost.forwards - before.forwards, model.cost.backwards - before.backwards)
+    rank = max(len(down) for down in adapter.down.values())
+    spec = dataclasses.replace(spec, rank=rank, alpha=float(rank))
+    return Erasure(spec, adapter, losses, cost, time.monotonic() - start, dtype=torch.float32)  # exact, so not rounded
+
+
 class Run:
     """One erasure in progress."""
 
     def __init__(self, model, spec: ErasureSpec, method: Method, adapter: Adapter, generator, on_event, state, save_every):
         self.model, self.spec, self.method, self.adapter = model, spec, method, adapter
-        self.training = dataclasses.replace(method.training, steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
-        self.target = dataclasses.replace(method.target, eta=spec.eta)
+        own = method.published if spec.faithful else method.training
+        self.training = dataclasses.replace(own, steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
         self.generator, self.rng, self.on_event = generator, random.Random(spec.seed), on_event
         self.state_path, self.save_every = state, save_every
         self.optimizer = torch.optim.Adam(adapter.parameters(), lr=spec.learning_rate)
         self.context = build_context(model, spec, adapter)
         self.domain = method.domain.start(self.context)
+        target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
+        self.target = self.context.target = target.start(self.context)  # before the terms, which may share its state
         self.retention = [term.start(self.context) for term in method.retention]
         self.pull = 1.0
         self.losses: list[dict[str, float]] = []
@@ -178,7 +156,9 @@ class Run:
     def __call__(self, resume: bool) -> Erasure:
         start = self.started = time.monotonic()
         if not (resume and saved.restore(self)):
-            self.context.bank = latent_bank(self.context, self.training, self.rng, self.on_event)
+            if self.method.warm is not None and any(name.endswith(LAYERS) for name in self.adapter.layers):
+                self.method.warm(self.context, 1)
+            self.context.source = self.make_source()
         written = time.monotonic()
         while len(self.losses) < self.total():
             self.losses.append(self.step())
@@ -193,6 +173,12 @@ class Run:
         self.adapter.round_(torch.float16)
         self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
         return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
+
+    def make_source(self) -> LatentBank | FreshTrajectories:
+        """A bank walked now, or, faithful to the papers' code, a fresh trajectory at every step."""
+        if not self.training.fresh:
+            return latent_bank(self.context, self.training, self.rng, self.on_event)
+        return FreshTrajectories(self.context, self.training.solver_steps, self.training.guidance)
 
     def note_residual(self, value: float) -> None:
         """Remember it, and the first step after which it was low enough for long enough."""
@@ -216,13 +202,17 @@ class Run:
     def seconds(self) -> float:
         return self.spent + time.monotonic() - self.started
 
+    def parts(self) -> list:
+        """Everything with a state of its own that a saved run must hold."""
+        return [p for p in (self.domain, self.target, *self.retention) if hasattr(p, "tensors")]
+
     def step(self) -> dict[str, float]:
         """Self-check, then one optimiser step: L = L_erase + lambda_g L_global + lambda_l L_local."""
         self.set_rate()
-        terms = {"erase": self.erase_rows()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
+        terms = {"erase": self.erasing()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
-        self.note_residual(losses["erase"].item() / self.pull)
         losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
+        self.note_residual(losses["erase"].item() / self.pull)
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
         if not all(map(_finite, values.values())):
@@ -241,22 +231,23 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.learning_rate * min(1.0, 0.1 + 0.9 * x)
 
-    def erase_rows(self) -> Rows:
-        """States of the bank, half of them under what the domain found, half under plain prompts of the concept's own names."""
-        n, bank = self.training.erase_batch, self.context.bank
-        index = torch.tensor([self.rng.randrange(len(bank.erase_t)) for _ in range(n)]).to(bank.erase_z.device)
-        found = self.domain(self.rng, self.generator, n - n // 2)
-        plain = self.model.encode([self.rng.choice(TEMPLATES).format(self.rng.choice(self.context.names)) for _ in range(n // 2)]) if n > 1 else found[:0]
-        target = self.target(bank.eps_concept[index], bank.eps_empty[index])
-        self.pull = max(1e-12, (bank.eps_concept[index] - target).square().mean().item())  # the erasing loss of the frozen model
-        return Rows(bank.erase_z[index], bank.erase_t[index], Conditioning.cat([found, plain]), target, 1.0)
+    def erasing(self) -> Rows | torch.Tensor:
+        """What the domain found, on its way to the target: rows for the UNet batch, or a loss in text space."""
+        states = self.context.source.concept(self.rng, self.training.erase_batch) if self.training.trajectories or self.training.fresh else None
+        things = states.things if states is not None else self.context.things(self.rng, self.training.erase_batch)
+        found = self.domain(self.rng, self.generator, things)
+        wanted = self.target(states, found, self.rng, self.generator)
+        # The erasing loss of the frozen model is the residual's unit; losses in text space are relative already.
+        self.pull = max(1e-12, wanted.loss(states.eps_concept).item()) if isinstance(wanted, Rows) else 1.0
+        return wanted
 
     def noise_losses(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:
         """Weighted mean squared errors of all rows, from ONE UNet batch."""
+        if not rows:
+            return {}
         parts = list(rows.values())
         eps = self.model.predict_noise(torch.cat([r.z for r in parts]), torch.cat([r.t for r in parts]), Conditioning.cat([r.cond for r in parts]))
-        split = eps.split([len(r.z) for r in parts])
-        return {name: r.weight * (e - r.target).square().mean() for (name, r), e in zip(rows.items(), split)}
+        return {name: r.loss(e) for (name, r), e in zip(rows.items(), eps.split([len(r.z) for r in parts]))}
 
 
 def _finite(value: float) -> bool:

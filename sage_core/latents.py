@@ -1,12 +1,14 @@
-"""The latent bank: noisy latents along a few trajectories, with the frozen predictions that were made to walk them.
+"""Where noisy latents come from: a bank walked once, or, as the papers' own code has it, a fresh trajectory at every step.
 
-Reference implementations sample a fresh trajectory at every training step (50 UNet passes of 55 in ESD). Here a few are
-walked once with a fast solver. Every stop gives a training state (z_t, t), and the predictions eps0(z_t, c) and
+Reference implementations sample a trajectory at every training step (50 UNet passes of 55 in ESD). The bank walks a few of
+them once with a fast solver. Every stop gives a training state (z_t, t), and the predictions eps0(z_t, c) and
 eps0(z_t, "") that guidance needed anyway are the erasing target: they cost nothing more and are never computed again.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +19,40 @@ from .diffusion.text import Conditioning
 
 @dataclass
 class Rows:
-    """Samples for the UNet batch of a step: predict noise in `z` at `t` under `cond`, compare with `target`."""
+    """Samples for the UNet batch of a step: predict noise in `z` at `t` under `cond`, compare with `target`. `weight` of the
+    squared error: a number, or a tensor that broadcasts over [n, 4, h, w]."""
 
     z: torch.Tensor
     t: torch.Tensor
     cond: Conditioning
     target: torch.Tensor
-    weight: float
+    weight: float | torch.Tensor
+
+    def loss(self, eps: torch.Tensor) -> torch.Tensor:
+        """Weighted mean squared error of predictions [n, 4, h, w]."""
+        return (self.weight * (eps - self.target).square()).mean()
+
+
+@dataclass
+class States:
+    """Noisy latents of the concept: z [n, 4, h, w], t [n], and the frozen model's eps0(z, c) and eps0(z, ""). For a style, `things`
+    are what it is shown on, and the prompt without the style stands in the place of the empty one."""
+
+    z: torch.Tensor
+    t: torch.Tensor
+    eps_concept: torch.Tensor
+    eps_empty: torch.Tensor
+    things: list[str | None]
+
+
+@dataclass
+class Kept:
+    """Noisy latents of retained prompts and the frozen model's prediction for them."""
+
+    z: torch.Tensor
+    t: torch.Tensor
+    eps: torch.Tensor
+    prompts: list[str]
 
 
 @dataclass
@@ -37,26 +66,92 @@ class LatentBank:
     retain_z: torch.Tensor
     retain_t: torch.Tensor
     retain_eps: torch.Tensor
-    retain_prompt: torch.Tensor  # index into retain_prompts
+    erase_thing: torch.Tensor  # index into things, on the CPU
+    retain_prompt: torch.Tensor  # index into retain_prompts, on the CPU
+    things: list[str | None]
     retain_prompts: list[str]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {k: v for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
 
+    def concept(self, rng: random.Random, count: int) -> States:
+        """`count` random states of the concept's trajectories."""
+        index = torch.tensor([rng.randrange(len(self.erase_t)) for _ in range(count)])
+        things = [self.things[i] for i in self.erase_thing[index].tolist()]
+        index = index.to(self.erase_z.device)
+        return States(self.erase_z[index], self.erase_t[index], self.eps_concept[index], self.eps_empty[index], things)
+
+    def retained(self, rng: random.Random, count: int) -> Kept:
+        """`count` random states of retained prompts."""
+        index = torch.tensor([rng.randrange(len(self.retain_t)) for _ in range(count)])
+        prompts = [self.retain_prompts[i] for i in self.retain_prompt[index].tolist()]
+        index = index.to(self.retain_z.device)
+        return Kept(self.retain_z[index], self.retain_t[index], self.retain_eps[index], prompts)
+
+
+@dataclass
+class FreshTrajectories:
+    """What the papers' own code does: at every call the model IN TRAINING denoises from noise to a random time, guided.
+
+    context: what to draw; steps: solver steps of a whole trajectory.
+    """
+
+    context: object
+    steps: int
+    guidance: float
+
+    @property
+    def model(self) -> DiffusionModel:
+        return self.context.model
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def concept(self, rng: random.Random, count: int) -> States:
+        """`count` states on one fresh guided trajectory each, stopped at the same random time."""
+        things = self.context.things(rng, count)
+        prompts = [self.context.plain(rng.choice(self.context.names), thing) for thing in things]
+        z, t = self._walk(prompts, rng)
+        with self.context.adapter.off():
+            cond = Conditioning.cat([self.model.encode(prompts), self.model.encode([self.context.neutral(thing) for thing in things])])
+            eps_concept, eps_empty = self.model.predict_noise(torch.cat([z, z]), torch.cat([t, t]), cond).chunk(2)
+        return States(z, t, eps_concept, eps_empty, things)
+
+    @torch.no_grad()
+    def retained(self, rng: random.Random, count: int) -> Kept:
+        """The same for retained prompts."""
+        prompts = [rng.choice(self.context.retained) for _ in range(count)]
+        z, t = self._walk(prompts, rng)
+        with self.context.adapter.off():
+            return Kept(z, t, self.model.predict_noise(z, t, self.model.encode(prompts)), prompts)
+
+    def _walk(self, prompts: list[str], rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        solver, z = self.model.scheduler(self.steps), self.model.noise([rng.randrange(2**31) for _ in prompts])
+        cond, empty = self.model.encode(prompts), self.model.encode([""] * len(prompts))
+        stop = rng.randrange(self.steps)
+        for t in solver.timesteps[:stop]:
+            z = solver.step(self.model.guided(z, t.expand(len(z)), cond, empty, self.guidance), t, z).prev_sample
+        return z, solver.timesteps[stop].expand(len(z)).to(self.model.device)
+
 
 @torch.no_grad()
 def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts: list[str], seeds: list[int], solver_steps: int,
-               guidance: float, on_state=lambda done, total: None, batch: int = 16) -> LatentBank:
-    """Walk one guided trajectory per concept prompt and one unguided per retained prompt with the frozen model.
+               guidance: float, on_state: Callable[[int, int], None] = lambda done, total: None, batch: int = 16,
+               neutral_prompts: list[str] | None = None, things: list[str | None] | None = None) -> LatentBank:
+    """Walk one trajectory per concept prompt, guided away from its neutral prompt (the empty one), and one unguided per retained
+    prompt with the frozen model.
 
-    `seeds`: one per trajectory, concepts first. Call it with every adapter off. `on_state` hears of progress.
+    `seeds`: one per trajectory, concepts first. `things`: what each concept prompt shows a style on. Call it with every adapter off.
+    `on_state` hears of progress.
     """
     total = solver_steps * (len(concept_prompts) + len(retain_prompts))
     done = 0
 
-    def walk(prompts: list[str], own_seeds: list[int], guided: bool) -> list[torch.Tensor]:
+    def walk(prompts: list[str], own_seeds: list[int], neutral: list[str] | None) -> list[torch.Tensor]:
         nonlocal done
-        cond, empty = model.encode(prompts), Conditioning.cat([model.encode([""])] * len(prompts))
+        guided = neutral is not None
+        cond, empty = model.encode(prompts), model.encode(neutral) if guided else None
         solver, z = model.scheduler(solver_steps), model.noise(own_seeds)
         stops = []
         for t in solver.timesteps:
@@ -72,11 +167,19 @@ def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts
             on_state(done, total)
         return [torch.cat(column) for column in zip(*stops)]
 
-    def walk_all(prompts: list[str], own_seeds: list[int], guided: bool) -> list[torch.Tensor]:
-        chunks = [walk(prompts[i : i + batch], own_seeds[i : i + batch], guided) for i in range(0, len(prompts), batch)]
+    def walk_all(prompts: list[str], own_seeds: list[int], neutral: list[str] | None) -> list[torch.Tensor]:
+        if not prompts:  # nothing is erased or retained by its noise
+            return [torch.zeros(0, *model.latent_shape), torch.zeros(0, dtype=torch.long), *[torch.zeros(0, *model.latent_shape)] * 2]
+        parts = [slice(i, i + batch) for i in range(0, len(prompts), batch)]
+        chunks = [walk(prompts[p], own_seeds[p], neutral and neutral[p]) for p in parts]
         return [torch.cat(column) for column in zip(*chunks)]
 
-    erase = walk_all(concept_prompts, seeds[: len(concept_prompts)], guided=True)
-    retain = walk_all(retain_prompts, seeds[len(concept_prompts) :], guided=False)
-    order = [i + j for i in range(0, len(retain_prompts), batch) for _ in range(solver_steps) for j in range(len(retain_prompts[i : i + batch]))]
-    return LatentBank(*erase, retain[0], retain[1], retain[2], torch.tensor(order), retain_prompts)
+    def order(count: int) -> torch.Tensor:
+        """Which trajectory a state is of."""
+        rows = [i + j for i in range(0, count, batch) for _ in range(solver_steps) for j in range(min(batch, count - i))]
+        return torch.tensor(rows, dtype=torch.long)
+
+    n = len(concept_prompts)
+    erase = walk_all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
+    retain = walk_all(retain_prompts, seeds[n:], None)
+    return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), things or [None] * n, retain_prompts)

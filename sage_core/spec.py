@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .errors import SageError
 
 MAX_TEXT = 300
+SURFACES = ("text", "cross_attention", "both", "unet")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ErasureSpec:
 
     concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
     synonyms: other words for it that are to be erased as well; retain: words that must stay (besides the built-in list).
-    surface: "text" (text encoders), "cross_attention" (UNet) or "both"; eta: strength of the negative guidance.
+    surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer blocks); eta: strength of
+    the negative guidance; faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
     resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
     """
 
@@ -35,6 +37,7 @@ class ErasureSpec:
     learning_rate: float | None = None
     eta: float | None = None
     resolution: int | None = None
+    faithful: bool = False
 
     def __post_init__(self) -> None:
         from .methods import METHODS
@@ -44,8 +47,8 @@ class ErasureSpec:
         object.__setattr__(self, "retain", tuple(_text(s, "retained word") for s in _texts(self.retain, "retain")))
         if self.method not in METHODS:
             raise SageError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
-        if self.surface not in (None, "text", "cross_attention", "both"):
-            raise SageError(f"There is no surface {self.surface!r}; choose text, cross_attention or both.")
+        if self.surface is not None and self.surface not in SURFACES:
+            raise SageError(f"There is no surface {self.surface!r}; choose one of {', '.join(SURFACES)}.")
         _number(self.seed, "seed", 0, 2**63 - 1, whole=True)
         for name, low, high, whole in (("steps", 1, 100_000, True), ("rank", 1, 1024, True), ("alpha", 1e-6, 1e6, False),
                                        ("learning_rate", 1e-9, 1.0, False), ("eta", 0.0, 100.0, False)):
@@ -56,16 +59,32 @@ class ErasureSpec:
             _number(self.resolution, "resolution", 64, 2048, whole=True)
             if self.resolution % 64:
                 raise SageError(f"resolution is a multiple of 64, not {self.resolution}.")
+        if not isinstance(self.faithful, bool):
+            raise SageError(f"faithful is true or false, not {self.faithful!r}.")
+        method = METHODS[self.method]
+        if self.faithful and method.published is None:
+            raise SageError(f"There is no published training of {method.title} to be faithful to; leave that out.")
+        if method.closed is not None and self.surface not in (None, method.surface):
+            raise SageError(f"{method.title} edits the UNet's cross-attention and nothing else; leave the surface out.")
         if self.concept in self.retain:
             raise SageError(f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists.")
+
+    @property
+    def is_style(self) -> bool:
+        """Whether the concept is a way of drawing instead of a thing: said in so many words, or a style of the bundled model."""
+        from .demo.vocabulary import STYLES
+
+        words = self.concept.lower().split()
+        return self.concept.lower() in STYLES or words[-1] == "style" or words[:4] == ["in", "the", "style", "of"]
 
     def resolved(self) -> ErasureSpec:
         """The same erasure with the method's defaults written out; this is what a file's metadata holds."""
         from .methods import METHODS
 
         method = METHODS[self.method]
-        defaults = {"surface": method.surface, "steps": method.training.steps, "rank": method.training.rank,
-                    "alpha": float(self.rank or method.training.rank), "learning_rate": method.training.learning_rate, "eta": method.target.eta}
+        training = method.published if self.faithful else method.training
+        defaults = {"surface": method.surface, "steps": training.steps, "rank": training.rank, "learning_rate": training.learning_rate,
+                    "alpha": float(training.alpha or self.rank or training.rank), "eta": getattr(method.target, "eta", None)}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def to_json(self) -> dict:

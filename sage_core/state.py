@@ -14,14 +14,15 @@ from .latents import LatentBank
 
 
 def write(run) -> None:
-    """Save adapter, optimiser, random states, bank, pool of attacks and losses of a `Run`, atomically."""
+    """Save adapter, optimiser, random states, bank, what the parts of the method have learnt, and losses of a `Run`, atomically."""
     from safetensors.torch import save_file
 
     tensors = {f"adapter.{k}": v for k, v in run.adapter.tensors().items()}
     for i, p in enumerate(run.adapter.parameters()):
         for key, value in run.optimizer.state[p].items():
             tensors[f"optimizer.{i}.{key}"] = value.detach().cpu()
-    tensors |= {f"bank.{k}": v.detach().cpu() for k, v in run.context.bank.tensors().items()}
+    tensors |= {f"bank.{k}": v.detach().cpu() for k, v in run.context.source.tensors().items()}
+    tensors |= {f"part.{i}.{k}": v.detach().cpu() for i, part in enumerate(run.parts()) for k, v in part.tensors().items()}
     tensors["generator"] = run.generator.get_state()
     pool = getattr(run.domain, "pool", [])
     for i, attack in enumerate(pool):
@@ -32,7 +33,8 @@ def write(run) -> None:
     meta = {
         "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "residuals": run.residuals,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
-        "cost": [cost.forwards, cost.backwards], "prompts": run.context.bank.retain_prompts, "pool": [[a.name, a.leak] for a in pool],
+        "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
+        "things": getattr(run.context.source, "things", None), "pool": [[a.name, a.thing, a.leak] for a in pool],
     }
     tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
     write_atomically(run.state_path, lambda p: save_file(tensors, p, metadata={"sage.state": json.dumps(meta)}))
@@ -56,8 +58,13 @@ def restore(run) -> bool:
     run.adapter.load({k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")})
     _restore_optimizer(run, tensors)
     bank = {k.removeprefix("bank."): v.to(device) for k, v in tensors.items() if k.startswith("bank.")}
-    run.context.bank = LatentBank(**bank, retain_prompts=meta["prompts"])
-    run.context.bank.retain_prompt = run.context.bank.retain_prompt.cpu()
+    run.context.source = LatentBank(**bank, things=meta["things"], retain_prompts=meta["prompts"]) if bank else run.make_source()
+    if bank:
+        run.context.source.retain_prompt, run.context.source.erase_thing = bank["retain_prompt"].cpu(), bank["erase_thing"].cpu()
+    for i, part in enumerate(run.parts()):
+        own = {k.removeprefix(f"part.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"part.{i}.")}
+        if own:
+            part.load(own)
     run.generator.set_state(tensors["generator"])
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
@@ -68,7 +75,7 @@ def restore(run) -> bool:
     run.start_cost.forwards -= meta["cost"][0]
     run.start_cost.backwards -= meta["cost"][1]
     if meta["pool"]:
-        run.domain.pool = [_attack(tensors, i, name, leak, device) for i, (name, leak) in enumerate(meta["pool"])]
+        run.domain.pool = [_attack(tensors, i, *row, device) for i, row in enumerate(meta["pool"])]
     return True
 
 
@@ -81,10 +88,10 @@ def _restore_optimizer(run, tensors: dict[str, torch.Tensor]) -> None:
     run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
 
 
-def _attack(tensors: dict[str, torch.Tensor], i: int, name: str, leak: float, device):
+def _attack(tensors: dict[str, torch.Tensor], i: int, name: str, thing: str | None, leak: float, device):
     from .domain.self_check import Attack
 
     own = {k.removeprefix(f"pool.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"pool.{i}.")}
     count = sum(k.startswith("ids.") for k in own)
     tokens = Tokens([own[f"ids.{j}"] for j in range(count)], own["end"])
-    return Attack(name, ConceptPrompts(tokens, own["template"], own["read"]), [own[f"embeddings.{j}"] for j in range(count)], leak)
+    return Attack(name, ConceptPrompts(tokens, own["template"], own["read"]), [own[f"embeddings.{j}"] for j in range(count)], thing, leak)

@@ -37,7 +37,7 @@ def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, caps
     capsys.readouterr()
     assert cli.main(["inspect", "dog.safetensors", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["spec"]["concept"] == "dog" and shown["rank"] == 2 and shown["surfaces"] == ["te"]
+    assert shown["spec"]["concept"] == "dog" and shown["rank"] == 2 and shown["surfaces"] == ["te", "unet"]
     assert cli.main(["inspect", "dog.safetensors"]) == 0
     assert "concept: dog" in capsys.readouterr().out
 

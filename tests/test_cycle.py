@@ -201,5 +201,5 @@ def test_the_cycle_ends_early_when_the_concept_s_pull_is_gone(thin, monkeypatch)
 def test_the_residual_is_one_while_nothing_is_erased(demo):
     """The frozen model's own erasing loss is its unit."""
     seen = []
-    erase(demo, ErasureSpec("castle", steps=1), lambda e: seen.append(e.residual) if e.phase == "erase" else None).adapter.remove()
+    erase(demo, ErasureSpec("castle", steps=1, surface="text"), lambda e: seen.append(e.residual) if e.phase == "erase" else None).adapter.remove()
     assert 0.5 < seen[0] < 1.5

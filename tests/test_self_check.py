@@ -38,7 +38,7 @@ def test_template_and_concept_tokens_are_told_apart(context):
 
 def test_search_moves_template_words_and_nothing_else(context):
     search = SelfCheck(steps=3).start(context)
-    for attack in search.search(random.Random(0), torch.Generator().manual_seed(0)):
+    for attack in search.search(random.Random(0), torch.Generator().manual_seed(0), [None]):
         length = attack.embeddings[0].shape[1]
         moved = (attack.embeddings[0] - context.model.text.embed(attack.prompts.tokens)[0][:, :length]).abs().sum(-1) > 0
         assert length == int(attack.prompts.tokens.end) + 1
@@ -49,7 +49,7 @@ def test_search_climbs_its_objective_and_a_random_walk_does_not(context):
     def climb(config):
         search, gains = config.start(context), []
         for seed in range(4):
-            attack = search.search(random.Random(seed), torch.Generator().manual_seed(seed))[0]
+            attack = search.search(random.Random(seed), torch.Generator().manual_seed(seed), [None])[0]
             with torch.no_grad():
                 after, _ = search.objective(attack.prompts, attack.embeddings, "red castle")
                 before, _ = search.objective(attack.prompts, context.model.text.embed(attack.prompts.tokens.trimmed()), "red castle")
@@ -62,7 +62,7 @@ def test_search_climbs_its_objective_and_a_random_walk_does_not(context):
 
 def test_search_calls_no_unet(context):
     before = context.model.cost.forwards
-    SelfCheck().start(context)(random.Random(0), torch.Generator().manual_seed(0), 3)
+    SelfCheck().start(context)(random.Random(0), torch.Generator().manual_seed(0), [None] * 3)
     assert context.model.cost.forwards == before
 
 
@@ -70,7 +70,7 @@ def test_pool_keeps_the_strongest_and_gives_as_many_as_asked(context):
     search = SelfCheck(steps=1, attacks=2, pool=3).start(context)
     rng, generator = random.Random(0), torch.Generator().manual_seed(0)
     for _ in range(4):
-        assert len(search(rng, generator, 5)) == 5
+        assert len(search(rng, generator, [None] * 5)) == 5
     leaks = [a.leak for a in search.pool]
     assert len(leaks) == 3 and leaks == sorted(leaks, reverse=True)
 

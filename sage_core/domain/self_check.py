@@ -23,7 +23,8 @@ from .prompts import TEMPLATES, ConceptPrompts, compose, likeness, meaning
 class SelfCheck:
     """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in units of an
     embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle; pool: how many of the
-    strongest are kept; random: replace every gradient by a random direction (the outside-in ablation)."""
+    strongest are kept; plain: the share of the samples that are the concept's names in plain templates; random: replace every
+    gradient by a random direction (the outside-in ablation)."""
 
     steps: int = 6
     stride: float = 0.6
@@ -31,6 +32,7 @@ class SelfCheck:
     beta: float = 1.0
     attacks: int = 2
     pool: int = 8
+    plain: float = 0.5
     random: bool = False
 
     def start(self, context) -> SelfCheckSearch:
@@ -44,6 +46,7 @@ class Attack:
     name: str
     prompts: ConceptPrompts
     embeddings: list[torch.Tensor]
+    thing: str | None = None
     leak: float = 1.0
 
     def conditioning(self, text) -> Conditioning:
@@ -60,24 +63,39 @@ class SelfCheckSearch:
     context: object  # cycle.Context: the model, the adapter, the names, the empty prompt's end state
     pool: list[Attack] = field(default_factory=list)
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, count: int) -> Conditioning:
-        """`count` conditionings T(tau_p) that still mean the concept: fresh finds first, then the pool's strongest."""
-        fresh = self.search(rng, generator)
+    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
+        """Conditionings that still mean the concept, one a thing: fresh finds T(tau_p), the pool's strongest, plain prompts last."""
+        plain = min(len(things) - 1, round(self.config.plain * len(things)))
+        found = self.found(rng, generator, things[: len(things) - plain])
+        names = [self.context.erased_prompt(rng, thing) for thing in things[len(things) - plain :]]
+        return found if not plain else Conditioning.cat([found, self.context.model.encode(names)])
+
+    def found(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
+        """The search's prompts, one a thing, encoded as things stand."""
+        fresh = self.search(rng, generator, things)
         self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
-        chosen = [*fresh, *(a for a in self.pool if a not in fresh)]
-        chosen = [chosen[i % len(chosen)] for i in range(count)]
+        known = [*fresh, *(a for a in self.pool if a not in fresh)]
+        chosen, uses = [], {id(a): 0 for a in known}
+        for thing in things:  # the least used one that shows this very thing: a style's prompt must not change what it shows
+            attack = min((a for a in known if a.thing == thing), key=lambda a: uses[id(a)])
+            uses[id(attack)] += 1
+            chosen.append(attack)
         return Conditioning.cat([a.conditioning(self.context.model.text) for a in chosen])
 
-    def search(self, rng: random.Random, generator: torch.Generator) -> list[Attack]:
-        """One cycle of the search from `attacks` random templates."""
+    def search(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> list[Attack]:
+        """One cycle of the search, from `attacks` random templates, or from one for each of a style's things."""
         context, config = self.context, self.config
-        name = rng.choice(context.names)
-        prompts = compose(context.model.text, name, rng.sample(TEMPLATES, config.attacks))
+        name, shown = rng.choice(context.names), [None] * config.attacks if things[0] is None else list(dict.fromkeys(things))
+        templates = rng.sample(TEMPLATES, config.attacks) if things[0] is None else [context.template(rng, thing, name) for thing in shown]
+        prompts = compose(context.model.text, name, templates)
+        for row, thing in enumerate(shown):
+            if thing is not None:  # what a style is shown on must stay what it is
+                prompts.template[row] &= ~torch.isin(prompts.tokens.ids[0][row], torch.tensor(context.model.text.words(thing)).to(prompts.template.device))
         start = context.model.text.embed(prompts.tokens.trimmed())
         moved, leak = start, torch.ones(len(prompts))
         for _ in range(config.steps):
             moved, leak = self.step(prompts, moved, name, generator)
-        return [Attack(name, *_row(prompts, moved, i), float(leak[i])) for i in range(len(prompts))]
+        return [Attack(name, *_row(prompts, moved, i), shown[i], float(leak[i])) for i in range(len(prompts))]
 
     def objective(self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The equation above and its first term, the leak; both [batch]."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from ..diffusion.text import Conditioning
-from .prompts import TEMPLATES, compose
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,9 @@ class WordDomain:
     config: Word
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, count: int) -> Conditioning:
-        """`count` conditionings of the concept's names."""
-        text = self.context.model.text
-        rows = [(rng.choice(self.context.names), rng.choice(TEMPLATES) if self.config.templates else "{}") for _ in range(count)]
-        return Conditioning.cat([text.encode(compose(text, name, [template]).tokens) for name, template in rows])
+    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
+        """Conditionings of the concept's names, one a thing."""
+        return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), thing) for thing in things])
+
+    def prompt(self, rng: random.Random, name: str, thing: str | None) -> str:
+        return self.context.template(rng, thing, name).format(name) if self.config.templates else self.context.plain(name, thing)

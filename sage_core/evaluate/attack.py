@@ -16,8 +16,14 @@ import torch
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..domain.prompts import compose
+from ..spec import ErasureSpec
 
 TEMPLATE = "a drawing of a {}"
+STYLE_TEMPLATE = "a {} drawing of a house"  # a style is attacked on one thing
+
+
+def template_of(spec: ErasureSpec) -> str:
+    return STYLE_TEMPLATE if spec.is_style else TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,23 @@ class Found:
 
 
 @torch.no_grad()
-def concept_latents(model: DiffusionModel, concept: str, attack: ConceptInversion, seed: int) -> torch.Tensor:
+def concept_latents(model: DiffusionModel, spec: ErasureSpec, attack: ConceptInversion, seed: int) -> torch.Tensor:
     """Clean latents [n, 4, h, w] of the concept; call it with the original model (adapter off)."""
-    cond = model.encode([TEMPLATE.format(concept)] * attack.latents)
+    cond = model.encode([template_of(spec).format(spec.concept)] * attack.latents)
     return model.sample(cond, [70_000 + 1000 * seed + i for i in range(attack.latents)], attack.solver_steps)
 
 
-def invert(model: DiffusionModel, latents: torch.Tensor, concept: str, attack: ConceptInversion, seed: int = 0) -> list[Found]:
+def invert(model: DiffusionModel, latents: torch.Tensor, spec: ErasureSpec, attack: ConceptInversion, seed: int = 0) -> list[Found]:
     """Run the attack from every start against the model as it stands; strongest (lowest loss) first."""
-    found = [_optimise(model, latents, concept if s == "concept" else s, attack, seed) for s in attack.starts]
+    found = [_optimise(model, latents, template_of(spec), spec.concept if s == "concept" else s, attack, seed) for s in attack.starts]
     return sorted(found, key=lambda f: f.loss)
 
 
-def _optimise(model: DiffusionModel, latents: torch.Tensor, start: str, attack: ConceptInversion, seed: int) -> Found:
+def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start: str, attack: ConceptInversion, seed: int) -> Found:
     generator = torch.Generator().manual_seed(seed)
     text = model.text
     # As many places as there are free vectors; the start's own tokens fill them, repeated where it has fewer.
-    prompts = compose(text, " ".join(["thing"] * attack.vectors), [TEMPLATE])
+    prompts = compose(text, " ".join(["thing"] * attack.vectors), [template])
     places = prompts.read[0, :-1]
     base = text.embed(prompts.tokens)
     own = text.embed(text.tokenize([start]))

@@ -26,6 +26,7 @@ class Evaluation:
     before: torch.Tensor
     after: torch.Tensor
     attacked: torch.Tensor | None = None
+    seen: list[tuple[bool, bool]] | None = None  # per prompt, before and after; None without a probe
 
 
 def load_judge(model: DiffusionModel):
@@ -40,7 +41,7 @@ def load_judge(model: DiffusionModel):
 
 def seen(judge, images: torch.Tensor, expected: list[str]) -> list[bool]:
     """For each picture: does the probe see what the prompt asked for?"""
-    return [s.concept == e for s, e in zip(judge.look(images), expected)]
+    return [e in (s.concept, s.style) for s, e in zip(judge.look(images), expected)]
 
 
 def fractions(judge, prompts: list[Prompt], images: torch.Tensor) -> dict[str, float | None]:
@@ -90,7 +91,7 @@ def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16,
     base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
-        base.latents = concept_latents(model, spec.concept, attack, seed)
+        base.latents = concept_latents(model, spec, attack, seed)
         base.attacked, _ = strongest(model, base, spec, attack, images, seed)
     return base
 
@@ -111,15 +112,23 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
                  "peak_memory_mb": round(peak_memory_mb(), 1)},
         "lora": lora, "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
-    return Evaluation(report, base.prompts, base.pictures, after, pictures)
+    return Evaluation(report, base.prompts, base.pictures, after, pictures, both_seen(base, after))
+
+
+def both_seen(base: Baseline, after: torch.Tensor) -> list[tuple[bool, bool]] | None:
+    """Per prompt: is what was asked for seen before, and after?"""
+    if base.judge is None:
+        return None
+    expected = [p.expected for p in base.prompts]
+    return list(zip(seen(base.judge, base.pictures, expected), seen(base.judge, after, expected)))
 
 
 def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int, seed: int) -> tuple[float, torch.Tensor]:
     """The highest success over all starts of the attack, and its pictures."""
     from ..demo import vocabulary
 
-    wanted, best, pictures = vocabulary.find(spec.concept).name, -1.0, None
-    for found in invert(model, base.latents, spec.concept, attack, seed):
+    wanted, best, pictures = spec.concept.lower() if spec.is_style else vocabulary.find(spec.concept).name, -1.0, None
+    for found in invert(model, base.latents, spec, attack, seed):
         drawn = attack_images(model, found, images, seed)
         if (rate := sum(seen(base.judge, drawn, [wanted] * images)) / images) > best:
             best, pictures = rate, drawn

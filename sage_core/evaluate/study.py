@@ -1,6 +1,6 @@
 """The tables of docs/results.md: `python -m sage_core.evaluate.study --out DIR`. Stop it at any time; it goes on where it was.
 
-Every row is one JSON file, the report of the public contract, made by the landed defaults on the bundled model.
+Every row is one JSON file, the report of the public contract, made by one method on the bundled model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ABLATED = ("lion", "turtle", "train", "robot")
 
 
 def variants(sage: Method) -> dict[str, Method]:
-    """SAGE with one part taken out or exchanged."""
+    """The method with one part taken out or exchanged."""
     def without(term: str) -> tuple:
         return tuple(t for t in sage.retention if type(t).__name__ != term)
 
@@ -38,18 +38,18 @@ def variants(sage: Method) -> dict[str, Method]:
     }
 
 
-def rows(concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
+def rows(method: str, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
     """(name, spec, attack it?) of every row: the plain ones first, then both surfaces under attack, then the ablation."""
-    plain = [(f"{c}-{s}-text", ErasureSpec(c, seed=s, surface="text"), False) for s in range(seeds) for c in concepts if s or c not in attacked]
-    strong = [(f"{c}-0-{surface}", ErasureSpec(c, surface=surface), True) for c in concepts if c in attacked for surface in ("text", "both")]
-    return plain + strong + [(f"{c}-0-{v}", ErasureSpec(c, method=v), False) for c in concepts if c in ablated for v in variants(METHODS["sage"])]
+    plain = [(f"{c}-{s}-text", ErasureSpec(c, method=method, seed=s, surface="text"), False) for s in range(seeds) for c in concepts if s or c not in attacked]
+    strong = [(f"{c}-0-{surface}", ErasureSpec(c, method=method, surface=surface), True) for c in concepts if c in attacked for surface in ("text", "both")]
+    return plain + strong + [(f"{c}-0-{v}", ErasureSpec(c, method=v), False) for c in concepts if c in ablated for v in variants(METHODS[method])]
 
 
-def run(out: Path, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked_ones: tuple[str, ...], images: int) -> None:
-    METHODS.update(variants(METHODS["sage"]))  # for this process only
+def run(out: Path, method: str, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked_ones: tuple[str, ...], images: int) -> None:
+    METHODS.update(variants(METHODS[method]))  # for this process only
     model = load_model("demo")
     kept: tuple[tuple, Baseline] | None = None
-    for name, spec, attacked in rows(concepts, seeds, ablated, attacked_ones):
+    for name, spec, attacked in rows(method, concepts, seeds, ablated, attacked_ones):
         path = out / name / "report.json"
         if path.exists():
             continue
@@ -117,6 +117,7 @@ def _mean_row(title: str, reports: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the rows; what is there is not made again")
+    parser.add_argument("--method", default="sage-text", choices=list(METHODS), help="whose surfaces, terms and attacks are studied")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--ablate", default=",".join(ABLATED))
     parser.add_argument("--attack", default=",".join(CONCEPTS))
@@ -125,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     concepts, ablated, attacked = (tuple(filter(None, names.split(","))) for names in (args.concepts, args.ablate, args.attack))
-    run(args.out, concepts, args.seeds, ablated, attacked, args.images)
+    run(args.out, args.method, concepts, args.seeds, ablated, attacked, args.images)
     table = markdown(args.out)
     write_text(args.out / "tables.md", table)
     print(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..cost import ROW
 from ..latents import Rows
 
 
@@ -19,6 +20,10 @@ class Noise:
 
     weight: float = 1.0
     batch: int = 4
+
+    def passes(self, walk: int, batch: int) -> int:
+        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
+        return self.batch * (ROW + walk)
 
     def start(self, context) -> NoiseTerm:
         return NoiseTerm(self, context)
@@ -31,8 +36,5 @@ class NoiseTerm:
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
         """Rows for the step's UNet batch: retained states of the bank, their prompts encoded as things stand."""
-        bank = self.context.bank
-        index = torch.tensor([rng.randrange(len(bank.retain_t)) for _ in range(self.config.batch)])
-        cond = self.context.model.encode([bank.retain_prompts[i] for i in bank.retain_prompt[index].tolist()])
-        index = index.to(bank.retain_z.device)
-        return Rows(bank.retain_z[index], bank.retain_t[index], cond, bank.retain_eps[index], self.config.weight)
+        kept = self.context.source.retained(rng, self.config.batch)
+        return Rows(kept.z, kept.t, self.context.model.encode(kept.prompts), kept.eps, self.config.weight)

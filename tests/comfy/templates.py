@@ -28,7 +28,7 @@ The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: n
 Then type another concept (the bundled model draws 117 things), or put *Erase Concept* behind your own checkpoint loader.""",
     "erase-behind-a-checkpoint": """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
 
-Use the MODEL **and** the CLIP that come out of *Erase Concept*: by default it is CLIP that is changed.""",
+Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed.""",
     "stack-three-erasures": """Three concepts, three LoRAs, stacked.
 
 **To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back.""",
@@ -98,7 +98,7 @@ def one(running, page, name: str, graph: dict, places: dict) -> None:
         return
     page.evaluate("window.app.queuePrompt(0)")
     if name == "erase-and-compare":
-        pages.wait_face(page, "erasing 40/")
+        pages.wait_face(page, "erasing 20/")
         pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
     outcome = running.wait(_queued(running)[0], 400)
     time.sleep(10)

@@ -1,0 +1,197 @@
+"""Erasing in closed form, in seconds and without a UNet pass: UCE (arXiv 2308.14761) and RECE (arXiv 2407.12383).
+
+Cross-attention reads the prompt through K and V alone. UCE changes each of those matrices W so that the concept's embeddings c
+give what the aim's embeddings g gave, while retained embeddings r give what they gave:
+
+    W* = (l W + s sum (W g) c^T + p sum (W r) r^T) (l I + s sum c c^T + p sum r r^T)^-1
+
+With M the matrix that is inverted, W* - W = s sum (W g - W c) c^T M^-1: its rank is at most the number of edited embeddings,
+so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, without any loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .domain.prompts import TEMPLATES
+
+LAYERS = ("attn2_to_k", "attn2_to_v")
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes; ridge: RECE's l in the search
+    for embeddings that still mean the concept. One round is UCE; every further one is RECE's. rounds: how many, whatever the steps.
+    templates: put the concept and the retained words into so many templates too; eta: aim beyond the aim, away from the concept;
+    keep_rank: bring the edit down to the adapter's own rank (the nearest such matrix), to train on from there."""
+
+    keep_own: float = 0.5
+    erase: float = 1.0
+    retain: float = 1.0
+    aim: str = " "
+    ridge: float = 0.5
+    rounds: int | None = None
+    templates: int = 0
+    eta: float = 0.0
+    keep_rank: bool = False
+
+    def __call__(self, context, steps: int) -> list[dict[str, float]]:
+        """Edit the context's adapter in place, `steps` rounds; one dict a round, with the share of the concept's pull that was left before it."""
+        concept, aim, kept = embeddings(context, self.aim, self.templates)
+        aim = aim - self.eta * (concept - aim)
+        edit = Edit(self, {name: layer for name, layer in context.adapter.layers.items() if name.endswith(LAYERS)}, kept)
+        losses = []
+        edited = concept
+        for turn in range(self.rounds or steps):
+            if turn:
+                edited = edit.still_means(concept, self.ridge)
+            losses.append({"erase": edit.pull(concept, aim)})
+            edit.add(edited, aim)
+        edit.write(context.adapter, self.keep_rank)
+        return losses
+
+
+STYLE_THINGS = 8  # on so many things a style is shown where it is edited
+BATCH = 16  # prompts encoded at once
+KEPT = 100  # so many retained words, the nearest
+
+
+def embeddings(context, aim: str, templates: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """C and G [n, width], row for row, and R [m, width], in float64; of bare words, and of words in some templates too.
+
+    Of a thing's names: the last token's state, the end state, and the mean of the padding's, which the UNet reads as well; each is
+    to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
+    state knows of the style; each is to become what the prompt without the style has there.
+    """
+    rows, wanted, kept = [], [], []
+    beside = [context.plain(s, w) for s in context.other_styles for w in context.retained[::STYLE_THINGS]] if context.style else []
+    for name in context.names:
+        for thing in [None] if not context.style else context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]:
+            pairs = _thing_pairs(context, name, aim.strip(), templates) if thing is None else _style_pairs(context, name, thing, aim.strip())
+            rows += [c for c, _ in pairs]
+            wanted += [g for _, g in pairs]
+    words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
+    prompts = [template.format(word) for i, word in enumerate([*words, *beside])
+               for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, templates)))]]
+    for i in range(0, len(prompts), BATCH):
+        tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
+        with torch.no_grad(), context.adapter.off():
+            states = context.model.text.encode(tokens).hidden.cpu().double()
+        kept += [row for hidden, end in zip(states, tokens.end.tolist()) for row in _read(hidden, end)]
+    return torch.stack(rows), torch.stack(wanted), torch.stack(kept)
+
+
+def _read(hidden: torch.Tensor, end: int) -> list[torch.Tensor]:
+    """What is read of a prompt's last word: its token's state, the end state, and the mean of the padding's."""
+    return [hidden[end - 1], hidden[end], hidden[end + 1 :].mean(0) if end + 1 < len(hidden) else hidden[end]]
+
+
+def _thing_pairs(context, name: str, aim: str, templates: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    goal, pairs = _states(context, aim), []
+    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
+    for template in ["{}", *ending[:templates]]:
+        prompt = template.format(name)
+        end = 1 + len(context.model.text.words(prompt))
+        pairs += list(zip(_read(_states(context, prompt), end), _read(goal, end)))
+    return pairs
+
+
+def _style_pairs(context, name: str, thing: str, aim: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of a thing in the style: the style's own state becomes what stands before it, everything behind it what it is without."""
+    own, goal = _states(context, context.plain(name, thing)), _states(context, aim or context.neutral(thing))
+    start, length, end = _place(context, name, thing)
+    pairs = [(own[start + length - 1], goal[start - 1])] + [(own[p], goal[p - length]) for p in range(start + length, end + 1)]
+    return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 :].mean(0))]
+
+
+def _states(context, prompt: str) -> torch.Tensor:
+    return context.frozen(prompt).hidden[0].cpu().double()
+
+
+def _place(context, name: str, thing: str | None) -> tuple[int, int, int]:
+    """Where the name starts in its plain prompt, how many tokens it has, and where the prompt ends."""
+    text = context.model.text
+    before = 0 if thing is None else len(text.words(context.plain_template(name, thing).split("{}")[0].strip()))
+    return 1 + before, len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))
+
+
+class Edit:
+    """The change of every matrix so far, as factors: W + up @ down, `down` [n, width] shared by all of them.
+
+    Solved on the CPU in float64, one matrix after the other, since not every device has that type and a large model's matrices
+    would fill the memory.
+    """
+
+    def __init__(self, config: ClosedForm, layers: dict[str, torch.nn.Linear], kept: torch.Tensor):
+        self.config, self.layers, self.kept = config, layers, kept
+        self.down = kept.new_zeros(0, kept.shape[1])
+        self.up = {name: kept.new_zeros(layer.out_features, 0) for name, layer in layers.items()}
+
+    def original(self, name: str) -> torch.Tensor:
+        """W, [out, width]."""
+        return self.layers[name].weight.detach().cpu().double()
+
+    def add(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
+        """UCE's edit on top of what is there; `aim` is read by the ORIGINAL matrices."""
+        c = self.config
+        m = c.keep_own * torch.eye(concept.shape[1], dtype=concept.dtype) + c.erase * concept.T @ concept + c.retain * self.kept.T @ self.kept
+        down = torch.linalg.solve(m, concept.T).T  # C M^-1, since M is symmetric
+        for name in self.layers:
+            own = self.original(name)
+            self.up[name] = torch.cat([self.up[name], c.erase * (own @ aim.T - self.read(name, own, concept))], dim=1)
+        self.down = torch.cat([self.down, down])
+
+    def read(self, name: str, own: torch.Tensor, concept: torch.Tensor) -> torch.Tensor:
+        """What the matrix, as edited so far, makes of embeddings; [out, n]."""
+        return own @ concept.T + self.up[name] @ (self.down @ concept.T)
+
+    def still_means(self, concept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """RECE: the embeddings that the edited matrices read as the original ones read the concept; [n, width].
+
+        c' = (l I + sum Wn^T Wn)^-1 (sum Wn^T Wo) c over all K and V.
+        """
+        left = ridge * torch.eye(concept.shape[1], dtype=concept.dtype)
+        right = torch.zeros_like(left)
+        for name in self.layers:
+            own = self.original(name)
+            new = own + self.up[name] @ self.down
+            left, right = left + new.T @ new, right + new.T @ own
+        return torch.linalg.solve(left, right @ concept.T).T
+
+    def pull(self, concept: torch.Tensor, aim: torch.Tensor) -> float:
+        """How far K and V still read the concept away from its aim, relative to the original; 1 before the first edit."""
+        now = before = 0.0
+        for name in self.layers:
+            own = self.original(name)
+            now += float((self.read(name, own, concept) - own @ aim.T).square().sum())
+            before += float((own @ (concept - aim).T).square().sum())
+        return now / max(before, 1e-30)
+
+    @torch.no_grad()
+    def write(self, adapter, keep_rank: bool = False) -> None:
+        """Put the factors into the adapter's layers, unscaled (alpha = rank); a rank beyond the matrix's own is brought back to it.
+
+        keep_rank: into an adapter that is trained on, whose own tensors are filled with the nearest matrices of that rank.
+        """
+        for name, layer in self.layers.items():
+            down, up = self.down, self.up[name]
+            if keep_rank or len(down) > min(layer.weight.shape):
+                down, up = thin_factors(down, up)
+            if keep_rank:
+                rank = len(adapter.down[name])
+                adapter.down[name].zero_()[: len(down)].copy_(down[:rank])
+                adapter.up[name].zero_()[:, : len(down)].copy_(up[:, :rank] * rank / adapter.alpha[name])
+            else:
+                device = adapter.down[name].device
+                adapter.down[name], adapter.up[name] = (x.float().contiguous().to(device) for x in (down, up))
+                adapter.alpha[name] = float(len(down))
+
+
+def thin_factors(down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same product from its singular vectors, largest first, both factors of like size; QR first, so that no full matrix is made."""
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    u, s, v = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+    return s.sqrt()[:, None] * (v @ q_down.T), (q_up @ u) * s.sqrt()

@@ -1,0 +1,216 @@
+"""Every method on the same work, in one run that goes on where it stopped: one report.json a row, then a table, a CSV and plots.
+
+Rows of one concept and seed share the original model's pictures, the attack's control and the order of their seeds, so that
+methods are compared on the same prompts, noise and attack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..cycle import erase
+from ..diffusion.model import DiffusionModel
+from ..errors import Cancelled, SageError
+from ..files import write_atomically, write_text
+from ..methods import METHODS
+from ..spec import ErasureSpec
+from .attack import ConceptInversion
+from .measure import Baseline, evaluate, load_judge, measure_original
+from .plots import draw_all
+from .report import write_report
+
+CONCEPTS = ("lion", "turtle", "banana", "train", "castle", "robot")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `second`: methods that get all `seeds`; the others get the first alone. `cost_steps`: steps of each
+    published training that are run to measure its cost."""
+
+    methods: tuple[str, ...]
+    concepts: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1)
+    second: tuple[str, ...] = ("sage",)
+    images: int = 8
+    attack: ConceptInversion = ConceptInversion(steps=100)
+    cost_steps: int = 3
+
+    def rows(self) -> list[ErasureSpec]:
+        """Concept by concept, so that rows that share an original stand together."""
+        return [ErasureSpec(c, method=m, seed=s) for c in self.concepts for s in self.seeds for m in self.methods if s == self.seeds[0] or m in self.second]
+
+
+def name_of(spec: ErasureSpec) -> str:
+    return f"{spec.concept.replace(' ', '-')}-{spec.seed}-{spec.method}"
+
+
+def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None] = lambda text: None) -> dict:
+    """Make the rows that are missing in `out`, then measure published costs, then write table, CSV and plots; the summary."""
+    kept: tuple[tuple, Baseline] | None = None
+    rows = plan.rows()
+    for i, spec in enumerate(rows):
+        folder = out / name_of(spec)
+        if (folder / "report.json").exists():
+            continue
+        say(f"{i + 1}/{len(rows)} {spec.method} erases {spec.concept!r}, seed {spec.seed}")
+        key = (spec.concept, spec.seed)
+        if kept is None or kept[0] != key:
+            kept = (key, original(model, spec, plan, out))
+        one_row(model, spec, plan, kept[1], folder)
+    costs = {m: published_cost(model, m, plan, out, say) for m in plan.methods if METHODS[m].published is not None}
+    result = summary(model, out, plan, costs)
+    write_text(out / "bench.json", json.dumps(result, indent=1))
+    write_text(out / "bench.csv", as_csv(result))
+    write_text(out / "bench.md", as_markdown(result))
+    try:
+        draw_all(result, out)
+    except SageError as error:
+        say(str(error))
+    return result
+
+
+def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) -> Baseline:
+    """The original model's pictures, latents and control, made once a concept and seed and kept as a file."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = out / "originals" / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
+    fresh = measure_prompts(model, spec, plan)
+    if path.exists():
+        with safe_open(path, "pt") as f:
+            fresh.pictures, fresh.latents = f.get_tensor("pictures"), f.get_tensor("latents")
+            fresh.attacked = float(f.metadata()["attacked"])
+        return fresh
+    base = measure_original(model, spec, plan.images, spec.seed, plan.attack)
+    tensors = {"pictures": base.pictures.contiguous(), "latents": base.latents.contiguous()}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(base.attacked)}))
+    return base
+
+
+def measure_prompts(model: DiffusionModel, spec: ErasureSpec, plan: Plan) -> Baseline:
+    from .cells import demo_prompts
+
+    return Baseline(load_judge(model), demo_prompts(spec, plan.images, spec.seed), torch.zeros(0))
+
+
+def one_row(model: DiffusionModel, spec: ErasureSpec, plan: Plan, base: Baseline, folder: Path) -> None:
+    """Erase, save, measure, report; the adapter comes off whatever happens."""
+    erasure = erase(model, spec)
+    try:
+        lora = erasure.save(folder / f"{folder.name}.safetensors", model)
+        about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
+        evaluation = evaluate(model, base, erasure.spec, erasure.cost, erasure.seconds, about, plan.images, spec.seed, plan.attack)
+        prompts = [{"cell": p.cell, "expected": p.expected, "before": b, "after": a} for p, (b, a) in zip(evaluation.prompts, evaluation.seen)]
+        write_text(folder / "prompts.json", json.dumps(prompts))
+        write_report(evaluation, folder)
+    finally:
+        erasure.adapter.remove()
+
+
+def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
+    """UNet passes and seconds of the paper's own training: `cost_steps` steps measured and counted up to all of them."""
+    path = out / "published" / f"{method}-{plan.cost_steps}.json"
+    if not path.exists():
+        say(f"measuring what {METHODS[method].title} costs as published ({plan.cost_steps} of {METHODS[method].published.steps} steps)")
+        spec = ErasureSpec(plan.concepts[0], method=method, faithful=True)
+        taken: list[tuple[int, float]] = []
+        start = dataclasses.replace(model.cost)
+
+        def stop(event) -> None:
+            if event.phase == "erase":
+                taken.append((model.cost.passes - start.passes, event.eta))
+                if event.step >= plan.cost_steps:
+                    raise Cancelled("measured")
+
+        began = time.monotonic()
+        with contextlib.suppress(Cancelled):
+            erase(model, spec, stop)
+        share = METHODS[method].published.steps / len(taken)
+        data = {"passes": round(taken[-1][0] * share), "seconds": round((time.monotonic() - began) * share, 1), "measured_steps": len(taken),
+                "steps": METHODS[method].published.steps}
+        write_text(path, json.dumps(data))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def mean(values) -> float | None:
+    values = [v for v in values if v is not None]
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def distances(model: DiffusionModel, concept: str, words: set[str]) -> dict[str, float]:
+    """1 - cosine between the frozen encoder's end states of the concept and of each word, less the empty prompt's."""
+    def ends(texts: list[str]) -> torch.Tensor:
+        tokens = model.text.tokenize(texts)
+        return model.text.encode(tokens).hidden[torch.arange(len(texts)), tokens.end].float()
+
+    order = sorted(words)
+    with torch.no_grad():
+        empty = ends([""])
+        like = torch.cosine_similarity(ends(order) - empty, ends([concept]) - empty)
+    return dict(zip(order, (1 - like).tolist()))
+
+
+def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5) -> list[dict]:
+    """How much is kept of words near and far, in `bins` equal shares by their distance from the erased concept (EraseBench)."""
+    points = []
+    for concept, folder in folders:
+        prompts = [p for p in json.loads((folder / "prompts.json").read_text(encoding="utf-8")) if p["cell"] in ("near", "far") and p["before"]]
+        away = distances(model, concept, {p["expected"] for p in prompts})
+        points += [(away[p["expected"]], p["after"]) for p in prompts]
+    points.sort()
+    parts = [points[i * len(points) // bins : (i + 1) * len(points) // bins] for i in range(bins)]
+    return [{"distance": mean(d for d, _ in part), "kept": mean(float(k) for _, k in part), "prompts": len(part)} for part in parts if part]
+
+
+def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]) -> dict:
+    """Per method: the cells after erasing (near and far relative to before), cost, and the single rows."""
+    result = {"plan": {**dataclasses.asdict(plan)}, "methods": {}}
+    for m in plan.methods:
+        specs = [s for s in plan.rows() if s.method == m]
+        reports = [json.loads((out / name_of(s) / "report.json").read_text(encoding="utf-8")) for s in specs]
+        row = {k: mean(r["after"][k] for r in reports) for k in ("concept", "synonyms", "attacked")}
+        row |= {k: mean(r["after"][k] / r["before"][k] for r in reports if r["before"][k]) for k in ("near", "far")}
+        row["control"] = mean(r["before"]["attacked"] for r in reports)
+        row["passes"] = mean(r["cost"]["unet_forwards"] + 2 * r["cost"]["unet_backwards"] for r in reports)
+        row["seconds"] = mean(r["cost"]["seconds"] for r in reports)
+        row["published"] = costs.get(m)
+        row["ripple"] = ripple(model, [(s.concept, out / name_of(s)) for s in specs])
+        row["rows"] = {name_of(s): {"before": r["before"], "after": r["after"], "cost": r["cost"]} for s, r in zip(specs, reports)}
+        result["methods"][m] = row
+    return result
+
+
+COLUMNS = ("concept", "synonyms", "near", "far", "attacked", "control", "passes", "seconds")
+
+
+def as_csv(result: dict) -> str:
+    """One line a method."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", *COLUMNS, "published_passes"])
+    for m, row in result["methods"].items():
+        writer.writerow([m, *(row[c] for c in COLUMNS), (row["published"] or {}).get("passes")])
+    return text.getvalue()
+
+
+def as_markdown(result: dict) -> str:
+    """The table of docs/benchmarks.md."""
+    def shown(value, digits=2) -> str:
+        return "-" if value is None else f"{value:,.{digits}f}"
+
+    lines = ["| method | concept | synonyms | near | far | attacked | UNet passes | seconds | passes as published |", "|---" * 9 + "|"]
+    for m, row in result["methods"].items():
+        cells = [shown(row[c]) for c in ("concept", "synonyms", "near", "far", "attacked")]
+        published = row["published"]
+        lines.append(f"| {m} | {' | '.join(cells)} | {shown(row['passes'], 0)} | {shown(row['seconds'], 1)} | {shown(published and published['passes'], 0)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,112 @@
+"""The bench's plots: erasing against keeping, ripple over distance, cost on a log axis, attack. Needs matplotlib (extra `bench`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import SageError
+from ..files import write_atomically
+
+INK, GREY, ACCENT = "#1b1b1f", "#8a8a94", "#b3261e"
+COLOURS = ("#3b6fb6", "#e08a1e", "#3f9a5a", "#8e5bb5", "#7a5c48", "#d66ba0", "#5f6a72", "#a3a31f", "#2aa5b5", "#c7a17a", "#4b4b9a", "#6fae2f")
+
+
+def draw_all(result: dict, folder: Path) -> list[Path]:
+    """Write every plot of a bench's summary; their paths. Raises SageError without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise SageError("The plots need matplotlib; install it with: pip install matplotlib (table and CSV are there).") from error
+    matplotlib.use("Agg")
+    plots = {"pareto.png": pareto, "ripple.png": ripple, "cost.png": cost, "attack.png": attack}
+    for name, plot in plots.items():
+        figure = plot(result)
+        write_atomically(folder / name, lambda p, figure=figure: figure.savefig(p, dpi=140, bbox_inches="tight"))
+    return [folder / name for name in plots]
+
+
+def colour(result: dict, method: str) -> str:
+    """Ours stands out; the others keep one colour over all plots."""
+    return ACCENT if method == "sage" else COLOURS[list(result["methods"]).index(method) % len(COLOURS)]
+
+
+def _axes(width: float, height: float, count: int = 1):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(colors=INK, labelsize=9)
+        ax.grid(alpha=0.2)
+    return figure, axes
+
+
+def erased(row: dict) -> float:
+    return 1 - (row["concept"] + row["synonyms"]) / 2
+
+
+def kept(row: dict) -> float:
+    return (row["near"] + row["far"]) / 2
+
+
+def pareto(result: dict):
+    """Two panels, erasing against keeping: by words, and under attack. Up and to the right is better."""
+    figure, axes = _axes(11, 4.8, 2)
+    for ax, title, value in zip(axes, ("by words: concept and synonyms", "under white-box attack"), (erased, lambda r: 1 - r["attacked"])):
+        for m, row in result["methods"].items():
+            if value is not erased and row["attacked"] is None:
+                continue
+            ax.scatter(kept(row), value(row), s=90 if m == "sage" else 50, color=colour(result, m), zorder=3)
+            ax.annotate(m, (kept(row), value(row)), xytext=(6, 4), textcoords="offset points", fontsize=9, color=colour(result, m))
+        ax.set_xlabel("kept: neighbours and other things, of before")
+        ax.set_ylabel("erased: share of pictures without the concept")
+        ax.set_title(title, fontsize=10, color=INK)
+    return figure
+
+
+def ripple(result: dict):
+    """How much is kept, over the distance of a word from the concept (1 - cosine of the frozen encoder's states)."""
+    figure, (ax,) = _axes(7.5, 4.4)
+    for m, row in result["methods"].items():
+        points = [(b["distance"], b["kept"]) for b in row.get("ripple", [])]
+        if points:
+            ax.plot(*zip(*points), marker="o", markersize=4, linewidth=2.2 if m == "sage" else 1.2, color=colour(result, m), label=m)
+    ax.set_xlabel("distance from the erased concept")
+    ax.set_ylabel("still recognised, of before")
+    ax.legend(fontsize=8, ncol=2, frameon=False)
+    return figure
+
+
+def cost(result: dict):
+    """UNet passes an erasure, measured here and as published, on a log axis."""
+    figure, (ax,) = _axes(7.5, 4.4)
+    names = list(result["methods"])
+    for y, m in enumerate(names):
+        row = result["methods"][m]
+        ax.barh(y, max(1.0, row["passes"]), height=0.38, color=colour(result, m))
+        ax.text(max(1.0, row["passes"]) * 1.1, y, f"{row['passes']:,.0f}, {row['seconds']:.0f} s", va="center", fontsize=8, color=INK)
+        if row["published"]:
+            ax.barh(y + 0.4, row["published"]["passes"], height=0.3, color="none", edgecolor=GREY)
+            ax.text(row["published"]["passes"] * 1.1, y + 0.4, f"{row['published']['passes']:,.0f} as published", va="center", fontsize=7, color=GREY)
+    ax.set_xscale("log")
+    ax.set_xlim(right=ax.get_xlim()[1] * 8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("UNet passes an erasure (a backward counts two)")
+    return figure
+
+
+def attack(result: dict):
+    """Share of pictures in which the attack brings the concept back, and the control on the untouched model."""
+    figure, (ax,) = _axes(7.5, 4.0)
+    rows = {m: r for m, r in result["methods"].items() if r["attacked"] is not None}
+    ax.bar(range(len(rows)), [r["attacked"] for r in rows.values()], color=[colour(result, m) for m in rows])
+    control = next(iter(rows.values()))["control"] if rows else None
+    if control is not None:
+        ax.axhline(control, color=GREY, linestyle="--", linewidth=1)
+        ax.text(len(rows) - 0.5, control, "untouched model", ha="right", va="bottom", fontsize=8, color=GREY)
+    ax.set_xticks(range(len(rows)), rows, rotation=35, ha="right")
+    ax.set_ylabel("concept seen under attack")
+    ax.set_ylim(0, 1.05)
+    return figure

@@ -1,0 +1,53 @@
+"""The comparison: rows that go on where they stopped, one original for all, a table, a CSV and plots."""
+
+import json
+
+import pytest
+
+from sage_core.evaluate.attack import ConceptInversion
+from sage_core.evaluate.bench import Plan, as_markdown, name_of, run
+
+PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",)), cost_steps=1)
+
+
+def test_rows_of_one_concept_stand_together_and_only_some_methods_run_twice():
+    rows = Plan(("sage", "uce"), ("dog", "castle"), (0, 1)).rows()
+    assert [(r.concept, r.seed, r.method) for r in rows] == [
+        ("dog", 0, "sage"), ("dog", 0, "uce"), ("dog", 1, "sage"), ("castle", 0, "sage"), ("castle", 0, "uce"), ("castle", 1, "sage")]
+
+
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory):
+    from sage_core import load_model
+
+    out, said = tmp_path_factory.mktemp("bench"), []
+    model = load_model("demo")
+    return model, out, run(model, PLAN, out, said.append), said
+
+
+def test_a_bench_writes_rows_a_table_a_csv_and_plots(benched):
+    _, out, result, _ = benched
+    assert set(result["methods"]) == {"uce", "rece"}
+    for m, row in result["methods"].items():
+        assert row["passes"] == 0 and row["seconds"] > 0 and 0 <= row["near"] <= 1 and row["published"] is None
+        assert (out / f"guitar-0-{m}" / f"guitar-0-{m}.safetensors").exists() and (out / f"guitar-0-{m}" / "report.html").exists()
+        assert [b["prompts"] for b in row["ripple"]] and all(0 <= b["kept"] <= 1 for b in row["ripple"])
+    assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(result))
+    lines = (out / "bench.csv").read_text().splitlines()
+    assert lines[0].startswith("method,concept,synonyms") and len(lines) == 3
+    assert as_markdown(result).count("\n") == 4
+    pytest.importorskip("matplotlib")
+    for name in ("pareto.png", "ripple.png", "cost.png", "attack.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bench_goes_on_where_it_stopped(benched):
+    model, out, result, _ = benched
+    before = model.cost.forwards
+    row = out / name_of(PLAN.rows()[1])
+    (row / "report.json").unlink()
+    said = []
+    again = run(model, PLAN, out, said.append)
+    assert "rece" in said[0] and not any("uce erases" in line for line in said if " rece " not in line)
+    assert model.cost.forwards > before and again["methods"]["uce"] == result["methods"]["uce"]
+    assert {k: again["methods"]["rece"][k] for k in ("concept", "near", "far")} == {k: result["methods"]["rece"][k] for k in ("concept", "near", "far")}
