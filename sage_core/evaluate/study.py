@@ -40,7 +40,8 @@ def variants(sage: Method) -> dict[str, Method]:
 
 def rows(method: str, concepts: tuple[str, ...], seeds: int, ablated: tuple[str, ...], attacked: tuple[str, ...]) -> list[tuple[str, ErasureSpec, bool]]:
     """(name, spec, attack it?) of every row: the plain ones first, then both surfaces under attack, then the ablation."""
-    plain = [(f"{c}-{s}-text", ErasureSpec(c, method=method, seed=s, surface="text"), False) for s in range(seeds) for c in concepts if s or c not in attacked]
+    own = METHODS[method].surface
+    plain = [(f"{c}-{s}-{own}", ErasureSpec(c, method=method, seed=s), False) for s in range(seeds) for c in concepts if s or c not in attacked]
     strong = [(f"{c}-0-{surface}", ErasureSpec(c, method=method, surface=surface), True) for c in concepts if c in attacked for surface in ("text", "both")]
     return plain + strong + [(f"{c}-0-{v}", ErasureSpec(c, method=v), False) for c in concepts if c in ablated for v in variants(METHODS[method])]
 
