@@ -230,6 +230,13 @@ def test_the_table_says_what_users_need():
     assert {"sage", "esd", "eap", "age", "realera", "advunlearn", "receler", "leco", "uce", "rece"} <= set(METHODS)
 
 
+def test_a_finished_closed_form_is_known_as_the_erasure_that_was_asked_for(thin):
+    spec = ErasureSpec("castle", method="rece")
+    erasure = erase(thin, spec)
+    erasure.adapter.remove()
+    assert ErasureSpec.from_json(erasure.spec.to_json()).fingerprint() == spec.fingerprint()
+
+
 def test_methods_that_edit_k_and_v_refuse_another_surface():
     with pytest.raises(SageError, match="cross-attention and nothing else"):
         ErasureSpec("castle", method="rece", surface="text")
