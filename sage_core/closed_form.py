@@ -110,10 +110,10 @@ def _states(context, prompt: str) -> torch.Tensor:
     return context.frozen(prompt).hidden[0].cpu().double()
 
 
-def _place(context, name: str, thing: str | None) -> tuple[int, int, int]:
+def _place(context, name: str, thing: str) -> tuple[int, int, int]:
     """Where the name starts in its plain prompt, how many tokens it has, and where the prompt ends."""
     text = context.model.text
-    before = 0 if thing is None else len(text.words(context.plain_template(name, thing).split("{}")[0].strip()))
+    before = len(text.words(context.plain_template(name, thing).split("{}")[0].strip()))
     return 1 + before, len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))
 
 

@@ -6,7 +6,6 @@ words than that, so the nearest are taken as they are.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import torch
@@ -53,10 +52,6 @@ class Mixture:
         """One step of pi uphill on objective(weights)."""
         self.pi.grad = torch.autograd.grad(objective(self.weights(generator)), self.pi)[0]
         self.optimizer.step()
-
-    def choice(self, rng: random.Random) -> str:
-        """A word drawn from pi."""
-        return rng.choices(self.words, self.pi.detach().softmax(0).tolist())[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a saved run needs to go on."""

@@ -60,7 +60,7 @@ class SelfCheckSearch:
     """The search's state over one run: the pool of the strongest attacks so far."""
 
     config: SelfCheck
-    context: object  # cycle.Context: the model, the adapter, the names, the empty prompt's end state
+    context: object  # context.Context: the model, the adapter, the names, the empty prompt's end state
     pool: list[Attack] = field(default_factory=list)
 
     def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:

@@ -16,18 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..cycle import erase
 from ..diffusion.model import DiffusionModel
 from ..errors import Cancelled, SageError
 from ..files import write_atomically, write_text
 from ..methods import METHODS
+from ..retention.words import likeness_to
 from ..spec import ErasureSpec
 from .attack import ConceptInversion
+from .cells import demo_prompts
 from .measure import Baseline, evaluate, load_judge, measure_original
 from .plots import draw_all
 from .report import write_report
+from .study import mean
+from .study import summary as cells_and_cost
 
 CONCEPTS = ("lion", "turtle", "banana", "train", "castle", "robot")
 
@@ -85,22 +87,14 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
     from safetensors.torch import save_file
 
     path = out / "originals" / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
-    fresh = measure_prompts(model, spec, plan)
     if path.exists():
         with safe_open(path, "pt") as f:
-            fresh.pictures, fresh.latents = f.get_tensor("pictures"), f.get_tensor("latents")
-            fresh.attacked = float(f.metadata()["attacked"])
-        return fresh
+            prompts = demo_prompts(spec, plan.images, spec.seed)
+            return Baseline(load_judge(model), prompts, f.get_tensor("pictures"), f.get_tensor("latents"), float(f.metadata()["attacked"]))
     base = measure_original(model, spec, plan.images, spec.seed, plan.attack)
     tensors = {"pictures": base.pictures.contiguous(), "latents": base.latents.contiguous()}
     write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(base.attacked)}))
     return base
-
-
-def measure_prompts(model: DiffusionModel, spec: ErasureSpec, plan: Plan) -> Baseline:
-    from .cells import demo_prompts
-
-    return Baseline(load_judge(model), demo_prompts(spec, plan.images, spec.seed), torch.zeros(0))
 
 
 def one_row(model: DiffusionModel, spec: ErasureSpec, plan: Plan, base: Baseline, folder: Path) -> None:
@@ -123,12 +117,12 @@ def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path, sa
     if not path.exists():
         say(f"measuring what {METHODS[method].title} costs as published ({plan.cost_steps} of {METHODS[method].published.steps} steps)")
         spec = ErasureSpec(plan.concepts[0], method=method, faithful=True)
-        taken: list[tuple[int, float]] = []
-        start = dataclasses.replace(model.cost)
+        taken: list[int] = []  # passes after each step
+        start = model.cost.passes
 
         def stop(event) -> None:
             if event.phase == "erase":
-                taken.append((model.cost.passes - start.passes, event.eta))
+                taken.append(model.cost.passes - start)
                 if event.step >= plan.cost_steps:
                     raise Cancelled("measured")
 
@@ -136,28 +130,10 @@ def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path, sa
         with contextlib.suppress(Cancelled):
             erase(model, spec, stop)
         share = METHODS[method].published.steps / len(taken)
-        data = {"passes": round(taken[-1][0] * share), "seconds": round((time.monotonic() - began) * share, 1), "measured_steps": len(taken),
+        data = {"passes": round(taken[-1] * share), "seconds": round((time.monotonic() - began) * share, 1), "measured_steps": len(taken),
                 "steps": METHODS[method].published.steps}
         write_text(path, json.dumps(data))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def mean(values) -> float | None:
-    values = [v for v in values if v is not None]
-    return round(sum(values) / len(values), 4) if values else None
-
-
-def distances(model: DiffusionModel, concept: str, words: set[str]) -> dict[str, float]:
-    """1 - cosine between the frozen encoder's end states of the concept and of each word, less the empty prompt's."""
-    def ends(texts: list[str]) -> torch.Tensor:
-        tokens = model.text.tokenize(texts)
-        return model.text.encode(tokens).hidden[torch.arange(len(texts)), tokens.end].float()
-
-    order = sorted(words)
-    with torch.no_grad():
-        empty = ends([""])
-        like = torch.cosine_similarity(ends(order) - empty, ends([concept]) - empty)
-    return dict(zip(order, (1 - like).tolist()))
 
 
 def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5) -> list[dict]:
@@ -165,11 +141,12 @@ def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5
     points = []
     for concept, folder in folders:
         prompts = [p for p in json.loads((folder / "prompts.json").read_text(encoding="utf-8")) if p["cell"] in ("near", "far") and p["before"]]
-        away = distances(model, concept, {p["expected"] for p in prompts})
+        words = sorted({p["expected"] for p in prompts})
+        away = {word: 1 - like for word, like in zip(words, likeness_to(model, [concept], words))}
         points += [(away[p["expected"]], p["after"]) for p in prompts]
     points.sort()
     parts = [points[i * len(points) // bins : (i + 1) * len(points) // bins] for i in range(bins)]
-    return [{"distance": mean(d for d, _ in part), "kept": mean(float(k) for _, k in part), "prompts": len(part)} for part in parts if part]
+    return [{"distance": round(mean(d for d, _ in part), 4), "kept": round(mean(float(k) for _, k in part), 4), "prompts": len(part)} for part in parts if part]
 
 
 def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]) -> dict:
@@ -178,11 +155,7 @@ def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]
     for m in plan.methods:
         specs = [s for s in plan.rows() if s.method == m]
         reports = [json.loads((out / name_of(s) / "report.json").read_text(encoding="utf-8")) for s in specs]
-        row = {k: mean(r["after"][k] for r in reports) for k in ("concept", "synonyms", "attacked")}
-        row |= {k: mean(r["after"][k] / r["before"][k] for r in reports if r["before"][k]) for k in ("near", "far")}
-        row["control"] = mean(r["before"]["attacked"] for r in reports)
-        row["passes"] = mean(r["cost"]["unet_forwards"] + 2 * r["cost"]["unet_backwards"] for r in reports)
-        row["seconds"] = mean(r["cost"]["seconds"] for r in reports)
+        row = {k: v if v is None else round(v, 4) for k, v in cells_and_cost(reports).items()}
         row["published"] = costs.get(m)
         row["ripple"] = ripple(model, [(s.concept, out / name_of(s)) for s in specs])
         row["rows"] = {name_of(s): {"before": r["before"], "after": r["after"], "cost": r["cost"]} for s, r in zip(specs, reports)}
