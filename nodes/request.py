@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..sage_core.errors import SageError
-from ..sage_core.files import output_path
+from ..sage_core.files import output_path, slug
 from ..sage_core.spec import ErasureSpec
 
 FOLDER = "sage"  # below models/loras
@@ -58,11 +58,6 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
                     eta=strength or None, resolution=resolution or None).resolved()
         for name, synonyms in parse_concepts(concepts)
     ]
-
-
-def slug(text: str) -> str:
-    """Letters, digits and hyphens of a concept, for a file's name."""
-    return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "concept"
 
 
 def lora_stem(pattern: str, concept: str, several: bool) -> str:

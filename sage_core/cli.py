@@ -155,7 +155,7 @@ def run_demo(args) -> dict:
     from .diffusion.load import load_model
     from .evaluate.attack import ConceptInversion
     from .evaluate.report import table, write_report
-    from .files import output_path
+    from .files import output_path, slug
     from .progress import Progress
 
     spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
@@ -164,7 +164,7 @@ def run_demo(args) -> dict:
     model = load_model("demo")
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     erasure = erase(model, spec, progress)
-    path = folder / f"erased-{_slug(spec.concept)}.safetensors"
+    path = folder / f"erased-{slug(spec.concept)}.safetensors"
     evaluation = _save_measured(model, erasure, path, 12, ConceptInversion(steps=100), progress)  # enough to see, in a minute
     write_report(evaluation, folder)
     _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
@@ -190,6 +190,7 @@ def _save_measured(model, erasure, path: Path, images: int, attack, progress):
 def run_erase(args) -> dict:
     """Erase from any model; the LoRA appears whole at the end, a killed run goes on with --resume."""
     from .cycle import ErasureSpec, erase
+    from .files import slug
     from .lora import read_lora
     from .progress import Progress
 
@@ -200,7 +201,7 @@ def run_erase(args) -> dict:
     else:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), args.method, args.seed, args.surface, args.steps, args.rank,
                            args.alpha, args.learning_rate, args.eta, faithful=args.faithful)
-    path = _out(args.out or f"erased-{_slug(spec.concept)}.safetensors", ".safetensors")
+    path = _out(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
     progress = Progress(quiet=args.json is True)
     model = _load(args)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
@@ -212,10 +213,6 @@ def run_erase(args) -> dict:
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {erasure.cost.passes} UNet passes, {erasure.seconds:.0f} s")
     return {"spec": erasure.spec.to_json(), "lora": {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank},
             "cost": {"unet_forwards": erasure.cost.forwards, "unet_backwards": erasure.cost.backwards, "seconds": round(erasure.seconds, 2)}}
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-")[:60] or "concept"
 
 
 def run_evaluate(args) -> dict:

@@ -46,6 +46,10 @@ class Context:
                 self._frozen[prompt] = self.model.encode([prompt])
         return self._frozen[prompt]
 
+    def frozen_rows(self, prompts: list[str]) -> Conditioning:
+        """T0 of each prompt, a row each."""
+        return Conditioning.cat([self.frozen(p) for p in prompts])
+
     def meaning_of(self, name: str) -> torch.Tensor:
         """What the frozen encoder says of the bare name: [1, positions, width]."""
         if name not in self._meanings:

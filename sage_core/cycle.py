@@ -24,6 +24,8 @@ from .latents import FreshTrajectories, LatentBank, Rows, build_bank
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
 
+ADJACENT = 12  # so many retained words count as the concept's neighbourhood
+
 
 @dataclass(frozen=True)
 class Event:
@@ -85,12 +87,21 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
     things = context.things(rng, min(training.trajectories, useful))
     concept = [context.plain(context.names[i % len(context.names)], thing) for i, thing in enumerate(things)]
     retained = min(training.retain_trajectories, 4 * useful)
-    words = [rng.sample(context.retained, len(context.retained)) for _ in range(1 + retained // len(context.retained))]
-    retain = [context.retained_prompt(rng, word) for word in sum(words, [])[:retained]]
+    retain = [context.retained_prompt(rng, word) for word in retained_bank_words(context, rng, retained, training.adjacent)]
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
                           lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(t) for t in things], things=things)
+
+
+def retained_bank_words(context: Context, rng: random.Random, count: int, adjacent: float) -> list[str]:
+    """Words for the retained trajectories: a share of them adjacent to the concept, where erasing does its damage (FADE, arXiv 2503.19783),
+    the others drawn from all."""
+    close = context.nearest(ADJACENT) if adjacent else []
+    first = rng.sample(close, min(len(close), round(adjacent * count)))
+    rest = [w for w in context.retained if w not in first] or first
+    drawn = sum((rng.sample(rest, len(rest)) for _ in range(1 + count // len(rest))), [])
+    return [*first, *drawn][:count]
 
 
 def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], None] | None = None, state: Path | None = None,
@@ -140,7 +151,7 @@ class Run:
         self.training = dataclasses.replace(own, steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
         self.generator, self.rng, self.on_event = generator, random.Random(spec.seed), on_event
         self.state_path, self.save_every = state, save_every
-        self.optimizer = torch.optim.Adam(adapter.parameters(), lr=spec.learning_rate)
+        self.optimizer = torch.optim.Adam(adapter.parameters(), lr=spec.learning_rate, betas=(0.9, self.training.beta2))
         self.context = build_context(model, spec, adapter)
         self.domain = method.domain.start(self.context)
         target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
@@ -148,7 +159,7 @@ class Run:
         self.retention = [term.start(self.context) for term in method.retention]
         self.pull = 1.0
         self.losses: list[dict[str, float]] = []
-        self.residuals: list[float] = []
+        self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
         self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
@@ -164,7 +175,7 @@ class Run:
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
             eta = (time.monotonic() - start) / done * (total - done)
-            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.residuals[-1]))
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.residual()))
             if self.state_path is not None and time.monotonic() - written >= self.save_every:
                 saved.write(self)
                 written = time.monotonic()
@@ -180,12 +191,17 @@ class Run:
             return latent_bank(self.context, self.training, self.rng, self.on_event)
         return FreshTrajectories(self.context, self.training.solver_steps, self.training.guidance)
 
-    def note_residual(self, value: float) -> None:
-        """Remember it, and the first step after which it was low enough for long enough."""
-        self.residuals.append(value)
-        n = self.training.window
-        if self.erased_at is None and len(self.residuals) >= n and sum(self.residuals[-n:]) / n < self.training.enough:
-            self.erased_at = len(self.residuals)
+    def note_pull(self, loss: float, pull: float) -> None:
+        """Remember them, and the first step after which the residual was low enough."""
+        self.pulls.append((loss, pull))
+        if self.erased_at is None and len(self.pulls) >= self.training.window and self.residual() < self.training.enough:
+            self.erased_at = len(self.pulls)
+
+    def residual(self) -> float:
+        """The share of the concept's pull that is left over the last steps. A ratio of sums: single steps near the end of a
+        trajectory, where the concept pulls little, would drown a mean of ratios."""
+        last = self.pulls[-self.training.window :]
+        return sum(loss for loss, _ in last) / sum(pull for _, pull in last)
 
     def total(self) -> int:
         """How many steps there will be, as far as is known now."""
@@ -212,7 +228,7 @@ class Run:
         terms = {"erase": self.erasing()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
         losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
-        self.note_residual(losses["erase"].item() / self.pull)
+        self.note_pull(losses["erase"].item(), self.pull)
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
         if not all(map(_finite, values.values())):
@@ -226,10 +242,11 @@ class Run:
         return values
 
     def set_rate(self) -> None:
-        """Full rate at first, then linearly down to a tenth over the last `settle` steps, so that they settle."""
-        x = (self.total() - len(self.losses)) / max(1, self.training.settle)
+        """Linearly up over the first `warmup` steps, and down to a tenth over the last `settle`, so that they settle."""
+        rise = (1 + len(self.losses)) / max(1, self.training.warmup)
+        fall = 0.1 + 0.9 * (self.total() - len(self.losses)) / max(1, self.training.settle)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * min(1.0, 0.1 + 0.9 * x)
+            group["lr"] = self.spec.learning_rate * min(1.0, rise, fall)
 
     def erasing(self) -> Rows | torch.Tensor:
         """What the domain found, on its way to the target: rows for the UNet batch, or a loss in text space."""

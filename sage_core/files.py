@@ -32,6 +32,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def slug(text: str) -> str:
+    """Letters, digits and hyphens of a concept, for a file's name."""
+    return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "concept"
+
+
 def output_path(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
     """`folder`/`name`, refused where the name would leave the folder or cannot be a file on every system."""
     plain = name.replace("\\", "/")

@@ -29,7 +29,9 @@ class Training:
 
     steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the share of
     the concept's pull that is left, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a trajectory of
-    `solver_steps` a step, as the papers' own code does. alpha: of the LoRA; its rank unless one is given.
+    `solver_steps` a step, as the papers' own code does. alpha: of the LoRA; its rank unless one is given. adjacent: share of the
+    retained trajectories that show words near the concept. warmup: steps in which the learning rate rises, so that Adam's first
+    steps, all of full size, do not shake a closed-form start; beta2: of Adam.
     """
 
     steps: int = 60
@@ -37,11 +39,14 @@ class Training:
     settle: int = 6
     window: int = 5
     learning_rate: float = 2e-3
+    warmup: int = 8
+    beta2: float = 0.95
     rank: int = 8
     alpha: float | None = None
     erase_batch: int = 2
-    trajectories: int = 6
-    retain_trajectories: int = 8
+    trajectories: int = 4
+    retain_trajectories: int = 6
+    adjacent: float = 0.5
     solver_steps: int = 6
     guidance: float = 3.0
     fresh: bool = False
@@ -81,10 +86,13 @@ class Method:
         return bank + t.steps * (rows + sum(part.passes(walk, t.erase_batch) for part in parts))
 
 
+# The papers' plain Adam from its first step on, here from a larger bank than sage's own.
+STEADY = {"trajectories": 12, "retain_trajectories": 12, "adjacent": 0.0, "solver_steps": 8, "erase_batch": 4, "warmup": 0, "beta2": 0.999}
+
+
 def steady(steps: int, rate: float, **other) -> Training:
     """A fixed number of steps at a constant rate, as the papers train, from a larger bank."""
-    bank = {"trajectories": 12, "retain_trajectories": 12, "solver_steps": 8, "erase_batch": 4}
-    return Training(steps=steps, enough=0.0, settle=0, learning_rate=rate, **bank | other)
+    return Training(steps=steps, enough=0.0, settle=0, learning_rate=rate, **STEADY | other)
 
 
 def published(steps: int, rate: float, **other) -> Training:
@@ -99,14 +107,14 @@ METHODS: dict[str, Method] = {
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "starts from a closed-form edit, then searches prompts that still mean the concept and erases them until little is left, keeping "
             "the relations between other concepts and their predicted noise",
-            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2, batch=24), Noise(weight=10.0, batch=2)), "both", Training(),
+            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
             warm=ClosedForm(rounds=1, templates=12, eta=0.1, keep_rank=True),
         ),
         Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "the cycle on the text encoder alone, as the paper has it, so that the file also works in other models that share the encoder",
             SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2), Noise(weight=10.0)), "text",
-            Training(steps=90, enough=0.1, settle=15, erase_batch=4, trajectories=12, retain_trajectories=12, solver_steps=8),
+            Training(steps=90, enough=0.1, settle=15, **STEADY),
         ),
         Method(
             "sage-paper", "SAGE as the paper tells it", "arXiv 2506.09363 (our reading, before anything was measured)",

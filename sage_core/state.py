@@ -31,7 +31,7 @@ def write(run) -> None:
         tensors |= {f"pool.{i}.{k}": v.detach().cpu() for k, v in flat.items()}
     cost = run.cost()
     meta = {
-        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "residuals": run.residuals,
+        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "pulls": run.pulls,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
         "things": getattr(run.context.source, "things", None), "pool": [[a.name, a.thing, a.leak] for a in pool],
@@ -69,8 +69,8 @@ def restore(run) -> bool:
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
     run.losses = meta["losses"]
-    for value in meta["residuals"]:
-        run.note_residual(value)
+    for loss, pull in meta["pulls"]:
+        run.note_pull(loss, pull)
     run.spent = meta["seconds"]
     run.start_cost.forwards -= meta["cost"][0]
     run.start_cost.backwards -= meta["cost"][1]

@@ -13,7 +13,7 @@ PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ConceptInversio
 def test_rows_of_one_concept_stand_together_and_only_some_methods_run_twice():
     rows = Plan(("sage", "uce"), ("dog", "castle"), (0, 1)).rows()
     assert [(r.concept, r.seed, r.method) for r in rows] == [
-        ("dog", 0, "sage"), ("dog", 0, "uce"), ("dog", 1, "sage"), ("castle", 0, "sage"), ("castle", 0, "uce"), ("castle", 1, "sage")]
+        ("dog", 0, "sage"), ("dog", 0, "uce"), ("castle", 0, "sage"), ("castle", 0, "uce"), ("dog", 1, "sage"), ("castle", 1, "sage")]
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def context(model, surface="cross_attention", concept="red castle", synonyms=())
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_method_repeats_itself_and_its_file_is_what_was_trained(thin, tmp_path, name):
+def test_a_method_repeats_itself_and_its_file_is_what_was_trained_here_and_in_diffusers(thin, tmp_path, name):
     spec = ErasureSpec("red castle", synonyms=("fort",), method=name, steps=2, rank=2 if METHODS[name].closed is None else None)
     first = erase(thin, spec)
     path = first.save(tmp_path / "x.safetensors", thin)
@@ -66,7 +66,12 @@ def test_a_method_repeats_itself_and_its_file_is_what_was_trained(thin, tmp_path
         plain = thin.sample(cond, seeds, 3)
         loaded = load_lora(thin, path)
         again = thin.sample(thin.encode(["a red castle"] * 2), seeds, 3)
+        z, t, own_states = torch.randn(2, 4, 8, 8), torch.tensor([700, 20]), thin.encode(["a red castle"] * 2)
+        own_noise = thin.predict_noise(z, t, own_states)
         loaded.remove()
+    states, noise = tiny.in_diffusers("sd1", path, ["a red castle"] * 2, z, t)
+    torch.testing.assert_close(states, own_states.hidden, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(noise, own_noise, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(trained, again, atol=1e-5, rtol=1e-4)
     assert (trained - plain).abs().max() > 1e-6, "nothing was changed"
     assert distance(own, tensors(erase(thin, spec))) == 0.0

@@ -91,3 +91,12 @@ def pipeline(tiny: Tiny, prediction: str = "epsilon"):
                                          unet=tiny.unet, scheduler=scheduler, add_watermarker=False)
     return StableDiffusionPipeline(vae=tiny.vae, text_encoder=tiny.encoders[0], tokenizer=second if tiny.family == "sd2" else tokenizer, unet=tiny.unet,
                                    scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+@torch.no_grad()
+def in_diffusers(name: str, lora: Path, prompts: list[str], z: torch.Tensor, t: torch.Tensor, added: dict | None = None):
+    """(prompt states, predicted noise) of diffusers' own pipeline around a fresh `make(name)` with a LoRA file loaded."""
+    pipe = pipeline(make(name))  # fresh, since load_lora_weights changes its modules
+    pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    hidden = pipe.encode_prompt(prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
+    return hidden, pipe.unet(z, t, hidden, added_cond_kwargs=added).sample

@@ -18,7 +18,7 @@ class Mixture:
 
     def __init__(self, context, words: list[str], temperature: float, hard: bool, rate: float, top: int | None = None):
         self.context, self.words, self.temperature, self.hard, self.top = context, words, temperature, hard, top
-        self.frozen = Conditioning.cat([context.frozen(word) for word in words])
+        self.frozen = context.frozen_rows(words)
         self.pi = torch.zeros(len(words), device=self.frozen.hidden.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.pi], lr=rate, maximize=True)
 

@@ -54,6 +54,6 @@ class NeighboursDomain:
         prompts = [self.context.plain(rng.choice(self.context.names), thing) for thing in things]
         cosines = draw_cosines(rng, self.config.farthest, self.config.nearest, len(things))
         cosines[[i for i in range(len(things)) if rng.random() < self.config.bare]] = 1.0
-        frozen = Conditioning.cat([self.context.frozen(p) for p in prompts])
-        empty = Conditioning.cat([self.context.frozen(self.context.neutral(thing)) for thing in things])
+        frozen = self.context.frozen_rows(prompts)
+        empty = self.context.frozen_rows([self.context.neutral(thing) for thing in things])
         return around(self.context.model.encode(prompts), frozen, empty, cosines, generator)

@@ -41,8 +41,8 @@ class BeyondConceptTerm:
         count = self.config.batch
         states = self.context.source.concept(rng, count)
         names = [self.context.plain(rng.choice(self.context.names), thing) for thing in states.things]
-        frozen = Conditioning.cat([self.context.frozen(n) for n in names])
-        empty = Conditioning.cat([self.context.frozen(self.context.neutral(thing)) for thing in states.things])
+        frozen = self.context.frozen_rows(names)
+        empty = self.context.frozen_rows([self.context.neutral(thing) for thing in states.things])
         shifts = around(frozen, frozen, empty, draw_cosines(rng, self.config.low, self.config.high, count), generator)
         with torch.no_grad():
             target = self.context.predict_frozen(states.z, states.t, shifts)

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from ..cost import FORWARD, ROW
-from ..diffusion.text import Conditioning
 from ..domain.prompts import compose
 from ..latents import Rows
 
@@ -81,7 +80,7 @@ class RegionTerm:
         states, name = self.context.source.concept(rng, self.config.batch), rng.choice(self.context.names)
         positions = compose(self.context.model.text, name, ["{}"]).read[0, :-1].tolist()
         prompts = [self.context.plain(name, thing) for thing in states.things]
-        frozen = Conditioning.cat([self.context.frozen(p) for p in prompts])
+        frozen = self.context.frozen_rows(prompts)
         maps: list[torch.Tensor] = []
         with torch.no_grad(), attention_to(self.context.model.unet, positions, maps):
             self.context.predict_frozen(states.z, states.t, frozen)

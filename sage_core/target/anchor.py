@@ -30,6 +30,6 @@ class AnchorTarget:
         """eps0(z_t, T0(anchor)) for every row."""
         if not self.config.prompt:
             return Rows(states.z, states.t, cond, states.eps_empty, 1.0)
-        anchor = Conditioning.cat([self.context.frozen(self.config.prompt)] * len(states.z))
+        anchor = self.context.frozen_rows([self.config.prompt] * len(states.z))
         with torch.no_grad():
             return Rows(states.z, states.t, cond, self.context.predict_frozen(states.z, states.t, anchor), 1.0)

@@ -96,6 +96,18 @@ def test_dog_is_erased_from_queue_to_pictures_and_its_file_draws_the_same(comfy)
     assert torch.equal(pictures(comfy, by_node, "15"), pictures(comfy, outcome, spots["dog", "2"]))
 
 
+def test_every_method_runs_in_the_node_and_its_lora_lands_whole(comfy):
+    """One step each: how it erases is measured elsewhere, here it must run, save and lose no key."""
+    from sage_core.methods import METHODS
+
+    for method in METHODS:
+        outcome = comfy.run(graphs.erase("owl", steps=1, name=f"every-{method}", vae=False, method=method))
+        assert outcome.status == "success", (method, outcome.error)
+        assert (comfy.base / f"models/loras/sage/every-{method}.safetensors").exists()
+    log = comfy.text()
+    assert "NOT LOADED" not in log and "lora key not loaded" not in log
+
+
 def test_an_unchanged_queue_trains_nothing_and_a_deleted_file_is_trained_again(comfy):
     graph = graphs.erase("owl", steps=2, name="again")
     first = comfy.run(graph)
