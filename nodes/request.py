@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -52,12 +53,12 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
         raise SageError(f"There is no effort {effort!r}; choose one of {', '.join(EFFORTS)}.")
     if not math.isfinite(strength):
         raise SageError(f"The strength is {strength}; it is a number from 0 (the method's default) to 10.")
-    default = max(1, round(METHODS[method].training.steps * EFFORTS[effort]))
-    return [
-        ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or default, rank or None,
+    wanted = [
+        ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or None, rank or None,
                     eta=strength or None, resolution=resolution or None).resolved()
         for name, synonyms in parse_concepts(concepts)
     ]
+    return wanted if steps else [dataclasses.replace(spec, steps=max(1, round(spec.steps * EFFORTS[effort]))) for spec in wanted]
 
 
 def lora_stem(pattern: str, concept: str, several: bool) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .domain.prompts import TEMPLATES
+from .domain.prompts import STYLE_TEMPLATES, TEMPLATES
 
 LAYERS = ("attn2_to_k", "attn2_to_v")
 
@@ -25,7 +25,10 @@ class ClosedForm:
     """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes; ridge: RECE's l in the search
     for embeddings that still mean the concept. One round is UCE; every further one is RECE's. rounds: how many, whatever the steps.
     templates: put the concept and the retained words into so many templates too; eta: aim beyond the aim, away from the concept;
-    keep_rank: bring the edit down to the adapter's own rank (the nearest such matrix), to train on from there."""
+    everywhere: retain every state of the retained prompts and of other styles, padding included, instead of the last word's alone:
+    what an edit changes there is little, but adds up over several; shared: retain the mean state at every position, which all prompts
+    share and every edit would push the same way, as if there were so many times more of them; keep_rank: bring the edit down to the adapter's own rank (the
+    nearest such matrix), to train on from there."""
 
     keep_own: float = 0.5
     erase: float = 1.0
@@ -35,11 +38,13 @@ class ClosedForm:
     rounds: int | None = None
     templates: int = 0
     eta: float = 0.0
+    everywhere: bool = False
+    shared: float = 0.0
     keep_rank: bool = False
 
     def __call__(self, context, steps: int) -> list[dict[str, float]]:
         """Edit the context's adapter in place, `steps` rounds; one dict a round, with the share of the concept's pull that was left before it."""
-        concept, aim, kept = embeddings(context, self.aim, self.templates)
+        concept, aim, kept = embeddings(context, self)
         aim = aim - self.eta * (concept - aim)
         edit = Edit(self, {name: layer for name, layer in context.adapter.layers.items() if name.endswith(LAYERS)}, kept)
         losses = []
@@ -53,34 +58,53 @@ class ClosedForm:
         return losses
 
 
-STYLE_THINGS = 8  # on so many things a style is shown where it is edited
+STYLE_THINGS = 8  # on so many things a style is shown
 BATCH = 16  # prompts encoded at once
 KEPT = 100  # so many retained words, the nearest
 
 
-def embeddings(context, aim: str, templates: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """C and G [n, width], row for row, and R [m, width], in float64; of bare words, and of words in some templates too.
+def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """C and G [n, width], row for row, and R^T R [width, width], in float64; of bare words, and of words in some templates too.
 
     Of a thing's names: the last token's state, the end state, and the mean of the padding's, which the UNet reads as well; each is
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    rows, wanted, kept = [], [], []
-    beside = [context.plain(s, w) for s in context.other_styles for w in context.retained[::STYLE_THINGS]] if context.style else []
+    rows, wanted, aim = [], [], config.aim.strip()
     for name in context.names:
-        for thing in [None] if not context.style else context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]:
-            pairs = _thing_pairs(context, name, aim.strip(), templates) if thing is None else _style_pairs(context, name, thing, aim.strip())
+        for thing in [None] if not context.style else _some_things(context):
+            pairs = _thing_pairs(context, name, aim, config.templates) if thing is None else _style_pairs(context, name, thing, aim)
             rows += [c for c, _ in pairs]
             wanted += [g for _, g in pairs]
-    words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
-    prompts = [template.format(word) for i, word in enumerate([*words, *beside])
-               for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, templates)))]]
+    return torch.stack(rows), torch.stack(wanted), kept_moment(context, config)
+
+
+def kept_moment(context, config: ClosedForm) -> torch.Tensor:
+    """R^T R of what is retained, [width, width]."""
+    prompts, moment, total = kept_prompts(context, config), 0.0, 0.0
     for i in range(0, len(prompts), BATCH):
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
             states = context.model.text.encode(tokens).hidden.cpu().double()
-        kept += [row for hidden, end in zip(states, tokens.end.tolist()) for row in _read(hidden, end)]
-    return torch.stack(rows), torch.stack(wanted), torch.stack(kept)
+        rows = states.flatten(0, 1) if config.everywhere else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in _read(h, end)])
+        moment, total = moment + rows.T @ rows, total + states.sum(0)
+    return moment + config.shared / len(prompts) * total.T @ total
+
+
+def kept_prompts(context, config: ClosedForm) -> list[str]:
+    """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
+    words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
+    beside = [context.plain(s, w) for s in context.other_styles for w in _some_things(context)] if context.style else []
+    prompts = [template.format(word) for i, word in enumerate([*words, *beside])
+               for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, config.templates)))]]
+    if config.everywhere:  # every word in two styles
+        styles = [context.other_styles[i % len(context.other_styles)] for i in range(2 * len(words))]
+        prompts += [STYLE_TEMPLATES[i % len(STYLE_TEMPLATES)].replace("{thing}", words[i // 2]).format(s) for i, s in enumerate(styles)]
+    return prompts
+
+
+def _some_things(context) -> list[str]:
+    return context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]
 
 
 def _read(hidden: torch.Tensor, end: int) -> list[torch.Tensor]:
@@ -124,9 +148,9 @@ class Edit:
     would fill the memory.
     """
 
-    def __init__(self, config: ClosedForm, layers: dict[str, torch.nn.Linear], kept: torch.Tensor):
+    def __init__(self, config: ClosedForm, layers: dict[str, torch.nn.Linear], kept: torch.Tensor):  # R^T R
         self.config, self.layers, self.kept = config, layers, kept
-        self.down = kept.new_zeros(0, kept.shape[1])
+        self.down = kept.new_zeros(0, len(kept))
         self.up = {name: kept.new_zeros(layer.out_features, 0) for name, layer in layers.items()}
 
     def original(self, name: str) -> torch.Tensor:
@@ -136,7 +160,7 @@ class Edit:
     def add(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
         """UCE's edit on top of what is there; `aim` is read by the ORIGINAL matrices."""
         c = self.config
-        m = c.keep_own * torch.eye(concept.shape[1], dtype=concept.dtype) + c.erase * concept.T @ concept + c.retain * self.kept.T @ self.kept
+        m = c.keep_own * torch.eye(concept.shape[1], dtype=concept.dtype) + c.erase * concept.T @ concept + c.retain * self.kept
         down = torch.linalg.solve(m, concept.T).T  # C M^-1, since M is symmetric
         for name in self.layers:
             own = self.original(name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .errors import SageError
 
 MAX_TEXT = 300
+NAMES = 4  # so many names a method's own steps and rank are enough for
 SURFACES = ("text", "cross_attention", "both", "unet")
 
 
@@ -19,7 +20,7 @@ class ErasureSpec:
     """An erasure. None means "as the method has it"; `resolved()` fills those in. Raises SageError on bad values.
 
     concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
-    synonyms: other words for it that are to be erased as well; retain: words that must stay (besides the built-in list).
+    synonyms: other words for it, or other concepts, that the same LoRA is to erase as well; retain: words that must stay (besides the built-in list).
     surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer blocks); eta: strength of
     the negative guidance; faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
     resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
@@ -77,14 +78,21 @@ class ErasureSpec:
         words = self.concept.lower().split()
         return self.concept.lower() in STYLES or words[-1] == "style" or words[:4] == ["in", "the", "style", "of"]
 
+    @property
+    def times(self) -> int:
+        """So many times a method's steps and rank for the names of this erasure: once for every four."""
+        return math.ceil((1 + len(self.synonyms)) / NAMES)
+
     def resolved(self) -> ErasureSpec:
         """The same erasure with the method's defaults written out; this is what a file's metadata holds."""
         from .methods import METHODS
 
         method = METHODS[self.method]
         training = method.published if self.faithful else method.training
-        defaults = {"surface": method.surface, "steps": training.steps, "rank": training.rank, "learning_rate": training.learning_rate,
-                    "alpha": float(training.alpha or self.rank or training.rank), "eta": getattr(method.target, "eta", None)}
+        times = 1 if self.faithful or method.closed is not None else self.times
+        rank = self.rank or times * training.rank
+        defaults = {"surface": method.surface, "steps": times * training.steps, "rank": rank, "learning_rate": training.learning_rate,
+                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None)}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def to_json(self) -> dict:

@@ -115,7 +115,7 @@ def test_rece_as_a_lora_equals_its_full_rank_edit(thin, tmp_path):
     path = erasure.save(tmp_path / "rece.safetensors", thin)
     erasure.adapter.remove()
     ctx, adapter = context(thin, synonyms=("fort",))
-    concept, aim, kept = embeddings(ctx, " ")
+    concept, aim, moment = embeddings(ctx, ClosedForm())
     adapter.remove()
     config, layers = ClosedForm(), {k: v for k, v in surface_layers(thin, "cross_attention").items() if k.endswith(("to_k", "to_v"))}
     full = {k: v.weight.detach().double() for k, v in layers.items()}
@@ -125,10 +125,10 @@ def test_rece_as_a_lora_equals_its_full_rank_edit(thin, tmp_path):
             left = config.ridge * torch.eye(concept.shape[1], dtype=torch.float64) + sum(w.T @ w for w in full.values())
             right = sum(full[k].T @ layers[k].weight.detach().double() for k in full)
             found = (torch.linalg.inv(left) @ right @ concept.T).T
-        m = config.keep_own * torch.eye(concept.shape[1], dtype=torch.float64) + found.T @ found + kept.T @ kept
+        m = config.keep_own * torch.eye(concept.shape[1], dtype=torch.float64) + found.T @ found + moment
         for name, w in full.items():
             own = layers[name].weight.detach().double()
-            full[name] = (config.keep_own * w + own @ aim.T @ found + w @ kept.T @ kept) @ torch.linalg.inv(m)
+            full[name] = (config.keep_own * w + own @ aim.T @ found + w @ moment) @ torch.linalg.inv(m)
     from sage_core.lora import read_lora
 
     lora = read_lora(path).layers
@@ -142,13 +142,28 @@ def test_an_edit_of_more_embeddings_than_a_matrix_has_rank_is_brought_back_to_it
     ctx, adapter = context(thin)
     layers = {k: v for k, v in adapter.layers.items() if k.endswith(("to_k", "to_v"))}
     many = torch.randn(200, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    edit = Edit(ClosedForm(), layers, many[:3])
+    edit = Edit(ClosedForm(), layers, many[:3].T @ many[:3])
     edit.add(many, torch.zeros_like(many))
     edit.write(adapter)
     for name in layers:
         assert len(adapter.down[name]) <= min(layers[name].weight.shape)
         torch.testing.assert_close(adapter.up[name] @ adapter.down[name], (edit.up[name] @ edit.down).float(), atol=1e-4, rtol=1e-4)
     adapter.remove()
+
+
+def test_what_all_prompts_share_is_hardly_edited_where_it_is_retained(thin):
+    """The mean state at each position moves every prompt the same way, so that it would add up over stacked erasures."""
+    ctx, adapter = context(thin)
+    states = thin.text.encode(thin.text.tokenize([w for w in ctx.retained[:16]])).hidden
+    pushed = {}
+    for config in (ClosedForm(everywhere=True), ClosedForm(everywhere=True, shared=100.0)):
+        config(ctx, 1)
+        with torch.no_grad():
+            changes = [(up @ (adapter.down[k] @ states.mean(0).T)).norm() / (up @ (adapter.down[k] @ states[0].T)).norm() for k, up in adapter.up.items()
+                       if k.endswith(("to_k", "to_v"))]
+        pushed[config.shared] = sum(changes) / len(changes)
+    adapter.remove()
+    assert pushed[100.0] < 0.8 * pushed[0.0]
 
 
 def test_uce_is_one_round_and_rece_goes_on(thin):
