@@ -15,14 +15,16 @@ from dataclasses import dataclass
 
 import torch
 
-from .domain.prompts import STYLE_TEMPLATES, TEMPLATES
+from .context import THINGS
+from .domain.prompts import STYLE_TEMPLATES, TEMPLATES, last_word
 
 LAYERS = ("attn2_to_k", "attn2_to_v")
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes; ridge: RECE's l in the search
+    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes, None for the mean of retained words
+    in the same template, which is nearer and hurts less; ridge: RECE's l in the search
     for embeddings that still mean the concept. One round is UCE; every further one is RECE's. rounds: how many, whatever the steps.
     templates: put the concept and the retained words into so many templates too; eta: aim beyond the aim, away from the concept;
     everywhere: retain every state of the retained prompts and of other styles, padding included, instead of the last word's alone:
@@ -33,7 +35,7 @@ class ClosedForm:
     keep_own: float = 0.5
     erase: float = 1.0
     retain: float = 1.0
-    aim: str = " "
+    aim: str | None = " "
     ridge: float = 0.5
     rounds: int | None = None
     templates: int = 0
@@ -60,6 +62,7 @@ class ClosedForm:
 
 STYLE_THINGS = 8  # on so many things a style is shown
 BATCH = 16  # prompts encoded at once
+TYPICAL = 64  # so many retained words stand for a typical one
 KEPT = 100  # so many retained words, the nearest
 
 
@@ -70,10 +73,16 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    rows, wanted, aim = [], [], config.aim.strip()
-    for name in context.names:
-        for thing in [None] if not context.style else _some_things(context):
-            pairs = _thing_pairs(context, name, aim, config.templates) if thing is None else _style_pairs(context, name, thing, aim)
+    rows, wanted = [], []
+    if not context.style:
+        ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
+        for template in ["{}", *ending[: config.templates]]:
+            for name in context.names:
+                rows += _read(context, template.format(name))
+                wanted += _typical(context, template) if config.aim is None else _read(context, template.format(name), config.aim.strip())
+    for name in context.names if context.style else ():
+        for thing in _some_things(context):
+            pairs = _style_pairs(context, name, thing, (config.aim or "").strip())
             rows += [c for c, _ in pairs]
             wanted += [g for _, g in pairs]
     return torch.stack(rows), torch.stack(wanted), kept_moment(context, config)
@@ -86,7 +95,7 @@ def kept_moment(context, config: ClosedForm) -> torch.Tensor:
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
             states = context.model.text.encode(tokens).hidden.cpu().double()
-        rows = states.flatten(0, 1) if config.everywhere else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in _read(h, end)])
+        rows = states.flatten(0, 1) if config.everywhere else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
         moment, total = moment + rows.T @ rows, total + states.sum(0)
     return moment + config.shared / len(prompts) * total.T @ total
 
@@ -107,19 +116,16 @@ def _some_things(context) -> list[str]:
     return context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]
 
 
-def _read(hidden: torch.Tensor, end: int) -> list[torch.Tensor]:
-    """What is read of a prompt's last word: its token's state, the end state, and the mean of the padding's."""
-    return [hidden[end - 1], hidden[end], hidden[end + 1 :].mean(0) if end + 1 < len(hidden) else hidden[end]]
+def _read(context, prompt: str, instead: str | None = None) -> list[torch.Tensor]:
+    """What is read of a prompt's last word, or of another prompt at the same places."""
+    return last_word(_states(context, prompt if instead is None else instead), 1 + len(context.model.text.words(prompt)))
 
 
-def _thing_pairs(context, name: str, aim: str, templates: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    goal, pairs = _states(context, aim), []
-    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-    for template in ["{}", *ending[:templates]]:
-        prompt = template.format(name)
-        end = 1 + len(context.model.text.words(prompt))
-        pairs += list(zip(_read(_states(context, prompt), end), _read(goal, end)))
-    return pairs
+def _typical(context, template: str) -> list[torch.Tensor]:
+    """The same of the retained words on average."""
+    words = context.retained[:THINGS]
+    some = words[:: max(1, -(-len(words) // TYPICAL))]
+    return [torch.stack(states).mean(0) for states in zip(*(_read(context, template.format(w)) for w in some))]
 
 
 def _style_pairs(context, name: str, thing: str, aim: str) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -108,7 +108,7 @@ METHODS: dict[str, Method] = {
             "starts from a closed-form edit, then searches prompts that still mean the concept and erases them until little is left, keeping "
             "the relations between other concepts and their predicted noise",
             SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
-            warm=ClosedForm(rounds=1, templates=12, eta=0.1, retain=0.03, everywhere=True, shared=100.0, keep_rank=True),
+            warm=ClosedForm(rounds=1, templates=12, eta=0.1, retain=0.01, everywhere=True, shared=100.0, keep_rank=True),
         ),
         Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",

@@ -35,3 +35,12 @@ def test_a_bad_spec_is_refused_with_one_sentence(fields):
     with pytest.raises(SageError) as caught:
         ErasureSpec.from_json(fields)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_lora_for_many_names_gets_more_steps_and_rank_unless_they_are_given():
+    few, many = ErasureSpec("dog", ("puppy", "hound")).resolved(), ErasureSpec("dog", ("cat", "owl", "car", "tent", "moon")).resolved()
+    assert (many.steps, many.rank, many.alpha) == (2 * few.steps, 2 * few.rank, 2 * few.alpha)
+    assert ErasureSpec("dog", many.synonyms, steps=5, rank=3).resolved().to_json() | {"steps": 5, "rank": 3, "alpha": 3.0} == \
+        ErasureSpec("dog", many.synonyms, steps=5, rank=3).resolved().to_json()
+    assert ErasureSpec("dog", many.synonyms, method="rece").resolved().steps == ErasureSpec("dog", method="rece").resolved().steps  # rounds, not steps
+    assert ErasureSpec("dog", many.synonyms, method="esd", faithful=True).resolved().steps == ErasureSpec("dog", method="esd", faithful=True).resolved().steps

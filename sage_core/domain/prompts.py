@@ -63,3 +63,8 @@ def meaning(hidden: torch.Tensor, read: torch.Tensor, empty: torch.Tensor) -> to
 def likeness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Mean cosine over positions of two meanings [batch, n, width]; [batch]."""
     return torch.nn.functional.cosine_similarity(a, b, dim=-1).mean(-1)
+
+
+def last_word(hidden: torch.Tensor, end: int) -> list[torch.Tensor]:
+    """What the UNet reads of a prompt's last word: its token's state, the end state, and the mean of the padding's; of hidden [77, width]."""
+    return [hidden[end - 1], hidden[end], hidden[end + 1 :].mean(0) if end + 1 < len(hidden) else hidden[end]]

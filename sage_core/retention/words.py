@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from ..diffusion.model import DiffusionModel
-from ..domain.prompts import likeness
+from ..domain.prompts import last_word
 
 TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}", "a drawing of a {}", "an image of a {}")
-TOO_LIKE = 0.8  # cosine of the end tokens above which a word counts as another name of the concept
+TOO_LIKE = 0.8  # likeness above which a word counts as another name of the concept
 
 STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic book", "3d render", "pixel art", "ink drawing")
 
@@ -46,14 +46,19 @@ def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, 
 
 @torch.no_grad()
 def likeness_to(model: DiffusionModel, erased: list[str], words: list[str]) -> list[float]:
-    """Of each word the cosine of its end state to the nearest erased name's; call it with every adapter off."""
-    empty = _ends(model, [""])
-    erased_ends, ends = _ends(model, erased) - empty, _ends(model, words) - empty
-    return torch.stack([likeness(ends[:, None], e[None, None].expand(len(ends), 1, -1)) for e in erased_ends]).amax(0).tolist()
+    """Of each word the cosine to the nearest erased name, in what the UNet reads of them; call it with every adapter off.
+
+    Measured from the mean of all candidates: what every word shares is most of a state, and would make all of them alike.
+    """
+    middle = _readings(model, candidates(model)).mean(0)
+    own, others = _readings(model, erased) - middle, _readings(model, words) - middle
+    return torch.nn.functional.cosine_similarity(others[:, None], own[None], dim=-1).amax(1).tolist()
 
 
-def _ends(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
-    tokens = model.text.tokenize(texts, truncate=True)
-    parts = [type(tokens)([i[a : a + 32] for i in tokens.ids], tokens.end[a : a + 32]).trimmed() for a in range(0, len(texts), 32)]
-    states = [model.text.encode(part).hidden for part in parts]
-    return torch.cat([h[torch.arange(len(h), device=h.device), part.end] for h, part in zip(states, parts)]).float()
+def _readings(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
+    """The states of each text's last word, one behind the other; [texts, 3 width]."""
+    parts = []
+    for i in range(0, len(texts), 32):
+        tokens = model.text.tokenize(texts[i : i + 32], truncate=True)
+        parts += [torch.cat(last_word(h, e)) for h, e in zip(model.text.encode(tokens).hidden.float(), tokens.end.tolist())]
+    return torch.stack(parts)
