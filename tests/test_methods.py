@@ -159,11 +159,9 @@ def test_what_all_prompts_share_is_hardly_edited_where_it_is_retained(thin):
     for config in (ClosedForm(everywhere=True), ClosedForm(everywhere=True, shared=100.0)):
         config(ctx, 1)
         with torch.no_grad():
-            changes = [(up @ (adapter.down[k] @ states.mean(0).T)).norm() / (up @ (adapter.down[k] @ states[0].T)).norm() for k, up in adapter.up.items()
-                       if k.endswith(("to_k", "to_v"))]
-        pushed[config.shared] = sum(changes) / len(changes)
+            pushed[config.shared] = sum((up @ (adapter.down[k] @ states.mean(0).T)).norm() for k, up in adapter.up.items() if k.endswith(("to_k", "to_v")))
     adapter.remove()
-    assert pushed[100.0] < 0.8 * pushed[0.0]
+    assert 0 < pushed[100.0] < 0.5 * pushed[0.0]
 
 
 def test_uce_is_one_round_and_rece_goes_on(thin):
