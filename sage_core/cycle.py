@@ -84,7 +84,8 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
     """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
     # A short run does not draw more stops than its steps can use.
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
-    things = context.things(rng, min(max(training.trajectories, len(context.names)), useful))  # every name is seen
+    shown = max(training.trajectories, len(context.names)) if training.trajectories else 0  # every name is seen
+    things = context.things(rng, min(shown, useful))
     concept = [context.plain(context.names[i % len(context.names)], thing) for i, thing in enumerate(things)]
     retained = min(training.retain_trajectories, 4 * useful)
     retain = [context.retained_prompt(rng, word) for word in retained_bank_words(context, rng, retained, training.adjacent)]
