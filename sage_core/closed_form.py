@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .context import THINGS
 from .domain.prompts import STYLE_TEMPLATES, TEMPLATES, last_word
 
 LAYERS = ("attn2_to_k", "attn2_to_v")
@@ -23,19 +22,18 @@ LAYERS = ("attn2_to_k", "attn2_to_v")
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes, None for the mean of retained words
-    in the same template, which is nearer and hurts less; ridge: RECE's l in the search
-    for embeddings that still mean the concept. One round is UCE; every further one is RECE's. rounds: how many, whatever the steps.
+    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes; ridge: RECE's l in the search for
+    embeddings that still mean the concept. One round is UCE; every further one is RECE's. rounds: how many, whatever the steps.
     templates: put the concept and the retained words into so many templates too; eta: aim beyond the aim, away from the concept;
     everywhere: retain every state of the retained prompts and of other styles, padding included, instead of the last word's alone:
     what an edit changes there is little, but adds up over several; shared: retain the mean state at every position, which all prompts
-    share and every edit would push the same way, as if there were so many times more of them; keep_rank: bring the edit down to the adapter's own rank (the
-    nearest such matrix), to train on from there."""
+    share and every edit would push the same way, as if there were so many times more of them; keep_rank: bring the edit down to the
+    adapter's own rank (the nearest such matrix), to train on from there."""
 
     keep_own: float = 0.5
     erase: float = 1.0
     retain: float = 1.0
-    aim: str | None = " "
+    aim: str = " "
     ridge: float = 0.5
     rounds: int | None = None
     templates: int = 0
@@ -62,7 +60,6 @@ class ClosedForm:
 
 STYLE_THINGS = 8  # on so many things a style is shown
 BATCH = 16  # prompts encoded at once
-TYPICAL = 64  # so many retained words stand for a typical one
 KEPT = 100  # so many retained words, the nearest
 
 
@@ -73,18 +70,13 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    rows, wanted = [], []
-    if not context.style:
-        ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-        for template in ["{}", *ending[: config.templates]]:
-            for name in context.names:
-                rows += _read(context, template.format(name))
-                wanted += _typical(context, template) if config.aim is None else _read(context, template.format(name), config.aim.strip())
-    for name in context.names if context.style else ():
-        for thing in _some_things(context):
-            pairs = _style_pairs(context, name, thing, (config.aim or "").strip())
-            rows += [c for c, _ in pairs]
-            wanted += [g for _, g in pairs]
+    pairs, aim = [], config.aim.strip()
+    for name in context.names:
+        if context.style:
+            pairs += [pair for thing in _some_things(context) for pair in _style_pairs(context, name, thing, aim)]
+        else:
+            pairs += _thing_pairs(context, name, aim, config.templates)
+    rows, wanted = zip(*pairs)
     return torch.stack(rows), torch.stack(wanted), kept_moment(context, config)
 
 
@@ -116,16 +108,14 @@ def _some_things(context) -> list[str]:
     return context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]
 
 
-def _read(context, prompt: str, instead: str | None = None) -> list[torch.Tensor]:
-    """What is read of a prompt's last word, or of another prompt at the same places."""
-    return last_word(_states(context, prompt if instead is None else instead), 1 + len(context.model.text.words(prompt)))
-
-
-def _typical(context, template: str) -> list[torch.Tensor]:
-    """The same of the retained words on average."""
-    words = context.retained[:THINGS]
-    some = words[:: max(1, -(-len(words) // TYPICAL))]
-    return [torch.stack(states).mean(0) for states in zip(*(_read(context, template.format(w)) for w in some))]
+def _thing_pairs(context, name: str, aim: str, templates: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    goal, pairs = _states(context, aim), []
+    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
+    for template in ["{}", *ending[:templates]]:
+        prompt = template.format(name)
+        end = 1 + len(context.model.text.words(prompt))
+        pairs += list(zip(last_word(_states(context, prompt), end), last_word(goal, end)))
+    return pairs
 
 
 def _style_pairs(context, name: str, thing: str, aim: str) -> list[tuple[torch.Tensor, torch.Tensor]]:

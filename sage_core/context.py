@@ -33,6 +33,7 @@ class Context:
     target: object = None
     _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
     _frozen: dict[str, Conditioning] = field(default_factory=dict)
+    _nearest: list[str] | None = None
 
     @property
     def empty_end(self) -> torch.Tensor:
@@ -90,10 +91,12 @@ class Context:
         return rng.choice(TEMPLATES).format(name) if thing is None else self.template(rng, thing, name).format(name)
 
     def nearest(self, count: int) -> list[str]:
-        """The retained words whose frozen end states are most like the concept's, nearest first."""
-        with self.adapter.off():
-            like = likeness_to(self.model, self.names, self.retained)
-        return [w for _, w in sorted(zip(like, self.retained), key=lambda pair: -pair[0])][:count]
+        """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
+        if self._nearest is None:
+            with self.adapter.off():
+                like = likeness_to(self.model, self.names, self.retained)
+            self._nearest = [w for _, w in sorted(zip(like, self.retained), key=lambda pair: -pair[0])]
+        return self._nearest[:count]
 
     def retained_prompt(self, rng: random.Random, word: str | None = None) -> str:
         """A retained word in a plain template; where a style is erased, half of them in another style."""

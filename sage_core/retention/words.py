@@ -50,8 +50,11 @@ def likeness_to(model: DiffusionModel, erased: list[str], words: list[str]) -> l
 
     Measured from the mean of all candidates: what every word shares is most of a state, and would make all of them alike.
     """
-    middle = _readings(model, candidates(model)).mean(0)
-    own, others = _readings(model, erased) - middle, _readings(model, words) - middle
+    known = candidates(model)
+    texts = list(dict.fromkeys([*known, *erased, *words]))  # most words are candidates: each is read once
+    read = dict(zip(texts, _readings(model, texts)))
+    middle = torch.stack([read[t] for t in known]).mean(0)
+    own, others = (torch.stack([read[t] for t in some]) - middle for some in (erased, words))
     return torch.nn.functional.cosine_similarity(others[:, None], own[None], dim=-1).amax(1).tolist()
 
 
