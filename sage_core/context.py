@@ -15,6 +15,7 @@ from .domain.prompts import TEMPLATES as CONCEPT_TEMPLATES
 from .retention.words import TEMPLATES, likeness_to, other_styles, retained_words
 from .spec import ErasureSpec
 
+ADJACENT = 12  # so many retained words count as the concept's neighbourhood
 THINGS = 200  # so many of the first retained words are plain things; the built-in list has places, styles and moods behind them
 
 
@@ -90,7 +91,7 @@ class Context:
         name = rng.choice(self.names)
         return rng.choice(TEMPLATES).format(name) if thing is None else self.template(rng, thing, name).format(name)
 
-    def nearest(self, count: int) -> list[str]:
+    def nearest(self, count: int = ADJACENT) -> list[str]:
         """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
         if self._nearest is None:
             with self.adapter.off():

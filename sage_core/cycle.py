@@ -24,8 +24,6 @@ from .latents import FreshTrajectories, LatentBank, Rows, build_bank
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
 
-ADJACENT = 12  # so many retained words count as the concept's neighbourhood
-
 
 @dataclass(frozen=True)
 class Event:
@@ -98,7 +96,7 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
 def retained_bank_words(context: Context, rng: random.Random, count: int, adjacent: float) -> list[str]:
     """Words for the retained trajectories: a share of them adjacent to the concept, where erasing does its damage (FADE, arXiv 2503.19783),
     the others drawn from all."""
-    close = context.nearest(ADJACENT) if adjacent else []
+    close = context.nearest() if adjacent else []
     first = rng.sample(close, min(len(close), round(adjacent * count)))
     rest = [w for w in context.retained if w not in first] or first
     drawn = sum((rng.sample(rest, len(rest)) for _ in range(1 + count // len(rest))), [])
@@ -158,7 +156,7 @@ class Run:
         target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
         self.target = self.context.target = target.start(self.context)  # before the terms, which may share its state
         self.retention = [term.start(self.context) for term in method.retention]
-        self.pull = 1.0
+        self.left, self.pull = 1.0, 1.0
         self.losses: list[dict[str, float]] = []
         self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
         self.erased_at: int | None = None
@@ -229,7 +227,7 @@ class Run:
         terms = {"erase": self.erasing()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
         losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
-        self.note_pull(losses["erase"].item(), self.pull)
+        self.note_pull(self.left, self.pull)
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
         if not all(map(_finite, values.values())):
@@ -240,6 +238,8 @@ class Run:
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
+        if hasattr(self.domain, "learn"):
+            self.domain.learn()
         return values
 
     def set_rate(self) -> None:
@@ -256,8 +256,16 @@ class Run:
         found = self.domain(self.rng, self.generator, things)
         wanted = self.target(states, found, self.rng, self.generator)
         # The erasing loss of the frozen model is the residual's unit; losses in text space are relative already.
-        self.pull = max(1e-12, wanted.loss(states.eps_concept).item()) if isinstance(wanted, Rows) else 1.0
+        if isinstance(wanted, Rows):
+            self.pull = max(1e-12, wanted.loss(states.eps_concept, self.measured(len(things))).item())
+        else:
+            self.left = wanted.item()
         return wanted
+
+    def measured(self, samples: int) -> slice:
+        """The samples of a step from which the residual is read: plain prompts, where the domain has some and says which."""
+        rows = self.domain.plain_rows(samples) if hasattr(self.domain, "plain_rows") else slice(None)
+        return rows if rows.start is None or rows.start < samples else slice(None)
 
     def noise_losses(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:
         """Weighted mean squared errors of all rows, from ONE UNet batch."""
@@ -265,7 +273,10 @@ class Run:
             return {}
         parts = list(rows.values())
         eps = self.model.predict_noise(torch.cat([r.z for r in parts]), torch.cat([r.t for r in parts]), Conditioning.cat([r.cond for r in parts]))
-        return {name: r.loss(e) for (name, r), e in zip(rows.items(), eps.split([len(r.z) for r in parts]))}
+        predicted = dict(zip(rows, eps.split([len(r.z) for r in parts])))
+        if "erase" in rows:
+            self.left = rows["erase"].loss(predicted["erase"].detach(), self.measured(len(rows["erase"].z))).item()
+        return {name: r.loss(predicted[name]) for name, r in rows.items()}
 
 
 def _finite(value: float) -> bool:

@@ -28,9 +28,9 @@ class Rows:
     target: torch.Tensor
     weight: float | torch.Tensor
 
-    def loss(self, eps: torch.Tensor) -> torch.Tensor:
-        """Weighted mean squared error of predictions [n, 4, h, w]."""
-        return (self.weight * (eps - self.target).square()).mean()
+    def loss(self, eps: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """Weighted mean squared error of predictions [n, 4, h, w], or of some rows of them."""
+        return (self.weight * (eps - self.target).square())[rows].mean()
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .closed_form import LAYERS, ClosedForm
 from .cost import ROW
+from .domain.inversion import NameInversion
 from .domain.neighbours import Neighbours
 from .domain.prefix_token import PrefixToken
 from .domain.self_check import SelfCheck
@@ -34,8 +35,8 @@ class Training:
     steps, all of full size, do not shake a closed-form start; beta2: of Adam.
     """
 
-    steps: int = 60
-    enough: float = 0.07
+    steps: int = 40
+    enough: float = 0.04
     settle: int = 6
     window: int = 5
     learning_rate: float = 2e-3
@@ -105,10 +106,10 @@ METHODS: dict[str, Method] = {
     for m in (
         Method(
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "starts from a closed-form edit, then searches prompts that still mean the concept and erases them until little is left, keeping "
-            "the relations between other concepts and their predicted noise",
-            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
-            warm=ClosedForm(rounds=1, templates=12, eta=0.1, retain=0.01, everywhere=True, shared=100.0, keep_rank=True),
+            "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
+            "them too, keeping the relations between other concepts and their predicted noise",
+            NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
+            warm=ClosedForm(rounds=1, templates=12, eta=0.1, retain=5e-5, everywhere=True, shared=1e5, keep_rank=True),
         ),
         Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",

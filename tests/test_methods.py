@@ -291,7 +291,7 @@ def test_a_style_s_prompts_keep_what_they_show(thin):
     assert len(set(things)) == 3 and ctx.neutral(things[0]) == f"a drawing of a {things[0]}"
     assert ctx.plain("pixel art style", things[0]) == f"a pixel art style drawing of a {things[0]}"
     assert ctx.plain("in the style of Hokusai", "tree") == "a drawing of a tree in the style of Hokusai"
-    for method in ("sage", "esd"):
+    for method in ("sage", "sage-text", "esd"):
         domain = METHODS[method].domain.start(ctx)
         domain(random.Random(0), torch.Generator().manual_seed(0), things)
         for attack in getattr(domain, "pool", []):

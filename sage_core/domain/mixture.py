@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ..diffusion.text import Conditioning
+from ..state import load_adam
 
 
 class Mixture:
@@ -60,4 +61,4 @@ class Mixture:
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             self.pi.copy_(tensors["pi"])
-        self.optimizer.state[self.pi] = {k: v.clone() for k, v in tensors.items() if k != "pi"}
+        load_adam(self.optimizer, self.pi, tensors)

@@ -9,6 +9,7 @@ import torch
 
 from ..cost import ROW
 from ..diffusion.text import Conditioning
+from ..state import load_adam
 from .through_unet import search
 
 
@@ -66,4 +67,4 @@ class SoftTokensSearch:
         self.prepare(tensors["free"].shape[1], torch.Generator())
         with torch.no_grad():
             self.free.copy_(tensors["free"])
-        self.optimizer.state[self.free] = {k: v.clone() for k, v in tensors.items() if k != "free"}
+        load_adam(self.optimizer, self.free, tensors)
