@@ -14,15 +14,15 @@ import torch
 
 from ..diffusion.text import Conditioning
 from ..state import load_adam
-from .prompts import compose
+from .prompts import compose_vectors, encode_vectors, own_vectors
 
 
 @dataclass(frozen=True)
 class NameInversion:
     """vectors: free embeddings in the name's place; pool: names that are learnt at once; stride: of their Adam, in units of the
     embedding table's root mean square; plain: the share of the samples that are the concept's names in plain templates; beside: the
-    share of new names that start from a word like the concept instead of from the concept's own; fresh: how often one starts anew; random: move as far, but
-    anywhere (the ablation)."""
+    share of new names that start from a word like the concept instead of from the concept's own; fresh: how often one starts anew;
+    random: move as far, but anywhere (the ablation)."""
 
     vectors: int = 2
     pool: int = 4
@@ -88,9 +88,7 @@ class NameInversionSearch:
         """A name that starts as one of the concept's own, or as a word that is like it."""
         name, beside = rng.choice(self.context.names), self.context.other_styles if self.context.style else self.context.nearest()
         start = rng.choice(beside) if beside and rng.random() < self.config.beside else name
-        text = self.context.model.text
-        own, count = text.embed(text.tokenize([start])), len(text.words(start))
-        return self.made(name, [e[0, [1 + i % count for i in range(self.config.vectors)]] for e in own])
+        return self.made(name, own_vectors(self.context.model.text, start, self.config.vectors))
 
     def made(self, name: str, start: list[torch.Tensor]) -> Learnt:
         free = [e.clone().requires_grad_(True) for e in start]
@@ -101,10 +99,7 @@ class NameInversionSearch:
     def encode(self, learnt: Learnt, rng: random.Random, thing: str | None) -> Conditioning:
         """T of a random template with the learnt name in it, one row."""
         text = self.context.model.text
-        prompts = compose(text, " ".join(["thing"] * self.config.vectors), [self.context.template(rng, thing, learnt.name)])
-        places = prompts.read[0, :-1]
-        rows = [base.index_put((torch.zeros_like(places), places), free) for base, free in zip(text.embed(prompts.tokens), learnt.free)]
-        return text.encode(prompts.tokens, rows)
+        return encode_vectors(text, compose_vectors(text, self.config.vectors, self.context.template(rng, thing, learnt.name)), learnt.free)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a saved run needs to go on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..diffusion.text import TextStack, Tokens
+from ..diffusion.text import Conditioning, TextStack, Tokens
 
 TEMPLATES = (
     "a picture of a {}", "a photo of a {}", "an image of a {}", "a drawing of a {}", "a painting of a {}", "a beautiful {}", "the {}",
@@ -52,6 +52,24 @@ def compose(text: TextStack, concept: str, templates: list[str]) -> ConceptPromp
     for row, places in zip(template, marks):
         row[places] = True
     return ConceptPrompts(tokens, template.to(tokens.end.device), torch.tensor(reads, device=tokens.end.device))
+
+
+def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
+    """The embeddings of a word's tokens, repeated to `count`: [count, width], one tensor an encoder."""
+    tokens = len(text.words(word))
+    return [e[0, [1 + i % tokens for i in range(count)]].clone() for e in text.embed(text.tokenize([word]))]
+
+
+def compose_vectors(text: TextStack, count: int, template: str) -> ConceptPrompts:
+    """One prompt with places for `count` free embeddings where the concept stands; `encode_vectors` fills them."""
+    return compose(text, " ".join(["thing"] * count), [template])
+
+
+def encode_vectors(text: TextStack, prompts: ConceptPrompts, vectors: list[torch.Tensor]) -> Conditioning:
+    """T of such a prompt with [count, width] embeddings in those places, one tensor an encoder; differentiable."""
+    places = prompts.read[0, :-1]
+    rows = [base.index_put((torch.zeros_like(places), places), v) for base, v in zip(text.embed(prompts.tokens), vectors)]
+    return text.encode(prompts.tokens, rows)
 
 
 def meaning(hidden: torch.Tensor, read: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
-from ..domain.prompts import compose
+from ..domain.prompts import compose_vectors, encode_vectors, own_vectors
 from ..spec import ErasureSpec
 
 TEMPLATE = "a drawing of a {}"
@@ -65,18 +65,10 @@ def invert(model: DiffusionModel, latents: torch.Tensor, spec: ErasureSpec, atta
 def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start: str, attack: ConceptInversion, seed: int) -> Found:
     generator = torch.Generator().manual_seed(seed)
     text = model.text
-    # As many places as there are free vectors; the start's own tokens fill them, repeated where it has fewer.
-    prompts = compose(text, " ".join(["thing"] * attack.vectors), [template])
-    places = prompts.read[0, :-1]
-    base = text.embed(prompts.tokens)
-    own = text.embed(text.tokenize([start]))
-    count = len(text.words(start))
-    free = [e[0, [1 + i % count for i in range(len(places))]].clone().requires_grad_(True) for e in own]
-    optimizer = torch.optim.Adam([{"params": [v], "lr": attack.rate * b.square().mean().sqrt().item()} for v, b in zip(free, base)])
-
-    def conditioning() -> Conditioning:
-        rows = [b.index_put((torch.zeros_like(places), places), v) for b, v in zip(base, free)]
-        return text.encode(prompts.tokens, rows)
+    prompts = compose_vectors(text, attack.vectors, template)
+    free = [v.requires_grad_(True) for v in own_vectors(text, start, attack.vectors)]
+    scales = [b.square().mean().sqrt().item() for b in text.embed(prompts.tokens)]
+    optimizer = torch.optim.Adam([{"params": [v], "lr": attack.rate * scale} for v, scale in zip(free, scales)])
 
     tail = []
     with torch.enable_grad():
@@ -86,7 +78,7 @@ def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start
             noise = torch.randn(attack.batch, *latents.shape[1:], generator=generator).to(model.device)
             a = model.alphas[t].view(-1, 1, 1, 1)
             z = a.sqrt() * latents[index.to(model.device)] + (1 - a).sqrt() * noise
-            eps = model.predict_noise(z, t, Conditioning.cat([conditioning()] * attack.batch))
+            eps = model.predict_noise(z, t, Conditioning.cat([encode_vectors(text, prompts, free)] * attack.batch))
             loss = (eps - noise).square().mean()
             gradients = torch.autograd.grad(loss, free)
             for v, g in zip(free, gradients):
@@ -95,7 +87,7 @@ def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start
             if step >= attack.steps * 3 // 4:
                 tail.append(loss.item())
     with torch.no_grad():
-        return Found(conditioning().detach(), sum(tail) / max(1, len(tail)), start)
+        return Found(encode_vectors(text, prompts, free).detach(), sum(tail) / max(1, len(tail)), start)
 
 
 def attack_images(model: DiffusionModel, found: Found, images: int, seed: int = 0, steps: int = 20) -> torch.Tensor:
