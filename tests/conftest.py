@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # processes that share the cores; torch reads this once
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`; never the repository root
 
 import tiny
