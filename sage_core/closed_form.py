@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .domain.prompts import STYLE_TEMPLATES, TEMPLATES, last_word
+from .closed_rows import embeddings, unseen
 
 LAYERS = ("attn2_to_k", "attn2_to_v")
+STRONGEST = 20.0  # an edit is scaled by no more, whatever it would have to reach
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class ClosedForm:
     templates: put the concept and the retained words into so many templates too; eta: aim beyond the aim, away from the concept;
     everywhere: retain every state of the retained prompts and of other styles, padding included, instead of the last word's alone:
     what an edit changes there is little, but adds up over several; shared: retain the mean state at every position, which all prompts
-    share and every edit would push the same way, as if there were so many times more of them; keep_rank: bring the edit down to the
+    share and every edit would push the same way, as if there were so many times more of them; reach: make the edit so strong that it
+    takes this share of the concept's pull away in prompts that it was not fitted on (0: as strong as it comes). The larger l is, the
+    more directions around the concept an edit takes along, and the weaker it is, differently for every concept; with a reach all are
+    erased alike. style_reach: the same of a style, whose aim, the thing without it, is near. keep_rank: bring the edit down to the
     adapter's own rank (the nearest such matrix), to train on from there."""
 
     keep_own: float = 0.5
@@ -40,6 +44,8 @@ class ClosedForm:
     eta: float = 0.0
     everywhere: bool = False
     shared: float = 0.0
+    reach: float = 0.0
+    style_reach: float = 0.0
     keep_rank: bool = False
 
     def __call__(self, context, steps: int) -> list[dict[str, float]]:
@@ -54,87 +60,11 @@ class ClosedForm:
                 edited = edit.still_means(concept, self.ridge)
             losses.append({"erase": edit.pull(concept, aim)})
             edit.add(edited, aim)
+        if reach := self.style_reach if context.style else self.reach:
+            removed = edit.removed(*unseen(context, self))
+            edit.scale(min(STRONGEST, reach / removed) if removed > 0 else 1.0)
         edit.write(context.adapter, self.keep_rank)
         return losses
-
-
-STYLE_THINGS = 8  # on so many things a style is shown
-BATCH = 16  # prompts encoded at once
-KEPT = 100  # so many retained words, the nearest
-
-
-def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """C and G [n, width], row for row, and R^T R [width, width], in float64; of bare words, and of words in some templates too.
-
-    Of a thing's names: the last token's state, the end state, and the mean of the padding's, which the UNet reads as well; each is
-    to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
-    state knows of the style; each is to become what the prompt without the style has there.
-    """
-    pairs, aim = [], config.aim.strip()
-    for name in context.names:
-        if context.style:
-            pairs += [pair for thing in _some_things(context) for pair in _style_pairs(context, name, thing, aim)]
-        else:
-            pairs += _thing_pairs(context, name, aim, config.templates)
-    rows, wanted = zip(*pairs)
-    return torch.stack(rows), torch.stack(wanted), kept_moment(context, config)
-
-
-def kept_moment(context, config: ClosedForm) -> torch.Tensor:
-    """R^T R of what is retained, [width, width]."""
-    prompts, moment, total = kept_prompts(context, config), 0.0, 0.0
-    for i in range(0, len(prompts), BATCH):
-        tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
-        with torch.no_grad(), context.adapter.off():
-            states = context.model.text.encode(tokens).hidden.cpu().double()
-        rows = states.flatten(0, 1) if config.everywhere else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
-        moment, total = moment + rows.T @ rows, total + states.sum(0)
-    return moment + config.shared / len(prompts) * total.T @ total
-
-
-def kept_prompts(context, config: ClosedForm) -> list[str]:
-    """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
-    words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
-    beside = [context.plain(s, w) for s in context.other_styles for w in _some_things(context)] if context.style else []
-    prompts = [template.format(word) for i, word in enumerate([*words, *beside])
-               for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, config.templates)))]]
-    if config.everywhere:  # every word in two styles
-        styles = [context.other_styles[i % len(context.other_styles)] for i in range(2 * len(words))]
-        prompts += [STYLE_TEMPLATES[i % len(STYLE_TEMPLATES)].replace("{thing}", words[i // 2]).format(s) for i, s in enumerate(styles)]
-    return prompts
-
-
-def _some_things(context) -> list[str]:
-    return context.retained[:: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]
-
-
-def _thing_pairs(context, name: str, aim: str, templates: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    goal, pairs = _states(context, aim), []
-    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-    for template in ["{}", *ending[:templates]]:
-        prompt = template.format(name)
-        end = 1 + len(context.model.text.words(prompt))
-        pairs += list(zip(last_word(_states(context, prompt), end), last_word(goal, end)))
-    return pairs
-
-
-def _style_pairs(context, name: str, thing: str, aim: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Of a thing in the style: the style's own state becomes what stands before it, everything behind it what it is without."""
-    own, goal = _states(context, context.plain(name, thing)), _states(context, aim or context.neutral(thing))
-    start, length, end = _place(context, name, thing)
-    pairs = [(own[start + length - 1], goal[start - 1])] + [(own[p], goal[p - length]) for p in range(start + length, end + 1)]
-    return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 :].mean(0))]
-
-
-def _states(context, prompt: str) -> torch.Tensor:
-    return context.frozen(prompt).hidden[0].cpu().double()
-
-
-def _place(context, name: str, thing: str) -> tuple[int, int, int]:
-    """Where the name starts in its plain prompt, how many tokens it has, and where the prompt ends."""
-    text = context.model.text
-    before = len(text.words(context.plain_template(name, thing).split("{}")[0].strip()))
-    return 1 + before, len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))
 
 
 class Edit:
@@ -188,6 +118,18 @@ class Edit:
             now += float((self.read(name, own, concept) - own @ aim.T).square().sum())
             before += float((own @ (concept - aim).T).square().sum())
         return now / max(before, 1e-30)
+
+    def removed(self, concept: torch.Tensor, aim: torch.Tensor) -> float:
+        """Which share of the way from the concept to its aim K and V go with the edit, over all embeddings; 1 is the whole way."""
+        gone = whole = 0.0
+        for name in self.layers:
+            way = self.original(name) @ (aim - concept).T
+            gone += float((self.up[name] @ (self.down @ concept.T) * way).sum())
+            whole += float(way.square().sum())
+        return gone / max(whole, 1e-30)
+
+    def scale(self, factor: float) -> None:
+        self.up = {name: factor * up for name, up in self.up.items()}
 
     @torch.no_grad()
     def write(self, adapter, keep_rank: bool = False) -> None:

@@ -35,17 +35,17 @@ class Training:
     steps, all of full size, do not shake a closed-form start; beta2: of Adam.
     """
 
-    steps: int = 40
-    enough: float = 0.04
-    settle: int = 6
+    steps: int = 16
+    enough: float = 0.0
+    settle: int = 5
     window: int = 5
     learning_rate: float = 2e-3
-    warmup: int = 8
+    warmup: int = 4
     beta2: float = 0.95
     rank: int = 8
     alpha: float | None = None
     erase_batch: int = 2
-    trajectories: int = 4
+    trajectories: int = 2
     retain_trajectories: int = 6
     adjacent: float = 0.5
     solver_steps: int = 6
@@ -108,8 +108,8 @@ METHODS: dict[str, Method] = {
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
             "them too, keeping the relations between other concepts and their predicted noise",
-            NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
-            warm=ClosedForm(rounds=1, templates=12, eta=0.1, retain=5e-5, everywhere=True, shared=1e5, keep_rank=True),
+            NameInversion(), NegativeGuidance(), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
+            warm=ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.62, style_reach=1.1, keep_rank=True),
         ),
         Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",

@@ -8,7 +8,8 @@ import torch
 
 from sage_core import ErasureSpec, SageError, erase, load_lora, load_model
 from sage_core.adapters import Adapter, surface_layers
-from sage_core.closed_form import ClosedForm, Edit, embeddings
+from sage_core.closed_form import ClosedForm, Edit
+from sage_core.closed_rows import embeddings, unseen
 from sage_core.context import build_context
 from sage_core.domain.mixture import Mixture
 from sage_core.domain.neighbours import around
@@ -162,6 +163,25 @@ def test_what_all_prompts_share_is_hardly_edited_where_it_is_retained(thin):
             pushed[config.shared] = sum((up @ (adapter.down[k] @ states.mean(0).T)).norm() for k, up in adapter.up.items() if k.endswith(("to_k", "to_v")))
     adapter.remove()
     assert 0 < pushed[100.0] < 0.5 * pushed[0.0]
+
+
+@pytest.mark.parametrize("concept", ["red castle", "pixel art style"])
+def test_with_a_reach_every_concept_is_erased_alike_where_it_was_not_fitted(thin, concept):
+    """The share of the way to the aim is read from the matrices themselves, in prompts of the concept that the fit has not seen."""
+    adapter = Adapter.create(surface_layers(thin, "cross_attention"), 4, 4.0, torch.Generator().manual_seed(0))
+    ctx = build_context(thin, ErasureSpec(concept).resolved(), adapter)
+    config = ClosedForm(keep_own=5.0, templates=2, rounds=1)
+    seen, rows, aim = embeddings(ctx, config)[0], *unseen(ctx, config)
+    new = torch.cdist(rows, seen).min(1).values > 1e-6
+    assert new.all() if concept == "red castle" else new.any()  # a causal encoder reads a style alike, whatever thing comes behind it
+    reached = {}
+    for reach in (0.0, 0.3, 0.6):
+        dataclasses.replace(config, reach=reach, style_reach=reach)(ctx, 1)
+        ways = {k: layer.weight.detach().double() @ (aim - rows).T for k, layer in adapter.layers.items() if k.endswith(("to_k", "to_v"))}
+        gone = sum(((adapter.up[k] @ adapter.down[k]).double() @ rows.T * way).sum() for k, way in ways.items())
+        reached[reach] = float(gone / sum(way.square().sum() for way in ways.values()))
+    adapter.remove()
+    assert reached[0.3] == pytest.approx(0.3, abs=1e-3) and reached[0.6] == pytest.approx(0.6, abs=1e-3) and 0 < reached[0.0] != reached[0.3]
 
 
 def test_uce_is_one_round_and_rece_goes_on(thin):
