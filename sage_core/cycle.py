@@ -28,8 +28,9 @@ from .spec import ErasureSpec
 @dataclass(frozen=True)
 class Event:
     """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
-    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `residual`:
-    the share of the concept's pull that is left, 1 before and 0 after. `total` falls when the cycle finds that it is done."""
+    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `residual`: the
+    share of the concept's pull that is left, 1 before and 0 where the prediction is the empty prompt's. `total` falls when the cycle
+    finds that it is done."""
 
     phase: str
     step: int
@@ -174,7 +175,7 @@ class Run:
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
             eta = (time.monotonic() - start) / done * (total - done)
-            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.residual()))
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.remaining()))
             if self.state_path is not None and time.monotonic() - written >= self.save_every:
                 saved.write(self)
                 written = time.monotonic()
@@ -197,10 +198,16 @@ class Run:
             self.erased_at = len(self.pulls)
 
     def residual(self) -> float:
-        """The share of the concept's pull that is left over the last steps. A ratio of sums: single steps near the end of a
+        """The erasing loss over the last steps in units of the frozen model's. A ratio of sums: single steps near the end of a
         trajectory, where the concept pulls little, would drown a mean of ratios."""
         last = self.pulls[-self.training.window :]
         return sum(loss for loss, _ in last) / sum(pull for _, pull in last)
+
+    def remaining(self) -> float:
+        """The share of the concept's pull that is left, 1 before, 0 where the prediction is the empty prompt's. Negative guidance aims
+        eta beyond the empty prompt, so that 1 + eta is the whole way and the last eta of it is not the concept's."""
+        eta = getattr(self.target.config, "eta", 0.0)
+        return max(0.0, (1 + eta) * math.sqrt(self.residual()) - eta)
 
     def total(self) -> int:
         """How many steps there will be, as far as is known now."""

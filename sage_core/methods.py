@@ -28,8 +28,8 @@ from .target.negative_guidance import NegativeGuidance
 class Training:
     """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank.
 
-    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the share of
-    the concept's pull that is left, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a trajectory of
+    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the erasing
+    loss in units of the frozen model's, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a trajectory of
     `solver_steps` a step, as the papers' own code does. alpha: of the LoRA; its rank unless one is given. adjacent: share of the
     retained trajectories that show words near the concept. warmup: steps in which the learning rate rises, so that Adam's first
     steps, all of full size, do not shake a closed-form start; beta2: of Adam.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -61,6 +62,11 @@ class TextStack:
     @property
     def device(self) -> torch.device:
         return self.encoders[0].get_input_embeddings().weight.device
+
+    @cached_property
+    def scales(self) -> list[float]:
+        """The root mean square of each encoder's embedding table, the unit of steps in it; the tables are frozen."""
+        return [e.get_input_embeddings().weight.detach().float().square().mean().sqrt().item() for e in self.encoders]
 
     def words(self, text: str) -> list[int]:
         """Token ids of a text without start and end."""

@@ -92,8 +92,7 @@ class NameInversionSearch:
 
     def made(self, name: str, start: list[torch.Tensor]) -> Learnt:
         free = [e.clone().requires_grad_(True) for e in start]
-        rates = [self.config.stride * e.get_input_embeddings().weight.float().square().mean().sqrt().item() for e in self.context.model.text.encoders]
-        groups = [{"params": [f], "lr": rate} for f, rate in zip(free, rates)]
+        groups = [{"params": [f], "lr": self.config.stride * scale} for f, scale in zip(free, self.context.model.text.scales)]
         return Learnt(name, free, torch.optim.Adam(groups, betas=(0.8, 0.95), maximize=True))
 
     def encode(self, learnt: Learnt, rng: random.Random, thing: str | None) -> Conditioning:

@@ -40,7 +40,7 @@ class PrefixTokenSearch:
         base = text.embed(prompts)
         table = text.encoders[0].get_input_embeddings().weight
         free = table[rng.randrange(len(table))].detach().float().clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([free], lr=self.config.rate * table.float().square().mean().sqrt().item())
+        optimizer = torch.optim.Adam([free], lr=self.config.rate * text.scales[0])
 
         def conditioning(rows: slice = slice(0, 1)) -> Conditioning:
             own = [b[rows] for b in base]
