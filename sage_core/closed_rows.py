@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .domain.prompts import STYLE_TEMPLATES, TEMPLATES, is_phrase, last_word
+from .domain.prompts import BEHIND, STYLE_TEMPLATES, TEMPLATES, is_phrase, last_word
 
 if TYPE_CHECKING:
     from .closed_form import ClosedForm
 
 STYLE_THINGS = 8  # on so many things a style is shown, in so many styles a thing
-UNSEEN, UNSEEN_NAMES = "a {} drawing of a {}", 4
+UNSEEN_NAMES = 4  # so many of the names the strength of an edit is read from
 BATCH = 16  # prompts encoded at once
 KEPT = 100  # so many retained words, the nearest
-
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # (state of the concept, what it is to become), each [width]
 
@@ -27,29 +26,25 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    pairs, aim = [], config.aim.strip()
-    for name in context.names:
-        if context.style:
-            pairs += [pair for thing in _some_things(context) for pair in _style_pairs(context, name, thing, aim)]
-        else:
-            ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-            pairs += [pair for t in ["{}", *ending[: config.templates]] for pair in _thing_pairs(context, t.format(name), aim)]
-    return *_stacked(pairs), kept_moment(context, config)
+    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
+    prompts = ["{}", *ending[: config.templates]]
+    return *_pairs(context, config, context.names, _some_things(context), prompts), kept_moment(context, config)
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
     """C and G [n, width] of the concept in prompts that `embeddings` has not: a thing in some styles, a style on other things."""
-    pairs, aim = [], config.aim.strip()
-    for name in context.names[:UNSEEN_NAMES]:
-        if context.style:
-            pairs += [pair for thing in _some_things(context, skip=1) for pair in _style_pairs(context, name, thing, aim)]
-        else:
-            styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
-            pairs += [pair for s in styles or ["new"] for pair in _thing_pairs(context, UNSEEN.format(s, name), aim)]
-    return _stacked(pairs)
+    styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
+    prompts = [STYLE_TEMPLATES[BEHIND].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
+    return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), prompts)
 
 
-def _stacked(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(context, config: ClosedForm, names: list[str], things: list[str], templates: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """C and G [n, width] of the names: of a style on those things, of a thing in those templates, all of which end with it."""
+    aim = config.aim.strip()
+    if context.style:
+        pairs = [pair for name in names for thing in things for pair in _style_pairs(context, name, thing, aim)]
+    else:
+        pairs = [pair for name in names for template in templates for pair in _thing_pairs(context, template.format(name), aim)]
     rows, wanted = zip(*pairs)
     return torch.stack(rows), torch.stack(wanted)
 

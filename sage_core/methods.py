@@ -93,7 +93,7 @@ STEADY = {"trajectories": 12, "retain_trajectories": 12, "adjacent": 0.0, "solve
 
 def steady(steps: int, rate: float, **other) -> Training:
     """A fixed number of steps at a constant rate, as the papers train, from a larger bank."""
-    return Training(steps=steps, enough=0.0, settle=0, learning_rate=rate, **STEADY | other)
+    return Training(steps=steps, settle=0, learning_rate=rate, **STEADY | other)
 
 
 def published(steps: int, rate: float, **other) -> Training:
