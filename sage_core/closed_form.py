@@ -7,6 +7,13 @@ give what the aim's embeddings g gave, while retained embeddings r give what the
 
 With M the matrix that is inverted, W* - W = s sum (W g - W c) c^T M^-1: its rank is at most the number of edited embeddings,
 so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, without any loss.
+
+Such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds one that it does not hear, or one
+that it hears as the opposite of c, so that the edit itself draws the concept; the stronger the edit, the nearer that one is. With
+`directions` the matrices are pulled towards ones that cannot say the concept at all, P W with P = I - q q^T and q the first left singular
+vectors of W (C - G), and nothing but q changes (ours, not in either paper):
+
+    W* = argmin l |W* - P W|^2 + s sum |W* c - W g|^2 + p sum |W* r - W r|^2 = W - q q^T (l W + s W (C - G)^T C) M^-1
 """
 
 from __future__ import annotations
@@ -32,7 +39,8 @@ class ClosedForm:
     takes this share of the concept's pull away in prompts that it was not fitted on (0: as strong as it comes). The larger l is, the
     more directions around the concept an edit takes along, and the weaker it is, differently for every concept; with a reach all are
     erased alike. style_reach: the same of a style, whose aim, the thing without it, is near. keep_rank: bring the edit down to the
-    adapter's own rank (the nearest such matrix), to train on from there."""
+    adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's names in the other styles too.
+    directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round."""
 
     keep_own: float = 0.5
     erase: float = 1.0
@@ -47,6 +55,8 @@ class ClosedForm:
     reach: float = 0.0
     style_reach: float = 0.0
     keep_rank: bool = False
+    styled: bool = False
+    directions: int = 0
 
     def __call__(self, context, steps: int) -> list[dict[str, float]]:
         """Edit the context's adapter in place, `steps` rounds; one dict a round, with the share of the concept's pull that was left before it."""
@@ -59,7 +69,7 @@ class ClosedForm:
             if turn:
                 edited = edit.still_means(concept, self.ridge)
             losses.append({"erase": edit.pull(concept, aim)})
-            edit.add(edited, aim)
+            (edit.project if self.directions else edit.add)(edited, aim)
         if reach := self.style_reach if context.style else self.reach:
             removed = edit.removed(*unseen(context, self))
             edit.scale(min(STRONGEST, reach / removed) if removed > 0 else 1.0)
@@ -68,7 +78,7 @@ class ClosedForm:
 
 
 class Edit:
-    """The change of every matrix so far, as factors: W + up @ down, `down` [n, width] shared by all of them.
+    """The change of every matrix so far, as factors: W + up @ down, [out, n] and [n, width].
 
     Solved on the CPU in float64, one matrix after the other, since not every device has that type and a large model's matrices
     would fill the memory.
@@ -76,7 +86,7 @@ class Edit:
 
     def __init__(self, config: ClosedForm, layers: dict[str, torch.nn.Linear], kept: torch.Tensor):  # R^T R
         self.config, self.layers, self.kept = config, layers, kept
-        self.down = kept.new_zeros(0, len(kept))
+        self.down = {name: kept.new_zeros(0, len(kept)) for name in layers}
         self.up = {name: kept.new_zeros(layer.out_features, 0) for name, layer in layers.items()}
 
     def original(self, name: str) -> torch.Tensor:
@@ -85,17 +95,30 @@ class Edit:
 
     def add(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
         """UCE's edit on top of what is there; `aim` is read by the ORIGINAL matrices."""
-        c = self.config
-        m = c.keep_own * torch.eye(concept.shape[1], dtype=concept.dtype) + c.erase * concept.T @ concept + c.retain * self.kept
-        down = torch.linalg.solve(m, concept.T).T  # C M^-1, since M is symmetric
+        down = torch.linalg.solve(self.moment(concept), concept.T).T  # C M^-1, since M is symmetric
         for name in self.layers:
             own = self.original(name)
-            self.up[name] = torch.cat([self.up[name], c.erase * (own @ aim.T - self.read(name, own, concept))], dim=1)
-        self.down = torch.cat([self.down, down])
+            self.up[name] = torch.cat([self.up[name], self.config.erase * (own @ aim.T - self.read(name, own, concept))], dim=1)
+            self.down[name] = torch.cat([self.down[name], down])
+
+    def project(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
+        """Take the concept's first `directions` out of what the matrices say (see the module), in place of any earlier edit."""
+        c, factor = self.config, torch.linalg.cholesky(self.moment(concept))
+        for name in self.layers:
+            own = self.original(name)
+            pull = own @ (concept - aim).T
+            q = torch.linalg.svd(pull, full_matrices=False)[0][:, : c.directions]
+            wanted = q.T @ (c.keep_own * own + c.erase * pull @ concept)
+            self.up[name], self.down[name] = -q, torch.cholesky_solve(wanted.T, factor).T
+
+    def moment(self, concept: torch.Tensor) -> torch.Tensor:
+        """M = l I + s C^T C + p R^T R."""
+        c = self.config
+        return c.keep_own * torch.eye(concept.shape[1], dtype=concept.dtype) + c.erase * concept.T @ concept + c.retain * self.kept
 
     def read(self, name: str, own: torch.Tensor, concept: torch.Tensor) -> torch.Tensor:
         """What the matrix, as edited so far, makes of embeddings; [out, n]."""
-        return own @ concept.T + self.up[name] @ (self.down @ concept.T)
+        return own @ concept.T + self.up[name] @ (self.down[name] @ concept.T)
 
     def still_means(self, concept: torch.Tensor, ridge: float) -> torch.Tensor:
         """RECE: the embeddings that the edited matrices read as the original ones read the concept; [n, width].
@@ -106,7 +129,7 @@ class Edit:
         right = torch.zeros_like(left)
         for name in self.layers:
             own = self.original(name)
-            new = own + self.up[name] @ self.down
+            new = own + self.up[name] @ self.down[name]
             left, right = left + new.T @ new, right + new.T @ own
         return torch.linalg.solve(left, right @ concept.T).T
 
@@ -124,7 +147,7 @@ class Edit:
         gone = whole = 0.0
         for name in self.layers:
             way = self.original(name) @ (aim - concept).T
-            gone += float((self.up[name] @ (self.down @ concept.T) * way).sum())
+            gone += float((self.up[name] @ (self.down[name] @ concept.T) * way).sum())
             whole += float(way.square().sum())
         return gone / max(whole, 1e-30)
 
@@ -138,7 +161,7 @@ class Edit:
         keep_rank: into an adapter that is trained on, whose own tensors are filled with the nearest matrices of that rank.
         """
         for name, layer in self.layers.items():
-            down, up = self.down, self.up[name]
+            down, up = self.down[name], self.up[name]
             if keep_rank or len(down) > min(layer.weight.shape):
                 down, up = thin_factors(down, up)
             if keep_rank:

@@ -27,15 +27,19 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     state knows of the style; each is to become what the prompt without the style has there.
     """
     ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-    prompts = ["{}", *ending[: config.templates]]
+    prompts = ["{}", *ending[: config.templates], *(in_styles(context) if config.styled else [])]
     return *_pairs(context, config, context.names, _some_things(context), prompts), kept_moment(context, config)
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the concept in prompts that `embeddings` has not: a thing in some styles, a style on other things."""
+    """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in some styles, a style on other things."""
+    return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), in_styles(context))
+
+
+def in_styles(context) -> list[str]:
+    """Templates that show a thing in other styles, its name last."""
     styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
-    prompts = [STYLE_TEMPLATES[BEHIND].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
-    return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), prompts)
+    return [STYLE_TEMPLATES[BEHIND].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
 
 
 def _pairs(context, config: ClosedForm, names: list[str], things: list[str], templates: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

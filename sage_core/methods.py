@@ -112,6 +112,13 @@ METHODS: dict[str, Method] = {
             warm=ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.62, style_reach=1.1, keep_rank=True),
         ),
         Method(
+            "sage-robust", "SAGE from a projection", "arXiv 2506.09363 (equations reconstructed: the authors published no code); the start is ours",
+            "sage from a start after which K and V hardly can say the concept, whatever they read: hardest to bring back, for one or two at once",
+            NameInversion(), NegativeGuidance(), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
+            warm=ClosedForm(keep_own=80.0, erase=60.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, keep_rank=True, styled=True,
+                            directions=3),
+        ),
+        Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "the cycle on the text encoder alone, as the paper has it, so that the file also works in other models that share the encoder",
             SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2), Noise(weight=10.0)), "text",

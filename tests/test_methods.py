@@ -148,7 +148,7 @@ def test_an_edit_of_more_embeddings_than_a_matrix_has_rank_is_brought_back_to_it
     edit.write(adapter)
     for name in layers:
         assert len(adapter.down[name]) <= min(layers[name].weight.shape)
-        torch.testing.assert_close(adapter.up[name] @ adapter.down[name], (edit.up[name] @ edit.down).float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(adapter.up[name] @ adapter.down[name], (edit.up[name] @ edit.down[name]).float(), atol=1e-4, rtol=1e-4)
     adapter.remove()
 
 
