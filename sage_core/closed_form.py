@@ -25,6 +25,7 @@ import torch
 from .closed_rows import embeddings, unseen
 
 LAYERS = ("attn2_to_k", "attn2_to_v")
+VALUES = ("attn2_to_v",)
 STRONGEST = 20.0  # an edit is scaled by no more, whatever it would have to reach
 
 
@@ -40,7 +41,8 @@ class ClosedForm:
     more directions around the concept an edit takes along, and the weaker it is, differently for every concept; with a reach all are
     erased alike. style_reach: the same of a style, whose aim, the thing without it, is near. keep_rank: bring the edit down to the
     adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's names in the other styles too.
-    directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round."""
+    directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round. layers: the ends
+    of the names of the matrices that are edited; V alone erases as well as K and V, and what is done to K only harms (measured)."""
 
     keep_own: float = 0.5
     erase: float = 1.0
@@ -57,12 +59,13 @@ class ClosedForm:
     keep_rank: bool = False
     styled: bool = False
     directions: int = 0
+    layers: tuple[str, ...] = LAYERS
 
     def __call__(self, context, steps: int) -> list[dict[str, float]]:
         """Edit the context's adapter in place, `steps` rounds; one dict a round, with the share of the concept's pull that was left before it."""
         concept, aim, kept = embeddings(context, self)
         aim = aim - self.eta * (concept - aim)
-        edit = Edit(self, {name: layer for name, layer in context.adapter.layers.items() if name.endswith(LAYERS)}, kept)
+        edit = Edit(self, {name: layer for name, layer in context.adapter.layers.items() if name.endswith(self.layers)}, kept)
         losses = []
         edited = concept
         for turn in range(self.rounds or steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .closed_form import LAYERS, ClosedForm
+from .closed_form import LAYERS, VALUES, ClosedForm
 from .cost import ROW
 from .domain.inversion import NameInversion
 from .domain.neighbours import Neighbours
@@ -113,10 +113,10 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "sage-robust", "SAGE from a projection", "arXiv 2506.09363 (equations reconstructed: the authors published no code); the start is ours",
-            "sage from a start after which K and V hardly can say the concept, whatever they read: hardest to bring back, for one or two at once",
+            "sage from a start after which V hardly can say the concept, whatever it reads: hardest to bring back, for one or two at once",
             NameInversion(), NegativeGuidance(), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
             warm=ClosedForm(keep_own=80.0, erase=60.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, keep_rank=True, styled=True,
-                            directions=3),
+                            directions=3, layers=VALUES),
         ),
         Method(
             "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
