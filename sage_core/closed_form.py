@@ -8,7 +8,8 @@ give what the aim's embeddings g gave, while retained embeddings r give what the
 With M the matrix that is inverted, W* - W = s sum (W g - W c) c^T M^-1: its rank is at most the number of edited embeddings,
 so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, without any loss.
 
-Such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds one that it does not hear, or one
+Our reading of what was measured: such an edit listens for c and
+answers with W (g - c). Whoever is free to choose the embedding finds one that it does not hear, or one
 that it hears as the opposite of c, so that the edit itself draws the concept; the stronger the edit, the nearer that one is. With
 `directions` the matrices are pulled towards ones that cannot say the concept at all, P W with P = I - q q^T and q the first left singular
 vectors of W (C - G), and nothing but q changes (ours, not in either paper):
@@ -42,7 +43,7 @@ class ClosedForm:
     erased alike. style_reach: the same of a style, whose aim, the thing without it, is near. keep_rank: bring the edit down to the
     adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's names in the other styles too.
     directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round. layers: the ends
-    of the names of the matrices that are edited; V alone erases as well as K and V, and what is done to K only harms (measured)."""
+    of the names of the matrices that are edited (docs/benchmarks.md compares V alone with both)."""
 
     keep_own: float = 0.5
     erase: float = 1.0
