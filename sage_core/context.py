@@ -10,7 +10,7 @@ import torch
 from .adapters import Adapter
 from .diffusion.model import DiffusionModel
 from .diffusion.text import Conditioning
-from .domain.prompts import BEHIND, NEUTRAL, STYLE_TEMPLATES, compose, is_phrase, meaning
+from .domain.prompts import BARE_STYLES, BEHIND, NEUTRAL, STYLE_TEMPLATES, compose, is_phrase, meaning
 from .domain.prompts import TEMPLATES as CONCEPT_TEMPLATES
 from .retention.words import TEMPLATES, likeness_to, other_styles, retained_words
 from .spec import ErasureSpec
@@ -22,7 +22,11 @@ THINGS = 200  # so many of the first retained words are plain things; the built-
 @dataclass
 class Context:
     """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share its state; `style`:
-    the concept is a style, which is shown on things: then every state, prompt and target has a thing, and the thing stays."""
+    the concept is a style; `styled`: the share of a thing's erased and of retained prompts that are in a style.
+
+    A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one of the other styles
+    that the erased thing is shown in, or None, the concept alone. Erased as a bare word only, a thing comes back in some styles.
+    """
 
     model: DiffusionModel
     adapter: Adapter
@@ -30,6 +34,7 @@ class Context:
     retained: list[str]
     style: bool = False
     other_styles: list[str] = field(default_factory=list)
+    styled: float = 0.0
     source: object = None
     target: object = None
     _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -60,36 +65,41 @@ class Context:
                 self._meanings[name] = meaning(self.model.text.encode(prompts.tokens).hidden, prompts.read, self.empty_end)
         return self._meanings[name]
 
-    def things(self, rng: random.Random, count: int) -> list[str | None]:
-        """What a style is shown on, without repetition where possible; None where the concept is a thing itself."""
-        if not self.style:
-            return [None] * count
-        words = self.retained[:THINGS]
-        return sum((rng.sample(words, len(words)) for _ in range(1 + count // len(words))), [])[:count]
+    def scenes(self, rng: random.Random, count: int) -> list[str | None]:
+        """What the concept is shown with, without repetition where possible: a style always with things, a thing partly in styles."""
+        if self.style:
+            return _draw(rng, self.retained[:THINGS], count)
+        shown = _draw(rng, self.other_styles, round(self.styled * count)) if self.other_styles else []
+        return [*shown, *[None] * (count - len(shown))]
 
-    def template(self, rng: random.Random, thing: str | None, name: str) -> str:
+    def template(self, rng: random.Random, scene: str | None, name: str) -> str:
         """A template with one place left, the concept's."""
-        if thing is None:
+        if scene is None:
             return rng.choice(CONCEPT_TEMPLATES)
-        fitting = STYLE_TEMPLATES[:BEHIND] if is_phrase(name) else STYLE_TEMPLATES
-        return rng.choice(fitting).replace("{thing}", thing)
+        return self._around(rng.choice(STYLE_TEMPLATES[:BEHIND] if is_phrase(name if self.style else scene) else STYLE_TEMPLATES), scene)
 
-    def plain(self, name: str, thing: str | None) -> str:
-        """The plainest prompt of the concept: its bare name, or a thing in the style."""
-        return name if thing is None else self.plain_template(name, thing).format(name)
+    def plain(self, name: str, scene: str | None) -> str:
+        """The plainest prompt of the concept: its bare name, or a thing in a style."""
+        return name if scene is None else self.plain_template(name, scene).format(name)
 
-    def plain_template(self, name: str, thing: str) -> str:
-        """The same with one place left, the style's; without the style it says `neutral`."""
-        return STYLE_TEMPLATES[0 if is_phrase(name) else BEHIND].replace("{thing}", thing)
+    def plain_template(self, name: str, scene: str) -> str:
+        """The same with one place left, the concept's; without the concept it says `neutral`."""
+        return self._around(STYLE_TEMPLATES[0 if is_phrase(name if self.style else scene) else BEHIND], scene)
 
-    def neutral(self, thing: str | None) -> str:
+    def neutral(self, scene: str | None) -> str:
         """The same without the concept."""
-        return "" if thing is None else NEUTRAL.format(thing=thing)
+        if scene is None:
+            return ""
+        return NEUTRAL.format(thing=scene) if self.style else BARE_STYLES[not is_phrase(scene)].format(scene)
 
-    def erased_prompt(self, rng: random.Random, thing: str | None = None) -> str:
+    def _around(self, template: str, scene: str) -> str:
+        """A style's template with the scene in it and the concept's place left."""
+        return template.replace("{thing}", scene) if self.style else template.replace("{}", scene).replace("{thing}", "{}")
+
+    def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
         """One of the concept's names in a plain template."""
         name = rng.choice(self.names)
-        return rng.choice(TEMPLATES).format(name) if thing is None else self.template(rng, thing, name).format(name)
+        return rng.choice(TEMPLATES).format(name) if scene is None else self.template(rng, scene, name).format(name)
 
     def nearest(self, count: int = ADJACENT) -> list[str]:
         """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
@@ -100,12 +110,28 @@ class Context:
         return self._nearest[:count]
 
     def retained_prompt(self, rng: random.Random, word: str | None = None) -> str:
-        """A retained word in a plain template; where a style is erased, half of them in another style."""
-        word = word or rng.choice(self.retained)
-        if self.style and rng.random() < 0.5:
-            style = rng.choice(self.other_styles)
-            return self.template(rng, word, style).format(style)
-        return rng.choice(TEMPLATES).format(word)
+        """A retained word in a plain template or, as often as `kept_styled` says, in one of the other styles."""
+        styled = self.other_styles and rng.random() < self.kept_styled
+        return self.shown(rng, word or rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
+
+    def retained_prompts(self, rng: random.Random, words: list[str], scenes: list[str | None]) -> list[str]:
+        """One prompt a word. Few are drawn, so chance has no say in the styles: they come in turn, first those that the concept is
+        shown in, which would go with it."""
+        erased = [] if self.style else [s for s in scenes if s]
+        styles = list(dict.fromkeys([*erased, *rng.sample(self.other_styles, len(self.other_styles))]))
+        count = round(self.kept_styled * len(words)) if styles else 0
+        return [self.shown(rng, word, styles[i % len(styles)] if i < count else None) for i, word in enumerate(words)]
+
+    @property
+    def kept_styled(self) -> float:
+        """The share of the retained prompts that are in a style: half of them, where a style is erased."""
+        return 0.5 if self.style else self.styled
+
+    def shown(self, rng: random.Random, word: str, style: str | None) -> str:
+        """A word in a plain template, or in a style."""
+        if style is None:
+            return rng.choice(TEMPLATES).format(word)
+        return rng.choice(STYLE_TEMPLATES[:BEHIND] if is_phrase(style) else STYLE_TEMPLATES).replace("{thing}", word).format(style)
 
     def predict_frozen(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """eps0(z, h): the original UNet's prediction, differentiable with respect to the conditioning."""
@@ -121,8 +147,12 @@ class Context:
         return (1 - a) / a
 
 
-def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter) -> Context:
+def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter, styled: float = 0.0) -> Context:
     names = [spec.concept, *(s for s in spec.synonyms if s != spec.concept)]
     with adapter.off():
         retained = retained_words(model, names, spec.retain)
-    return Context(model, adapter, names, retained, spec.is_style, other_styles(model, names))
+    return Context(model, adapter, names, retained, spec.is_style, other_styles(model, names), styled)
+
+
+def _draw(rng: random.Random, words: list[str], count: int) -> list[str]:
+    return sum((rng.sample(words, len(words)) for _ in range(1 + count // len(words))), [])[:count]

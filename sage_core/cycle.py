@@ -84,14 +84,15 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
     # A short run does not draw more stops than its steps can use.
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
     shown = max(training.trajectories, len(context.names)) if training.trajectories else 0  # every name is seen
-    things = context.things(rng, min(shown, useful))
-    concept = [context.plain(context.names[i % len(context.names)], thing) for i, thing in enumerate(things)]
+    scenes = context.scenes(rng, min(shown, useful))
+    concept = [context.plain(context.names[i % len(context.names)], scene) for i, scene in enumerate(scenes)]
     retained = min(training.retain_trajectories, 4 * useful)
-    retain = [context.retained_prompt(rng, word) for word in retained_bank_words(context, rng, retained, training.adjacent)]
+    words = retained_bank_words(context, rng, retained, training.adjacent)
+    retain = context.retained_prompts(rng, rng.sample(words, len(words)), scenes)
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
-                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(t) for t in things], things=things)
+                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(s) for s in scenes], scenes=scenes)
 
 
 def retained_bank_words(context: Context, rng: random.Random, count: int, adjacent: float) -> list[str]:
@@ -149,10 +150,11 @@ class Run:
         self.model, self.spec, self.method, self.adapter = model, spec, method, adapter
         own = method.published if spec.faithful else method.training
         self.training = dataclasses.replace(own, steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
-        self.generator, self.rng, self.on_event = generator, random.Random(spec.seed), on_event
+        # Every concept has draws of its own: with the same ones, LoRAs that are stacked would all push the same way.
+        self.generator, self.rng, self.on_event = generator, random.Random(f"{spec.seed} {spec.concept}"), on_event
         self.state_path, self.save_every = state, save_every
         self.optimizer = torch.optim.Adam(adapter.parameters(), lr=spec.learning_rate, betas=(0.9, self.training.beta2))
-        self.context = build_context(model, spec, adapter)
+        self.context = build_context(model, spec, adapter, self.training.styled)
         self.domain = method.domain.start(self.context)
         target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
         self.target = self.context.target = target.start(self.context)  # before the terms, which may share its state
@@ -259,12 +261,12 @@ class Run:
     def erasing(self) -> Rows | torch.Tensor:
         """What the domain found, on its way to the target: rows for the UNet batch, or a loss in text space."""
         states = self.context.source.concept(self.rng, self.training.erase_batch) if self.training.trajectories or self.training.fresh else None
-        things = states.things if states is not None else self.context.things(self.rng, self.training.erase_batch)
-        found = self.domain(self.rng, self.generator, things)
+        scenes = states.scenes if states is not None else self.context.scenes(self.rng, self.training.erase_batch)
+        found = self.domain(self.rng, self.generator, scenes)
         wanted = self.target(states, found, self.rng, self.generator)
         # The erasing loss of the frozen model is the residual's unit; losses in text space are relative already.
         if isinstance(wanted, Rows):
-            self.pull = max(1e-12, wanted.loss(states.eps_concept, self.measured(len(things))).item())
+            self.pull = max(1e-12, wanted.loss(states.eps_concept, self.measured(len(scenes))).item())
         else:
             self.left = wanted.item()
         return wanted

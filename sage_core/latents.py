@@ -35,14 +35,14 @@ class Rows:
 
 @dataclass
 class States:
-    """Noisy latents of the concept: z [n, 4, h, w], t [n], and the frozen model's eps0(z, c) and eps0(z, ""). For a style, `things`
-    are what it is shown on, and the prompt without the style stands in the place of the empty one."""
+    """Noisy latents of the concept: z [n, 4, h, w], t [n], and the frozen model's eps0(z, c) and eps0(z, ""). `scenes`:
+    what stands beside the concept in each prompt (see Context); where there is one, it stays, in the place of the empty prompt."""
 
     z: torch.Tensor
     t: torch.Tensor
     eps_concept: torch.Tensor
     eps_empty: torch.Tensor
-    things: list[str | None]
+    scenes: list[str | None]
 
 
 @dataclass
@@ -66,9 +66,9 @@ class LatentBank:
     retain_z: torch.Tensor
     retain_t: torch.Tensor
     retain_eps: torch.Tensor
-    erase_thing: torch.Tensor  # index into things, on the CPU
+    erase_scene: torch.Tensor  # index into scenes, on the CPU
     retain_prompt: torch.Tensor  # index into retain_prompts, on the CPU
-    things: list[str | None]
+    scenes: list[str | None]
     retain_prompts: list[str]
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -77,9 +77,9 @@ class LatentBank:
     def concept(self, rng: random.Random, count: int) -> States:
         """`count` random states of the concept's trajectories."""
         index = torch.tensor([rng.randrange(len(self.erase_t)) for _ in range(count)])
-        things = [self.things[i] for i in self.erase_thing[index].tolist()]
+        scenes = [self.scenes[i] for i in self.erase_scene[index].tolist()]
         index = index.to(self.erase_z.device)
-        return States(self.erase_z[index], self.erase_t[index], self.eps_concept[index], self.eps_empty[index], things)
+        return States(self.erase_z[index], self.erase_t[index], self.eps_concept[index], self.eps_empty[index], scenes)
 
     def retained(self, rng: random.Random, count: int) -> Kept:
         """`count` random states of retained prompts."""
@@ -110,13 +110,13 @@ class FreshTrajectories:
     @torch.no_grad()
     def concept(self, rng: random.Random, count: int) -> States:
         """`count` states on one fresh guided trajectory each, stopped at the same random time."""
-        things = self.context.things(rng, count)
-        prompts = [self.context.plain(rng.choice(self.context.names), thing) for thing in things]
+        scenes = self.context.scenes(rng, count)
+        prompts = [self.context.plain(rng.choice(self.context.names), scene) for scene in scenes]
         z, t = self._walk(prompts, rng)
         with self.context.adapter.off():
-            cond = Conditioning.cat([self.model.encode(prompts), self.model.encode([self.context.neutral(thing) for thing in things])])
+            cond = Conditioning.cat([self.model.encode(prompts), self.model.encode([self.context.neutral(scene) for scene in scenes])])
             eps_concept, eps_empty = self.model.predict_noise(torch.cat([z, z]), torch.cat([t, t]), cond).chunk(2)
-        return States(z, t, eps_concept, eps_empty, things)
+        return States(z, t, eps_concept, eps_empty, scenes)
 
     @torch.no_grad()
     def retained(self, rng: random.Random, count: int) -> Kept:
@@ -138,11 +138,11 @@ class FreshTrajectories:
 @torch.no_grad()
 def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts: list[str], seeds: list[int], solver_steps: int,
                guidance: float, on_state: Callable[[int, int], None] = lambda done, total: None, batch: int = 16,
-               neutral_prompts: list[str] | None = None, things: list[str | None] | None = None) -> LatentBank:
+               neutral_prompts: list[str] | None = None, scenes: list[str | None] | None = None) -> LatentBank:
     """Walk one trajectory per concept prompt, guided away from its neutral prompt (the empty one), and one unguided per retained
     prompt with the frozen model.
 
-    `seeds`: one per trajectory, concepts first. `things`: what each concept prompt shows a style on. Call it with every adapter off.
+    `seeds`: one per trajectory, concepts first. `scenes`: what each concept prompt has beside the concept. Call it with every adapter off.
     `on_state` hears of progress.
     """
     total = solver_steps * (len(concept_prompts) + len(retain_prompts))
@@ -182,4 +182,4 @@ def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts
     n = len(concept_prompts)
     erase = walk_all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
     retain = walk_all(retain_prompts, seeds[n:], None)
-    return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), things or [None] * n, retain_prompts)
+    return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), scenes or [None] * n, retain_prompts)

@@ -31,8 +31,9 @@ class Training:
     steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the erasing
     loss in units of the frozen model's, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a trajectory of
     `solver_steps` a step, as the papers' own code does. alpha: of the LoRA; its rank unless one is given. adjacent: share of the
-    retained trajectories that show words near the concept. warmup: steps in which the learning rate rises, so that Adam's first
-    steps, all of full size, do not shake a closed-form start; beta2: of Adam.
+    retained trajectories that show words near the concept. styled: share of a thing's trajectories, and of retained prompts, that
+    are in a style. warmup: steps in which the learning rate rises, so that Adam's first steps, all of full size, do not shake a
+    closed-form start; beta2: of Adam.
     """
 
     steps: int = 16
@@ -48,6 +49,7 @@ class Training:
     trajectories: int = 2
     retain_trajectories: int = 6
     adjacent: float = 0.5
+    styled: float = 0.0
     solver_steps: int = 6
     guidance: float = 3.0
     fresh: bool = False
@@ -102,7 +104,8 @@ def published(steps: int, rate: float, **other) -> Training:
 
 
 # What sage and sage-robust share: domain, target, retention, surface and training; they differ in the start alone.
-CYCLE = (NameInversion(), NegativeGuidance(), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training())
+CYCLE = (NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)), "both",
+         Training(steps=32, enough=0.17, trajectories=4, styled=0.5))
 
 METHODS: dict[str, Method] = {
     m.name: m
@@ -112,7 +115,8 @@ METHODS: dict[str, Method] = {
             "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
             "them too, keeping the relations between other concepts and their predicted noise",
             *CYCLE,
-            warm=ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.62, style_reach=1.1, keep_rank=True),
+            warm=ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.6, style_reach=1.3, keep_rank=True,
+                            styled=True, layers=VALUES),
         ),
         Method(
             "sage-robust", "SAGE from a projection", "arXiv 2506.09363 (equations reconstructed: the authors published no code); the start is ours",

@@ -34,7 +34,7 @@ def write(run) -> None:
         "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "pulls": run.pulls,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
-        "things": getattr(run.context.source, "things", None), "pool": [[a.name, a.thing, a.leak] for a in pool],
+        "scenes": getattr(run.context.source, "scenes", None), "pool": [[a.name, a.scene, a.leak] for a in pool],
     }
     tensors = {k: v.clone().contiguous() for k, v in tensors.items()}
     write_atomically(run.state_path, lambda p: save_file(tensors, p, metadata={"sage.state": json.dumps(meta)}))
@@ -58,9 +58,9 @@ def restore(run) -> bool:
     run.adapter.load({k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")})
     _restore_optimizer(run, tensors)
     bank = {k.removeprefix("bank."): v.to(device) for k, v in tensors.items() if k.startswith("bank.")}
-    run.context.source = LatentBank(**bank, things=meta["things"], retain_prompts=meta["prompts"]) if bank else run.make_source()
+    run.context.source = LatentBank(**bank, scenes=meta["scenes"], retain_prompts=meta["prompts"]) if bank else run.make_source()
     if bank:
-        run.context.source.retain_prompt, run.context.source.erase_thing = bank["retain_prompt"].cpu(), bank["erase_thing"].cpu()
+        run.context.source.retain_prompt, run.context.source.erase_scene = bank["retain_prompt"].cpu(), bank["erase_scene"].cpu()
     for i, part in enumerate(run.parts()):
         own = {k.removeprefix(f"part.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"part.{i}.")}
         if own:
@@ -95,10 +95,10 @@ def _restore_optimizer(run, tensors: dict[str, torch.Tensor]) -> None:
     run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
 
 
-def _attack(tensors: dict[str, torch.Tensor], i: int, name: str, thing: str | None, leak: float, device):
+def _attack(tensors: dict[str, torch.Tensor], i: int, name: str, scene: str | None, leak: float, device):
     from .domain.self_check import Attack
 
     own = {k.removeprefix(f"pool.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"pool.{i}.")}
     count = sum(k.startswith("ids.") for k in own)
     tokens = Tokens([own[f"ids.{j}"] for j in range(count)], own["end"])
-    return Attack(name, ConceptPrompts(tokens, own["template"], own["read"]), [own[f"embeddings.{j}"] for j in range(count)], thing, leak)
+    return Attack(name, ConceptPrompts(tokens, own["template"], own["read"]), [own[f"embeddings.{j}"] for j in range(count)], scene, leak)

@@ -53,16 +53,16 @@ class NameInversionSearch:
     used: list[Learnt] = field(default_factory=list)
     generator: torch.Generator | None = None
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """Prompts of the concept, one a thing: learnt names first, the concept's own in plain templates behind them."""
-        count = self.plain_rows(len(things)).start
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """Prompts of the concept, one a scene: learnt names first, the concept's own in plain templates behind them."""
+        count = self.plain_rows(len(scenes)).start
         self.generator = generator
         self.renew(rng)
         self.used = rng.sample(self.learnt, min(count, len(self.learnt)))
         for learnt in self.used:
             learnt.optimizer.zero_grad()
-        rows = [self.encode(self.used[i % len(self.used)], rng, thing) for i, thing in enumerate(things[:count])]
-        plain = [self.context.erased_prompt(rng, thing) for thing in things[count:]]
+        rows = [self.encode(self.used[i % len(self.used)], rng, scene) for i, scene in enumerate(scenes[:count])]
+        plain = [self.context.erased_prompt(rng, scene) for scene in scenes[count:]]
         return Conditioning.cat([*rows, self.context.model.encode(plain)] if plain else rows)
 
     def plain_rows(self, samples: int) -> slice:
@@ -95,10 +95,10 @@ class NameInversionSearch:
         groups = [{"params": [f], "lr": self.config.stride * scale} for f, scale in zip(free, self.context.model.text.scales)]
         return Learnt(name, free, torch.optim.Adam(groups, betas=(0.8, 0.95), maximize=True))
 
-    def encode(self, learnt: Learnt, rng: random.Random, thing: str | None) -> Conditioning:
+    def encode(self, learnt: Learnt, rng: random.Random, scene: str | None) -> Conditioning:
         """T of a random template with the learnt name in it, one row."""
         text = self.context.model.text
-        return encode_vectors(text, compose_vectors(text, self.config.vectors, self.context.template(rng, thing, learnt.name)), learnt.free)
+        return encode_vectors(text, compose_vectors(text, self.config.vectors, self.context.template(rng, scene, learnt.name)), learnt.free)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a saved run needs to go on."""

@@ -49,11 +49,11 @@ class NeighboursDomain:
     config: Neighbours
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """The concept's prompts, one a thing, some as they are and some turned away."""
-        prompts = [self.context.plain(rng.choice(self.context.names), thing) for thing in things]
-        cosines = draw_cosines(rng, self.config.farthest, self.config.nearest, len(things))
-        cosines[[i for i in range(len(things)) if rng.random() < self.config.bare]] = 1.0
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """The concept's prompts, one a scene, some as they are and some turned away."""
+        prompts = [self.context.plain(rng.choice(self.context.names), scene) for scene in scenes]
+        cosines = draw_cosines(rng, self.config.farthest, self.config.nearest, len(scenes))
+        cosines[[i for i in range(len(scenes)) if rng.random() < self.config.bare]] = 1.0
         frozen = self.context.frozen_rows(prompts)
-        empty = self.context.frozen_rows([self.context.neutral(thing) for thing in things])
+        empty = self.context.frozen_rows([self.context.neutral(scene) for scene in scenes])
         return around(self.context.model.encode(prompts), frozen, empty, cosines, generator)

@@ -33,10 +33,10 @@ class PrefixTokenSearch:
     config: PrefixToken
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """The concept's prompts behind the token found in this cycle, one a thing. It starts from a random word of the table."""
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """The concept's prompts behind the token found in this cycle, one a scene. It starts from a random word of the table."""
         text, name = self.context.model.text, rng.choice(self.context.names)
-        prompts = text.tokenize(["a " + self.context.plain(name, thing) for thing in things])
+        prompts = text.tokenize(["a " + self.context.plain(name, scene) for scene in scenes])
         base = text.embed(prompts)
         table = text.encoders[0].get_input_embeddings().weight
         free = table[rng.randrange(len(table))].detach().float().clone().requires_grad_(True)

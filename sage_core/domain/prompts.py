@@ -17,6 +17,7 @@ TEMPLATES = (
 STYLE_TEMPLATES = ("a drawing of a {thing} {}", "{thing}, {}", "a picture of a {thing}, {}", "a {} drawing of a {thing}", "a {} {thing}", "{} {thing}")
 BEHIND = 3  # so many of them have the style behind the thing, where whole phrases fit as well ("in the style of ...")
 NEUTRAL = "a drawing of a {thing}"  # what such a prompt says without the style
+BARE_STYLES = ("a drawing {}", "a {} drawing")  # and without the thing: the style behind, the style in front
 
 
 def is_phrase(style: str) -> bool:

@@ -46,7 +46,7 @@ class Attack:
     name: str
     prompts: ConceptPrompts
     embeddings: list[torch.Tensor]
-    thing: str | None = None
+    scene: str | None = None
     leak: float = 1.0
 
     def conditioning(self, text) -> Conditioning:
@@ -63,34 +63,34 @@ class SelfCheckSearch:
     context: object  # context.Context: the model, the adapter, the names, the empty prompt's end state
     pool: list[Attack] = field(default_factory=list)
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """Conditionings that still mean the concept, one a thing: fresh finds T(tau_p), the pool's strongest, plain prompts last."""
-        plain = min(len(things) - 1, round(self.config.plain * len(things)))
-        found = self.found(rng, generator, things[: len(things) - plain])
-        names = [self.context.erased_prompt(rng, thing) for thing in things[len(things) - plain :]]
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """Conditionings that still mean the concept, one a scene: fresh finds T(tau_p), the pool's strongest, plain prompts last."""
+        plain = min(len(scenes) - 1, round(self.config.plain * len(scenes)))
+        found = self.found(rng, generator, scenes[: len(scenes) - plain])
+        names = [self.context.erased_prompt(rng, scene) for scene in scenes[len(scenes) - plain :]]
         return found if not plain else Conditioning.cat([found, self.context.model.encode(names)])
 
-    def found(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """The search's prompts, one a thing, encoded as things stand."""
-        fresh = self.search(rng, generator, things)
+    def found(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """The search's prompts, one a scene, encoded as things stand."""
+        fresh = self.search(rng, generator, scenes)
         self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
         known = [*fresh, *(a for a in self.pool if a not in fresh)]
         chosen, uses = [], {id(a): 0 for a in known}
-        for thing in things:  # the least used one that shows this very thing: a style's prompt must not change what it shows
-            attack = min((a for a in known if a.thing == thing), key=lambda a: uses[id(a)])
+        for scene in scenes:  # the least used one that shows this very scene: a style's prompt must not change what it shows
+            attack = min((a for a in known if a.scene == scene), key=lambda a: uses[id(a)])
             uses[id(attack)] += 1
             chosen.append(attack)
         return Conditioning.cat([a.conditioning(self.context.model.text) for a in chosen])
 
-    def search(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> list[Attack]:
-        """One cycle of the search, from `attacks` random templates, or from one for each of a style's things."""
+    def search(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> list[Attack]:
+        """One cycle of the search, from `attacks` random templates, or from one for each of a style's scenes."""
         context, config = self.context, self.config
-        name, shown = rng.choice(context.names), [None] * config.attacks if things[0] is None else list(dict.fromkeys(things))
-        templates = rng.sample(TEMPLATES, config.attacks) if things[0] is None else [context.template(rng, thing, name) for thing in shown]
+        name, shown = rng.choice(context.names), [None] * config.attacks if scenes[0] is None else list(dict.fromkeys(scenes))
+        templates = rng.sample(TEMPLATES, config.attacks) if scenes[0] is None else [context.template(rng, scene, name) for scene in shown]
         prompts = compose(context.model.text, name, templates)
-        for row, thing in enumerate(shown):
-            if thing is not None:  # what a style is shown on must stay what it is
-                prompts.template[row] &= ~torch.isin(prompts.tokens.ids[0][row], torch.tensor(context.model.text.words(thing)).to(prompts.template.device))
+        for row, scene in enumerate(shown):
+            if scene is not None:  # what a style is shown on must stay what it is
+                prompts.template[row] &= ~torch.isin(prompts.tokens.ids[0][row], torch.tensor(context.model.text.words(scene)).to(prompts.template.device))
         start = context.model.text.embed(prompts.tokens.trimmed())
         moved, leak = start, torch.ones(len(prompts))
         for _ in range(config.steps):

@@ -37,10 +37,10 @@ class SoftTokensSearch:
     free: torch.Tensor | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None)
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """The concept's prompts, one a thing, with the soft tokens behind them."""
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """The concept's prompts, one a scene, with the soft tokens behind them."""
         name, text = rng.choice(self.context.names), self.context.model.text
-        prompts = [self.context.plain(name, thing) for thing in things]
+        prompts = [self.context.plain(name, scene) for scene in scenes]
         self.prepare(self.context.frozen("").hidden.shape[-1], generator)
 
         def conditioning(rows: slice = slice(0, 1)) -> Conditioning:

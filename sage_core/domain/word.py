@@ -25,9 +25,9 @@ class WordDomain:
     config: Word
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, things: list[str | None]) -> Conditioning:
-        """Conditionings of the concept's names, one a thing."""
-        return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), thing) for thing in things])
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """Conditionings of the concept's names, one a scene."""
+        return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), scene) for scene in scenes])
 
-    def prompt(self, rng: random.Random, name: str, thing: str | None) -> str:
-        return self.context.template(rng, thing, name).format(name) if self.config.templates else self.context.plain(name, thing)
+    def prompt(self, rng: random.Random, name: str, scene: str | None) -> str:
+        return self.context.template(rng, scene, name).format(name) if self.config.templates else self.context.plain(name, scene)

@@ -40,9 +40,9 @@ class BeyondConceptTerm:
         """Rows at the concept's latents under embeddings that lie beyond it."""
         count = self.config.batch
         states = self.context.source.concept(rng, count)
-        names = [self.context.plain(rng.choice(self.context.names), thing) for thing in states.things]
+        names = [self.context.plain(rng.choice(self.context.names), scene) for scene in states.scenes]
         frozen = self.context.frozen_rows(names)
-        empty = self.context.frozen_rows([self.context.neutral(thing) for thing in states.things])
+        empty = self.context.frozen_rows([self.context.neutral(scene) for scene in states.scenes])
         shifts = around(frozen, frozen, empty, draw_cosines(rng, self.config.low, self.config.high, count), generator)
         with torch.no_grad():
             target = self.context.predict_frozen(states.z, states.t, shifts)

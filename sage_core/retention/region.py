@@ -79,7 +79,7 @@ class RegionTerm:
         """Rows that keep the frozen prediction for the concept, outside its region."""
         states, name = self.context.source.concept(rng, self.config.batch), rng.choice(self.context.names)
         positions = compose(self.context.model.text, name, ["{}"]).read[0, :-1].tolist()
-        prompts = [self.context.plain(name, thing) for thing in states.things]
+        prompts = [self.context.plain(name, scene) for scene in states.scenes]
         frozen = self.context.frozen_rows(prompts)
         maps: list[torch.Tensor] = []
         with torch.no_grad(), attention_to(self.context.model.unet, positions, maps):
