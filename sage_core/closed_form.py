@@ -38,10 +38,11 @@ class ClosedForm:
     everywhere: retain every state of the retained prompts and of other styles, padding included, instead of the last word's alone:
     what an edit changes there is little, but adds up over several; shared: retain the mean state at every position, which all prompts
     share and every edit would push the same way, as if there were so many times more of them; reach: make the edit so strong that it
-    takes this share of the concept's pull away in prompts that it was not fitted on (0: as strong as it comes). The larger l is, the
-    more directions around the concept an edit takes along, and the weaker it is, differently for every concept; with a reach all are
-    erased alike. style_reach: the same of a style, whose aim, the thing without it, is near. keep_rank: bring the edit down to the
-    adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's names in the other styles too.
+    takes this share of the concept's pull away in prompts that it was not fitted on, or, if `styled`, in other styles (0: as strong
+    as it comes). The larger l is, the more directions around the concept an edit takes along, and the weaker it is, differently for
+    every concept; with a reach all are erased alike. style_reach: the same of a style, whose aim, the thing without it, is near.
+    keep_rank: bring the edit down to the adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's
+    names in the other styles too.
     directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round. layers: the ends
     of the names of the matrices that are edited (docs/benchmarks.md compares V alone with both)."""
 

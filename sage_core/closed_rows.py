@@ -32,14 +32,14 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the concept in prompts that `embeddings` has not: a thing in some styles, said otherwise, a style on other things."""
+    """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in some styles, a style on other things."""
     return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), in_styles(context))
 
 
-def in_styles(context, template: int = BEHIND) -> list[str]:
-    """A style's template, one that ends with the thing, with each of the other styles in it and the thing's place left."""
+def in_styles(context) -> list[str]:
+    """Templates that show a thing in other styles, its name last."""
     styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
-    return [STYLE_TEMPLATES[template].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
+    return [STYLE_TEMPLATES[BEHIND].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
 
 
 def _pairs(context, config: ClosedForm, names: list[str], things: list[str], templates: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,8 @@ from .errors import SageError
 from .files import write_atomically
 from .latents import LatentBank
 
+FORMAT = 2  # of what is written below
+
 
 def write(run) -> None:
     """Save adapter, optimiser, random states, bank, what the parts of the method have learnt, and losses of a `Run`, atomically."""
@@ -31,7 +33,7 @@ def write(run) -> None:
         tensors |= {f"pool.{i}.{k}": v.detach().cpu() for k, v in flat.items()}
     cost = run.cost()
     meta = {
-        "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "pulls": run.pulls,
+        "format": FORMAT, "method": repr(run.method), "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "pulls": run.pulls,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
         "scenes": getattr(run.context.source, "scenes", None), "pool": [[a.name, a.scene, a.leak] for a in pool],
@@ -54,6 +56,8 @@ def restore(run) -> bool:
         raise SageError(f"The saved state {run.state_path.name} cannot be read ({error}); delete it and start again.") from error
     if meta["spec"] != run.spec.fingerprint() or meta["model"] != run.model.fingerprint:
         raise SageError(f"The saved state {run.state_path.name} belongs to another erasure or model; start without resuming, or use another name.")
+    if meta.get("format") != FORMAT or meta.get("method") != repr(run.method):
+        raise SageError(f"The saved state {run.state_path.name} is of another version, which went other steps; delete it and start again.")
     device = run.model.device
     run.adapter.load({k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")})
     _restore_optimizer(run, tensors)

@@ -12,6 +12,7 @@ from sage_core import ErasureSpec, SageError, erase, load_model
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.cycle import Context, Run, build_context
 from sage_core.latents import build_bank
+from sage_core.methods import METHODS
 from sage_core.retention.words import retained_words
 from sage_core.target.negative_guidance import NegativeGuidance
 
@@ -91,12 +92,17 @@ def test_a_stopped_run_resumes_to_the_same_result(thin, tmp_path, at):
     assert not state.exists()
 
 
-def test_a_state_of_another_erasure_is_refused(thin, tmp_path):
+def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):
     state = tmp_path / "run.resume"
     with pytest.raises(Stop):
         erase(thin, SPEC, stop_at(2), state=state, save_every=0)
     with pytest.raises(SageError, match="another erasure"):
         erase(thin, dataclasses.replace(SPEC, concept="tower"), state=state, resume=True)
+    method = METHODS[SPEC.resolved().method]
+    monkeypatch.setitem(METHODS, method.name, dataclasses.replace(method, training=dataclasses.replace(method.training, beta2=0.9)))
+    with pytest.raises(SageError, match="another version"):  # the same wish, but this version would go other steps
+        erase(thin, SPEC, state=state, resume=True)
+    monkeypatch.undo()
     state.write_bytes(b"garbage")
     with pytest.raises(SageError, match="cannot be read"):
         erase(thin, SPEC, state=state, resume=True)

@@ -11,6 +11,7 @@ from sage_core.adapters import Adapter, surface_layers
 from sage_core.closed_form import ClosedForm, Edit
 from sage_core.closed_rows import embeddings, unseen
 from sage_core.context import build_context
+from sage_core.cycle import Run
 from sage_core.domain.mixture import Mixture
 from sage_core.domain.neighbours import around
 from sage_core.latents import FreshTrajectories, build_bank
@@ -329,7 +330,7 @@ def test_a_style_s_prompts_keep_what_they_show(thin):
 
     adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
     ctx = build_context(thin, ErasureSpec("pixel art style").resolved(), adapter)
-    things = ctx.things(random.Random(0), 3)
+    things = ctx.scenes(random.Random(0), 3)
     assert len(set(things)) == 3 and ctx.neutral(things[0]) == f"a drawing of a {things[0]}"
     assert ctx.plain("pixel art style", things[0]) == f"a pixel art style drawing of a {things[0]}"
     assert ctx.plain("in the style of Hokusai", "tree") == "a drawing of a tree in the style of Hokusai"
@@ -337,14 +338,50 @@ def test_a_style_s_prompts_keep_what_they_show(thin):
         domain = METHODS[method].domain.start(ctx)
         domain(random.Random(0), torch.Generator().manual_seed(0), things)
         for attack in getattr(domain, "pool", []):
-            ids, own = attack.prompts.tokens.ids[0][0], thin.text.words(attack.thing)
+            ids, own = attack.prompts.tokens.ids[0][0], thin.text.words(attack.scene)
             moved = attack.embeddings[0][0] - thin.text.embed(attack.prompts.tokens)[0][0, : attack.embeddings[0].shape[1]]
             fixed = [i for i in range(len(moved)) if int(ids[i]) in own]
             assert fixed and not moved[fixed].any() and moved.any()
-    bank = build_bank(thin, [ctx.plain("pixel art style", t) for t in things], [], [1, 2, 3], 2, 3.0, things=things,
+    bank = build_bank(thin, [ctx.plain("pixel art style", t) for t in things], [], [1, 2, 3], 2, 3.0, scenes=things,
                       neutral_prompts=[ctx.neutral(t) for t in things])
     states = bank.concept(random.Random(0), 4)
     with torch.no_grad():
-        eps = thin.predict_noise(states.z, states.t, thin.encode([ctx.neutral(t) for t in states.things]))
+        eps = thin.predict_noise(states.z, states.t, thin.encode([ctx.neutral(t) for t in states.scenes]))
     torch.testing.assert_close(eps, states.eps_empty, atol=1e-4, rtol=1e-3)
     adapter.remove()
+
+
+def test_a_thing_is_shown_in_styles_and_alone_and_the_same_styles_are_kept(thin):
+    import random
+
+    adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
+    ctx = build_context(thin, ErasureSpec("castle").resolved(), adapter, styled=0.5)
+    scenes = ctx.scenes(random.Random(0), 4)
+    assert len(set(scenes[:2]) & set(ctx.other_styles)) == 2 and scenes[2:] == [None, None]
+    style = scenes[0]
+    assert ctx.plain("castle", style) == f"a {style} drawing of a castle" and ctx.neutral(style) == f"a {style} drawing"
+    for turn in range(20):
+        template = ctx.template(random.Random(turn), style, "castle")
+        assert template.count("{}") == 1 and style in template and "{thing}" not in template
+    words = ctx.retained[:6]
+    for turn in range(5):
+        kept = ctx.retained_prompts(random.Random(turn), words, scenes)
+        assert all(word in prompt for word, prompt in zip(words, kept))
+        assert sum(any(s in prompt for s in ctx.other_styles) for prompt in kept) == 3
+        assert all(any(s in prompt for prompt in kept) for s in scenes[:2])
+    bare = build_context(thin, ErasureSpec("castle").resolved(), adapter)
+    assert bare.scenes(random.Random(0), 4) == [None] * 4
+    assert not any(s in p for p in bare.retained_prompts(random.Random(0), words, [None]) for s in bare.other_styles)
+    adapter.remove()
+
+
+def test_every_concept_draws_its_own_scenes(thin):
+    """LoRAs that are stacked must not all have been trained on the same prompts, or what they disturb would add up."""
+    method, drawn = METHODS["sage"], []
+    for concept in ("castle", "river", "tree"):
+        spec = ErasureSpec(concept, steps=1).resolved()
+        adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
+        run = Run(thin, spec, method, adapter, torch.Generator().manual_seed(0), lambda event: None, None, 10.0)
+        drawn.append([run.rng.random() for _ in range(4)])
+        adapter.remove()
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
