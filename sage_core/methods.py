@@ -103,10 +103,6 @@ def published(steps: int, rate: float, **other) -> Training:
     return steady(steps, rate, erase_batch=1, solver_steps=50, fresh=True, **other)
 
 
-# What sage and sage-robust share: domain, target, retention, surface and training; they differ in the start alone.
-CYCLE = (NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)), "both",
-         Training(steps=32, enough=0.17, trajectories=4, styled=0.5))
-
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -114,14 +110,15 @@ METHODS: dict[str, Method] = {
             "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
             "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
             "them too, keeping the relations between other concepts and their predicted noise",
-            *CYCLE,
+            NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)), "both",
+            Training(steps=32, enough=0.17, trajectories=4, styled=0.5),
             warm=ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.6, style_reach=1.3, keep_rank=True,
                             styled=True, layers=VALUES),
         ),
         Method(
             "sage-robust", "SAGE from a projection", "arXiv 2506.09363 (equations reconstructed: the authors published no code); the start is ours",
             "sage from a start after which V hardly can say the concept, whatever it reads: hardest to bring back, for one or two at once",
-            *CYCLE,
+            NameInversion(), NegativeGuidance(), (Relations(weight=0.5, batch=24), Noise(weight=10.0, batch=1)), "both", Training(),
             warm=ClosedForm(keep_own=80.0, erase=60.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, keep_rank=True, styled=True,
                             directions=3, layers=VALUES),
         ),
