@@ -8,11 +8,10 @@ give what the aim's embeddings g gave, while retained embeddings r give what the
 With M the matrix that is inverted, W* - W = s sum (W g - W c) c^T M^-1: its rank is at most the number of edited embeddings,
 so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, without any loss.
 
-Our reading of what was measured: such an edit listens for c and
-answers with W (g - c). Whoever is free to choose the embedding finds one that it does not hear, or one
-that it hears as the opposite of c, so that the edit itself draws the concept; the stronger the edit, the nearer that one is. With
-`directions` the matrices are pulled towards ones that cannot say the concept at all, P W with P = I - q q^T and q the first left singular
-vectors of W (C - G), and nothing but q changes (ours, not in either paper):
+Our reading of what was measured: such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds
+one that it does not hear, or one that it hears as the opposite of c, so that the edit itself draws the concept; the stronger the edit,
+the nearer that one is. With `directions` the matrices are pulled towards ones that cannot say the concept at all, P W with
+P = I - q q^T and q the first left singular vectors of W (C - G), and nothing but q changes (ours, not in either paper):
 
     W* = argmin l |W* - P W|^2 + s sum |W* c - W g|^2 + p sum |W* r - W r|^2 = W - q q^T (l W + s W (C - G)^T C) M^-1
 """

@@ -10,7 +10,7 @@ import torch
 from .adapters import Adapter
 from .diffusion.model import DiffusionModel
 from .diffusion.text import Conditioning
-from .domain.prompts import BARE_STYLES, BEHIND, NEUTRAL, STYLE_TEMPLATES, compose, is_phrase, meaning
+from .domain.prompts import BARE_STYLES, BEHIND, NEUTRAL, STYLE_TEMPLATES, compose, is_phrase, meaning, style_templates
 from .domain.prompts import TEMPLATES as CONCEPT_TEMPLATES
 from .retention.words import TEMPLATES, likeness_to, other_styles, retained_words
 from .spec import ErasureSpec
@@ -76,7 +76,7 @@ class Context:
         """A template with one place left, the concept's."""
         if scene is None:
             return rng.choice(CONCEPT_TEMPLATES)
-        return self._around(rng.choice(STYLE_TEMPLATES[:BEHIND] if is_phrase(name if self.style else scene) else STYLE_TEMPLATES), scene)
+        return self._around(rng.choice(style_templates(name if self.style else scene)), scene)
 
     def plain(self, name: str, scene: str | None) -> str:
         """The plainest prompt of the concept: its bare name, or a thing in a style."""
@@ -109,10 +109,10 @@ class Context:
             self._nearest = [w for _, w in sorted(zip(like, self.retained), key=lambda pair: -pair[0])]
         return self._nearest[:count]
 
-    def retained_prompt(self, rng: random.Random, word: str | None = None) -> str:
+    def retained_prompt(self, rng: random.Random) -> str:
         """A retained word in a plain template or, as often as `kept_styled` says, in one of the other styles."""
         styled = self.other_styles and rng.random() < self.kept_styled
-        return self.shown(rng, word or rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
+        return self.shown(rng, rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
 
     def retained_prompts(self, rng: random.Random, words: list[str], scenes: list[str | None]) -> list[str]:
         """One prompt a word. Few are drawn, so chance has no say in the styles: they come in turn, first those that the concept is
@@ -131,7 +131,7 @@ class Context:
         """A word in a plain template, or in a style."""
         if style is None:
             return rng.choice(TEMPLATES).format(word)
-        return rng.choice(STYLE_TEMPLATES[:BEHIND] if is_phrase(style) else STYLE_TEMPLATES).replace("{thing}", word).format(style)
+        return rng.choice(style_templates(style)).replace("{thing}", word).format(style)
 
     def predict_frozen(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """eps0(z, h): the original UNet's prediction, differentiable with respect to the conditioning."""

@@ -15,7 +15,6 @@ import torch
 
 from . import state as saved
 from .adapters import Adapter, surface_layers
-from .closed_form import LAYERS
 from .context import Context, build_context
 from .diffusion.model import Cost, DiffusionModel
 from .diffusion.text import Conditioning
@@ -169,7 +168,7 @@ class Run:
     def __call__(self, resume: bool) -> Erasure:
         start = self.started = time.monotonic()
         if not (resume and saved.restore(self)):
-            if self.method.warm is not None and any(name.endswith(LAYERS) for name in self.adapter.layers):
+            if self.method.warm is not None and any(name.endswith(self.method.warm.layers) for name in self.adapter.layers):
                 self.method.warm(self.context, 1)
             self.context.source = self.make_source()
         written = time.monotonic()

@@ -25,6 +25,11 @@ def is_phrase(style: str) -> bool:
     return style.split()[0].lower() in ("in", "by", "like", "as", "with")
 
 
+def style_templates(style: str) -> tuple[str, ...]:
+    """The templates in which the style may stand."""
+    return STYLE_TEMPLATES[:BEHIND] if is_phrase(style) else STYLE_TEMPLATES
+
+
 @dataclass
 class ConceptPrompts:
     """Prompts as tokens. `template` [batch, 77]: True on the words around the concept; `read` [batch, n]: positions that
