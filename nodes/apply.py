@@ -90,6 +90,7 @@ def _line(name: str, strength: float, path) -> str:
         lora = read_lora(path)
         result = lora.result()
         measured = f"; measured after: {', '.join(f'{k} {v}' for k, v in result['after'].items() if v is not None)}" if result else ""
-        return f"{name} ({strength:g}): erases {lora.spec()['concept']!r} with {lora.spec()['method']}{measured}"
+        erased = ", ".join(f"{spec['concept']!r} with {spec['method']}" for spec in lora.specs())
+        return f"{name} ({strength:g}): erases {erased}{measured}"
     except (SageError, KeyError):
         return f"{name} ({strength:g}): made by another tool"

@@ -1,4 +1,4 @@
-"""The command line: sage-erase demo | erase | evaluate | bench | generate | inspect | methods."""
+"""The command line: sage-erase demo | erase | evaluate | bench | generate | merge | inspect | methods."""
 
 from __future__ import annotations
 
@@ -72,6 +72,11 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--steps", type=int, default=20)
     generate.add_argument("--guidance", type=float, default=5.0)
     generate.add_argument("--out", default="picture.png", metavar="PNG")
+
+    merge = command("merge", "join several erasures into one LoRA, the same as all of them stacked")
+    merge.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    merge.add_argument("--strength", type=float, action="append", metavar="S", help="of each file in turn (default 1.0 for all)")
+    merge.add_argument("--out", default="erased.safetensors", metavar="FILE", help="the joined LoRA (default: erased.safetensors here)")
 
     inspect = command("inspect", "show what a LoRA file is and how it was made")
     inspect.add_argument("file", type=Path)
@@ -293,19 +298,33 @@ def run_generate(args) -> dict:
     return {"path": str(path), "prompt": args.prompt, "seed": args.seed}
 
 
+def run_merge(args) -> dict:
+    """Join LoRA files without training."""
+    from .merge import merge_loras
+
+    path = _out(args.out, ".safetensors")
+    merged = merge_loras(args.files, path, args.strength)
+    concepts = [spec["concept"] for spec in merged.specs()]
+    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB, rank {merged.rank}): erases {', '.join(concepts)}")
+    return {"path": str(path), "bytes": path.stat().st_size, "rank": merged.rank, "concepts": concepts}
+
+
 def run_inspect(args) -> dict:
     """What the file is; a LoRA of another maker is shown as far as it goes."""
-    from .lora import read_lora
+    from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
 
     lora = read_lora(args.file)
     result = {
         "path": str(args.file), "bytes": args.file.stat().st_size, "layers": len(lora.layers), "rank": lora.rank,
         "surfaces": sorted({name.split("_")[1] for name in lora.layers}),
-        "spec": lora.spec() if "sage.spec" in lora.metadata else None, "result": lora.result(), "metadata": lora.metadata,
+        "spec": lora.spec() if SPEC_KEY in lora.metadata else None, "result": lora.result(), "metadata": lora.metadata,
     }
-    shown = {k: v for k, v in lora.metadata.items() if k not in ("sage.spec", "sage.result", "sage.losses", "format")}
+    if SPECS_KEY in lora.metadata:
+        result["specs"] = lora.specs()
+    shown = {k: v for k, v in lora.metadata.items() if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, "format")}
     lines = [f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on {', '.join(result['surfaces'])}"]
-    lines += [f"  {k}: {v}" for k, v in (result["spec"] or {"spec": "none: made by another tool"}).items()]
+    for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
+        lines += [f"  {k}: {v}" for k, v in spec.items()]
     if result["result"]:
         lines += [f"  measured {when}: " + ", ".join(f"{k} {v}" for k, v in result["result"][when].items()) for when in ("before", "after")]
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]

@@ -18,7 +18,7 @@ from .errors import SageError
 from .files import write_atomically
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
-SPEC_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.result", "sage.losses"
+SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.result", "sage.losses"
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
@@ -34,7 +34,10 @@ class LoraFile:
         return max(down.shape[0] for down, _, _ in self.layers.values())
 
     def spec(self) -> dict:
-        """The erasure that made the file. Raises SageError where the file is none of ours."""
+        """The erasure that made the file. Raises SageError where the file is none of ours, or holds several erasures."""
+        if SPECS_KEY in self.metadata:
+            raise SageError(f"The file is {len(self.specs())} erasures joined ({', '.join(s['concept'] for s in self.specs())}); take one of the files "
+                            "that it was made of.")
         try:
             spec = json.loads(self.metadata[SPEC_KEY])
         except (KeyError, ValueError) as error:
@@ -42,6 +45,18 @@ class LoraFile:
         if not isinstance(spec, dict):
             raise SageError("The erasure spec in the file's metadata is not a JSON object; the file was altered.")
         return spec
+
+    def specs(self) -> list[dict]:
+        """The erasures in the file: one, or as many as were joined. Raises SageError where the file is none of ours."""
+        if SPECS_KEY not in self.metadata:
+            return [self.spec()]
+        try:
+            specs = json.loads(self.metadata[SPECS_KEY])
+            if specs and all(isinstance(s["concept"], str) and isinstance(s["method"], str) for s in specs):
+                return specs
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise SageError("The list of erasures in the file's metadata cannot be read; the file was altered.")
 
     def result(self) -> dict | None:
         """The measured result, where there is one."""

@@ -42,6 +42,18 @@ def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, caps
     assert "concept: dog" in capsys.readouterr().out
 
 
+def test_merged_erasures_are_one_file_that_says_what_it_erases(here, capsys):
+    for concept in ("dog", "castle"):
+        assert cli.main(["erase", "demo", *QUICK, "--concept", concept, "--no-preview", "--out", f"{concept}.safetensors"]) == 0
+    assert cli.main(["merge", "dog.safetensors", "castle.safetensors", "--out", "both.safetensors"]) == 0
+    assert "erases dog, castle" in capsys.readouterr().out
+    assert cli.main(["inspect", "both.safetensors"]) == 0
+    shown = capsys.readouterr().out
+    assert "concept: dog" in shown and "concept: castle" in shown and "rank 4" in shown
+    assert cli.main(["erase", "demo", "--from", "both.safetensors", "--out", "again.safetensors"]) == 1
+    assert "2 erasures joined (dog, castle)" in capsys.readouterr().err and not (here / "again.safetensors").exists()
+
+
 def test_generate_draws_a_picture_and_a_lora_changes_it(here):
     from PIL import Image
 
@@ -131,6 +143,8 @@ def refused(capsys, folder, words):
     (["generate", "demo", "--prompt", "dog", "--out", "../x.png"], "not usable"),
     (["generate", "demo", "--prompt", "dog", "--steps", "0"], "--steps"),
     (["inspect", "nothing.safetensors"], "no LoRA file"),
+    (["merge", "nothing.safetensors"], "at least two"),
+    (["merge", "nothing.safetensors", "nothing.safetensors"], "no LoRA file"),
     (["demo", "--concept", "xylophone"], "cannot draw"),
     (["demo", "--out", "../up"], "not usable"),
 ])

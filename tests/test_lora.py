@@ -16,6 +16,7 @@ from sage_core.adapters import Adapter, surface_layers
 from sage_core.cycle import Erasure
 from sage_core.diffusion.model import Cost
 from sage_core.lora import read_lora
+from sage_core.merge import merge_loras
 
 PROMPTS = ["a photo of a cat", "a red house"]
 
@@ -70,6 +71,58 @@ def test_diffusers_pipeline_draws_the_same(family, tmp_path, surface):
     hidden, drawn = tiny.in_diffusers(family.family, tmp_path / "x.safetensors", PROMPTS, torch.randn(2, 4, 8, 8), torch.tensor([700, 20]), model._added(cond))
     torch.testing.assert_close(hidden, cond.hidden, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-3)
+
+
+def two_files(model, folder):
+    """An erasure of both surfaces and one of the text encoder, of different ranks and alphas."""
+    files = []
+    for seed, (concept, surface, rank, alpha) in enumerate([("cat", "both", 4, 4.0), ("castle", "text", 2, 3.0)]):
+        adapter = trained(model, surface, rank, alpha, seed)
+        files.append(Erasure(ErasureSpec(concept, surface=surface, rank=rank, alpha=alpha).resolved(), adapter, [], Cost(), 0.0)
+                     .save(folder / f"{concept}.safetensors", model))
+        adapter.remove()
+    return files
+
+
+@pytest.mark.parametrize("strengths", [None, [0.5, 1.3]])
+def test_joined_files_change_the_model_as_the_stack_does(family, tmp_path, strengths):
+    model = load_model(tiny.original(family))
+    files = two_files(model, tmp_path)
+    stack = [load_lora(model, file, s) for file, s in zip(files, strengths or [1.0, 1.0])]
+    stacked = noise_of(model)
+    for adapter in stack:
+        adapter.remove()
+    merged = merge_loras(files, tmp_path / "both.safetensors", strengths)
+    assert merged.rank == 6
+    loaded = load_lora(model, tmp_path / "both.safetensors")
+    torch.testing.assert_close(noise_of(model), stacked)
+    loaded.remove()
+    assert [(s["concept"], s["strength"]) for s in read_lora(tmp_path / "both.safetensors").specs()] == list(zip(("cat", "castle"), strengths or [1, 1]))
+
+
+def test_a_joined_file_is_halved_only_where_nothing_is_rounded(sd1, tmp_path):
+    cat, castle = two_files(load_model(tiny.original(sd1)), tmp_path)
+    merge_loras([cat, cat], tmp_path / "twice.safetensors")
+    files = [cat, tmp_path / "twice.safetensors"]
+    merge_loras(files, tmp_path / "thrice.safetensors")
+    assert len(read_lora(tmp_path / "thrice.safetensors").specs()) == 3, "joined files can be joined again"
+    assert {t.dtype for k, t in load_file(tmp_path / "thrice.safetensors").items() if "lora_" in k.split(".", 1)[1]} == {torch.float16}
+    merge_loras(files, tmp_path / "third.safetensors", [1 / 3, 1.0])
+    assert {t.dtype for t in load_file(tmp_path / "third.safetensors").values()} == {torch.float32}
+
+
+def test_what_cannot_be_joined_is_refused(sd1, tmp_path):
+    cat, castle = two_files(load_model(tiny.original(sd1)), tmp_path)
+    sdxl = load_model(tiny.original(tiny.make("sdxl")))
+    foreign = save(trained(sdxl), sdxl, tmp_path / "foreign.safetensors")
+    for files, strengths, words in [([cat], None, "at least two"), ([cat, castle], [1.0], "2 files and 1 strengths"), ([cat, foreign], None, "different"),
+                                    ([cat, castle], [1.0, float("nan")], "number"), ([cat] * 300, None, "rank 1200")]:
+        with pytest.raises(SageError, match=words):
+            merge_loras(files, tmp_path / "out.safetensors", strengths)
+    assert not (tmp_path / "out.safetensors").exists()
+    merge_loras([cat, castle], tmp_path / "out.safetensors")
+    with pytest.raises(SageError, match="2 erasures joined"):
+        read_lora(tmp_path / "out.safetensors").spec()
 
 
 def test_keys_are_those_that_hosts_read(family):

@@ -1,4 +1,5 @@
-"""Erasures together: one LoRA each on top of each other, and one LoRA for all: `python -m sage_core.evaluate.stack --out DIR`.
+"""Erasures together: one LoRA each on top of each other, the same joined to one, and one LoRA trained on all at once:
+`python -m sage_core.evaluate.stack --out DIR`.
 
 What is asked (SepME, arXiv 2402.05947): does every concept stay away however many others are erased, is the rest
 still there, and does taking one LoRA away bring back that concept and no other? On the bundled model, judged by its probe.
@@ -20,6 +21,7 @@ from ..diffusion.load import load_model
 from ..diffusion.model import DiffusionModel
 from ..files import write_text
 from ..lora import load_lora
+from ..merge import merge_loras
 from ..spec import ErasureSpec
 from .cells import EVALUATION_SEED, Prompt
 from .measure import load_judge, seen
@@ -68,9 +70,15 @@ class Stacks:
     def __post_init__(self) -> None:
         self.judge, self.right = load_judge(self.model), {}
 
+    def joined(self, files: list[Path]) -> Path:
+        """One file for all of them."""
+        path = self.out / f"{'+'.join(file.stem for file in files)}.safetensors"
+        merge_loras(files, path)
+        return path
+
     def lora(self, concepts: tuple[str, ...]) -> Path:
-        """The file that erases these concepts at once, trained on the original model if it is not there yet."""
-        path = self.out / f"{'+'.join(concepts)}.safetensors"
+        """The file for which these concepts were trained at once, as words of one erasure, made if it is not there yet."""
+        path = self.out / f"{'+'.join(concepts)}-at-once.safetensors" if len(concepts) > 1 else self.out / f"{concepts[0]}.safetensors"
         if not path.exists():
             erasure = erase(self.model, ErasureSpec(concepts[0], concepts[1:], method=self.method))
             try:
@@ -121,15 +129,18 @@ def together(model: DiffusionModel, files: list[Path]) -> Iterator[None]:
 
 def run(stacks: Stacks, concepts: tuple[str, ...], counts: tuple[int, ...], say=print) -> dict:
     """All stacks, all single LoRAs for many, and the largest stack less one of its LoRAs, each in turn."""
-    result = {"stacked": {}, "one": {}, "without": {}}
+    result = {"stacked": {}, "joined": {}, "one": {}, "without": {}}
     for n in counts:
         some = concepts[:n]
-        result["stacked"][n] = stacks.measured(f"stack-{n}", some, [stacks.lora((c,)) for c in some])
+        files = [stacks.lora((c,)) for c in some]
+        result["stacked"][n] = stacks.measured(f"stack-{n}", some, files)
         say(f"{n} stacked: {result['stacked'][n]}")
         if n > 1:
+            result["joined"][n] = stacks.measured(f"joined-{n}", some, [stacks.joined(files)])
+            say(f"{n} joined: {result['joined'][n]}")
             file = stacks.lora(some)
             result["one"][n] = stacks.measured(f"one-{n}", some, [file]) | json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-            say(f"one LoRA for {n}: {result['one'][n]}")
+            say(f"{n} at once: {result['one'][n]}")
     largest = concepts[: max(counts)]
     for gone in largest if len(largest) > 1 else ():
         files = [stacks.lora((c,)) for c in largest if c != gone]
@@ -146,7 +157,8 @@ def markdown(result: dict) -> str:
     for n, row in result["stacked"].items():
         lines.append(_line(f"{n} | one each", row))
         if n in result["one"]:
-            lines.append(_line(f"{n} | one for all", result["one"][n]))
+            lines.append(_line(f"{n} | joined to one file", result["joined"][n]))
+            lines.append(_line(f"{n} | one, trained on all at once", result["one"][n]))
     lines += ["", "| LoRA taken away | that concept is seen again | the others, mean | worst of them |", "|---|---|---|---|"]
     for gone, row in result["without"].items():
         others = {c: v for c, v in row["seen"].items() if c != gone}
