@@ -19,7 +19,7 @@ from .context import Context, build_context
 from .diffusion.model import Cost, DiffusionModel
 from .diffusion.text import Conditioning
 from .errors import SageError
-from .latents import FreshTrajectories, LatentBank, Rows, build_bank
+from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
 
@@ -158,7 +158,6 @@ class Run:
         target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
         self.target = self.context.target = target.start(self.context)  # before the terms, which may share its state
         self.retention = [term.start(self.context) for term in method.retention]
-        self.left, self.pull = 1.0, 1.0
         self.losses: list[dict[str, float]] = []
         self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
         self.erased_at: int | None = None
@@ -192,9 +191,14 @@ class Run:
             return latent_bank(self.context, self.training, self.rng, self.on_event)
         return FreshTrajectories(self.context, self.training.solver_steps, self.training.guidance)
 
-    def note_pull(self, loss: float, pull: float) -> None:
-        """Remember them, and the first step after which the residual was low enough."""
-        self.pulls.append((loss, pull))
+    def note_pull(self, erase: Rows | torch.Tensor, states: States | None, predicted: torch.Tensor | None) -> None:
+        """Remember the erasing loss of this step and the frozen model's, and the first step after which the residual was low enough."""
+        if isinstance(erase, Rows):
+            rows = self.measured(len(erase.z))
+            loss, pull = (erase.loss(eps.detach(), rows).item() for eps in (predicted, states.eps_concept))
+            self.pulls.append((loss, max(1e-12, pull)))
+        else:
+            self.pulls.append((erase.item(), 1.0))  # losses in text space are relative already
         if self.erased_at is None and len(self.pulls) >= self.training.window and self.residual() < self.training.enough:
             self.erased_at = len(self.pulls)
 
@@ -232,10 +236,11 @@ class Run:
     def step(self) -> dict[str, float]:
         """Self-check, then one optimiser step: L = L_erase + lambda_g L_global + lambda_l L_local."""
         self.set_rate()
-        terms = {"erase": self.erasing()} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
-        losses = self.noise_losses({k: v for k, v in terms.items() if isinstance(v, Rows)})
-        losses |= {k: v for k, v in terms.items() if not isinstance(v, Rows)}
-        self.note_pull(self.left, self.pull)
+        states, erase = self.erasing()
+        terms = {"erase": erase} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
+        predicted = self.predict({k: v for k, v in terms.items() if isinstance(v, Rows)})
+        losses = {k: terms[k].loss(eps) for k, eps in predicted.items()} | {k: v for k, v in terms.items() if k not in predicted}
+        self.note_pull(erase, states, predicted.get("erase"))
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
         if not all(map(_finite, values.values())):
@@ -257,34 +262,25 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.learning_rate * min(1.0, rise, fall)
 
-    def erasing(self) -> Rows | torch.Tensor:
-        """What the domain found, on its way to the target: rows for the UNet batch, or a loss in text space."""
+    def erasing(self) -> tuple[States | None, Rows | torch.Tensor]:
+        """What the domain found, on its way to the target: rows for the UNet batch and the states they are of, or a loss in text space."""
         states = self.context.source.concept(self.rng, self.training.erase_batch) if self.training.trajectories or self.training.fresh else None
         scenes = states.scenes if states is not None else self.context.scenes(self.rng, self.training.erase_batch)
         found = self.domain(self.rng, self.generator, scenes)
-        wanted = self.target(states, found, self.rng, self.generator)
-        # The erasing loss of the frozen model is the residual's unit; losses in text space are relative already.
-        if isinstance(wanted, Rows):
-            self.pull = max(1e-12, wanted.loss(states.eps_concept, self.measured(len(scenes))).item())
-        else:
-            self.left = wanted.item()
-        return wanted
+        return states, self.target(states, found, self.rng, self.generator)
 
     def measured(self, samples: int) -> slice:
         """The samples of a step from which the residual is read: plain prompts, where the domain has some and says which."""
         rows = self.domain.plain_rows(samples) if hasattr(self.domain, "plain_rows") else slice(None)
         return rows if rows.start is None or rows.start < samples else slice(None)
 
-    def noise_losses(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:
-        """Weighted mean squared errors of all rows, from ONE UNet batch."""
+    def predict(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:
+        """The noise predicted for all rows, from ONE UNet batch."""
         if not rows:
             return {}
         parts = list(rows.values())
         eps = self.model.predict_noise(torch.cat([r.z for r in parts]), torch.cat([r.t for r in parts]), Conditioning.cat([r.cond for r in parts]))
-        predicted = dict(zip(rows, eps.split([len(r.z) for r in parts])))
-        if "erase" in rows:
-            self.left = rows["erase"].loss(predicted["erase"].detach(), self.measured(len(rows["erase"].z))).item()
-        return {name: r.loss(predicted[name]) for name, r in rows.items()}
+        return dict(zip(rows, eps.split([len(r.z) for r in parts])))
 
 
 def _finite(value: float) -> bool:
