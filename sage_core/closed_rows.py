@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .domain.prompts import BEHIND, STYLE_TEMPLATES, TEMPLATES, is_phrase, last_word
+from .domain.prompts import TEMPLATES, is_phrase, last_word, style_templates
 
 if TYPE_CHECKING:
     from .closed_form import ClosedForm
@@ -37,9 +37,11 @@ def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def in_styles(context) -> list[str]:
-    """Templates that show a thing in other styles, its name last."""
+    """Templates that show a thing in other styles, its name last; none where the concept is a style itself."""
+    if context.style:
+        return []
     styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
-    return [STYLE_TEMPLATES[BEHIND].replace("{}", s).replace("{thing}", "{}") for s in styles or ["new"]]
+    return [context.plain_template(context.names[0], s) for s in styles or ["new"]]
 
 
 def _pairs(context, config: ClosedForm, names: list[str], things: list[str], templates: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +75,7 @@ def kept_prompts(context, config: ClosedForm) -> list[str]:
                for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, config.templates)))]]
     if config.everywhere:  # every word in two styles
         styles = [context.other_styles[i % len(context.other_styles)] for i in range(2 * len(words))]
-        prompts += [STYLE_TEMPLATES[i % len(STYLE_TEMPLATES)].replace("{thing}", words[i // 2]).format(s) for i, s in enumerate(styles)]
+        prompts += [style_templates(s)[i % len(style_templates(s))].replace("{thing}", words[i // 2]).format(s) for i, s in enumerate(styles)]
     return prompts
 
 
