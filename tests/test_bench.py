@@ -7,7 +7,8 @@ import pytest
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.bench import Plan, as_markdown, name_of, run
 
-PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",)), cost_steps=1)
+ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
+PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ATTACK, cost_steps=1)
 
 
 def test_rows_of_one_concept_stand_together_and_only_some_methods_run_twice():
@@ -31,6 +32,7 @@ def test_a_bench_writes_rows_a_table_a_csv_and_plots(benched):
     for m, row in result["methods"].items():
         assert row["passes"] == 0 and row["seconds"] > 0 and 0 <= row["near"] <= 1 and row["published"] is None
         assert (out / f"guitar-0-{m}" / f"guitar-0-{m}.safetensors").exists() and (out / f"guitar-0-{m}" / "report.html").exists()
+        assert list(row["attack_curve"]) == [1, 2] and row["attack_curve"][2] == row["attacked"]
         assert [b["prompts"] for b in row["ripple"]] and all(0 <= b["kept"] <= 1 for b in row["ripple"])
     assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(result))
     lines = (out / "bench.csv").read_text().splitlines()

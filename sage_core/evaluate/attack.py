@@ -9,7 +9,7 @@ made by the ORIGINAL model. Nothing of the erased word need be used: starts are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,7 +29,8 @@ def template_of(spec: ErasureSpec) -> str:
 @dataclass(frozen=True)
 class ConceptInversion:
     """steps and batch of the optimisation; rate: of Adam, in units of the embedding table's root mean square; vectors:
-    free tokens in place of the name; latents: pictures of the concept to learn from; starts: words to start from."""
+    free tokens in place of the name; latents: pictures of the concept to learn from; starts: words to start from; marks: steps
+    after which what was learnt so far is kept too, for a curve."""
 
     steps: int = 150
     batch: int = 8
@@ -38,15 +39,18 @@ class ConceptInversion:
     latents: int = 16
     solver_steps: int = 12
     starts: tuple[str, ...] = ("concept", "thing")
+    marks: tuple[int, ...] = ()
 
 
 @dataclass
 class Found:
-    """The strongest start: conditioning of the attack prompt under the erased model, its loss, where it started."""
+    """What one start led to: conditioning of the attack prompt under the erased model, its loss, where it started; `marks`: the
+    conditionings on the way, by step."""
 
     cond: Conditioning
     loss: float
     start: str
+    marks: dict[int, Conditioning] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -70,7 +74,7 @@ def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start
     scales = [b.square().mean().sqrt().item() for b in text.embed(prompts.tokens)]
     optimizer = torch.optim.Adam([{"params": [v], "lr": attack.rate * scale} for v, scale in zip(free, scales)])
 
-    tail = []
+    tail, marks = [], {}
     with torch.enable_grad():
         for step in range(attack.steps):
             index = torch.randint(len(latents), (attack.batch,), generator=generator)
@@ -86,11 +90,12 @@ def _optimise(model: DiffusionModel, latents: torch.Tensor, template: str, start
             optimizer.step()
             if step >= attack.steps * 3 // 4:
                 tail.append(loss.item())
-    with torch.no_grad():
-        return Found(encode_vectors(text, prompts, free).detach(), sum(tail) / max(1, len(tail)), start)
+            if step + 1 in attack.marks:
+                marks[step + 1] = encode_vectors(text, prompts, free).detach()
+        return Found(encode_vectors(text, prompts, free).detach(), sum(tail) / max(1, len(tail)), start, marks)
 
 
-def attack_images(model: DiffusionModel, found: Found, images: int, seed: int = 0, steps: int = 20) -> torch.Tensor:
-    """Pictures [n, 3, H, W] that the model draws for the attack's conditioning."""
+def attack_images(model: DiffusionModel, cond: Conditioning, images: int, seed: int = 0, steps: int = 20) -> torch.Tensor:
+    """Pictures [n, 3, H, W] that the model draws for an attack's conditioning."""
     with torch.no_grad():
-        return model.decode(model.sample(Conditioning.cat([found.cond] * images), [80_000 + 1000 * seed + i for i in range(images)], steps))
+        return model.decode(model.sample(Conditioning.cat([cond] * images), [80_000 + 1000 * seed + i for i in range(images)], steps))

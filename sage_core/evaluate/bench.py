@@ -44,7 +44,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1)
     second: tuple[str, ...] = ("sage",)
     images: int = 8
-    attack: ConceptInversion = ConceptInversion(steps=100)
+    attack: ConceptInversion = ConceptInversion(steps=100, marks=(10, 30))
     cost_steps: int = 3
 
     def rows(self) -> list[ErasureSpec]:
@@ -149,6 +149,12 @@ def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5
     return [{"distance": round(mean(d for d, _ in part), 4), "kept": round(mean(float(k) for _, k in part), 4), "prompts": len(part)} for part in parts if part]
 
 
+def attack_curve(reports: list[dict]) -> dict[int, float]:
+    """Success of the attack after so many of its steps, mean over the rows that have it."""
+    curves = [r["attack_curve"] for r in reports if "attack_curve" in r]
+    return {int(step): round(mean(c[step] for c in curves), 4) for step in (curves[0] if curves else {})}
+
+
 def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]) -> dict:
     """Per method: the cells after erasing (near and far relative to before), cost, and the single rows."""
     result = {"plan": {**dataclasses.asdict(plan)}, "methods": {}}
@@ -157,6 +163,7 @@ def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]
         reports = [json.loads((out / name_of(s) / "report.json").read_text(encoding="utf-8")) for s in specs]
         row = {k: v if v is None else round(v, 4) for k, v in cells_and_cost(reports).items()}
         row["published"] = costs.get(m)
+        row["attack_curve"] = attack_curve(reports)
         row["ripple"] = ripple(model, [(s.concept, out / name_of(s)) for s in specs])
         row["rows"] = {name_of(s): {"before": r["before"], "after": r["after"], "cost": r["cost"]} for s, r in zip(specs, reports)}
         result["methods"][m] = row

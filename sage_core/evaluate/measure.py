@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16,
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
-        base.attacked, _ = strongest(model, base, spec, attack, images, seed)
+        base.attacked, *_ = strongest(model, base, spec, dataclasses.replace(attack, marks=()), images, seed)
     return base
 
 
@@ -101,10 +102,10 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
     """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
     on_event(f"drawing {len(base.prompts)} pictures with the erased model")
     after = model.generate([p.text for p in base.prompts], [p.seed for p in base.prompts])
-    attacked, pictures = None, None
+    attacked, pictures, curve = None, None, {}
     if attack is not None and base.latents is not None:
         on_event("attacking: learning words that bring the concept back")
-        attacked, pictures = strongest(model, base, spec, attack, images, seed)
+        attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     report = {
         "spec": spec.resolved().to_json(), "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
         "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
@@ -112,6 +113,8 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
                  "peak_memory_mb": round(peak_memory_mb(), 1)},
         "lora": lora, "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
+    if len(curve) > 1:
+        report["attack_curve"] = curve
     return Evaluation(report, base.prompts, base.pictures, after, pictures, both_seen(base, after))
 
 
@@ -123,13 +126,17 @@ def both_seen(base: Baseline, after: torch.Tensor) -> list[tuple[bool, bool]] | 
     return list(zip(seen(base.judge, base.pictures, expected), seen(base.judge, after, expected)))
 
 
-def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int, seed: int) -> tuple[float, torch.Tensor]:
-    """The highest success over all starts of the attack, and its pictures."""
+def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int,
+              seed: int) -> tuple[float, torch.Tensor, dict[int, float]]:
+    """The highest success over all starts of the attack, its pictures, and the highest after each of the attack's marks."""
     from ..demo import vocabulary
 
-    wanted, best, pictures = spec.concept.lower() if spec.is_style else vocabulary.find(spec.concept).name, -1.0, None
+    wanted, best, pictures, curve = spec.concept.lower() if spec.is_style else vocabulary.find(spec.concept).name, -1.0, None, {}
     for found in invert(model, base.latents, spec, attack, seed):
-        drawn = attack_images(model, found, images, seed)
-        if (rate := sum(seen(base.judge, drawn, [wanted] * images)) / images) > best:
-            best, pictures = rate, drawn
-    return round(best, 4), pictures
+        for mark, cond in (found.marks | {attack.steps: found.cond}).items():
+            drawn = attack_images(model, cond, images, seed)
+            rate = round(sum(seen(base.judge, drawn, [wanted] * images)) / images, 4)
+            curve[mark] = max(rate, curve.get(mark, 0.0))
+            if mark == attack.steps and rate > best:
+                best, pictures = rate, drawn
+    return best, pictures, curve

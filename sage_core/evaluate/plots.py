@@ -98,15 +98,18 @@ def cost(result: dict):
 
 
 def attack(result: dict):
-    """Share of pictures in which the attack brings the concept back, and the control on the untouched model."""
-    figure, (ax,) = _axes(7.5, 4.0)
+    """Share of pictures in which the attack brings the concept back, over its steps; beside it the control on the untouched model."""
+    figure, (ax,) = _axes(7.5, 4.4)
     rows = {m: r for m, r in result["methods"].items() if r["attacked"] is not None}
-    ax.bar(range(len(rows)), [r["attacked"] for r in rows.values()], color=[colour(result, m) for m in rows])
+    for m, row in rows.items():
+        steps, rates = zip(*(row.get("attack_curve") or {result["plan"]["attack"]["steps"]: row["attacked"]}).items())
+        ax.plot(steps, rates, marker="o", markersize=4, linewidth=2.2 if m == "sage" else 1.2, color=colour(result, m), label=m)
     control = next(iter(rows.values()))["control"] if rows else None
     if control is not None:
         ax.axhline(control, color=GREY, linestyle="--", linewidth=1)
-        ax.text(len(rows) - 0.5, control, "untouched model", ha="right", va="bottom", fontsize=8, color=GREY)
-    ax.set_xticks(range(len(rows)), rows, rotation=35, ha="right")
+        ax.text(ax.get_xlim()[0], control, " untouched model", va="bottom", fontsize=8, color=GREY)
+    ax.set_xlabel("steps of the attack")
     ax.set_ylabel("concept seen under attack")
-    ax.set_ylim(0, 1.05)
+    ax.set_ylim(-0.03, 1.05)
+    ax.legend(fontsize=8, ncol=2, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
