@@ -8,12 +8,8 @@ give what the aim's embeddings g gave, while retained embeddings r give what the
 With M the matrix that is inverted, W* - W = s sum (W g - W c) c^T M^-1: its rank is at most the number of edited embeddings,
 so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, without any loss.
 
-Our reading of what was measured: such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds
-one that it does not hear, or one that it hears as the opposite of c, so that the edit itself draws the concept; the stronger the edit,
-the nearer that one is. With `directions` the matrices are pulled towards ones that cannot say the concept at all, P W with
-P = I - q q^T and q the first left singular vectors of W (C - G), and nothing but q changes (ours, not in either paper):
-
-    W* = argmin l |W* - P W|^2 + s sum |W* c - W g|^2 + p sum |W* r - W r|^2 = W - q q^T (l W + s W (C - G)^T C) M^-1
+Such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds one that it does not hear, or one
+that it hears as the opposite of c, so that the edit itself draws the concept; what that means is measured in docs/tuning.md.
 """
 
 from __future__ import annotations
@@ -42,8 +38,7 @@ class ClosedForm:
     every concept; with a reach all are erased alike. style_reach: the same of a style, whose aim, the thing without it, is near.
     keep_rank: bring the edit down to the adapter's own rank (the nearest such matrix), to train on from there. styled: edit a thing's
     names in the other styles too.
-    directions: so many output directions of the concept are taken out, whatever is read (0: UCE's edit); for one round. layers: the ends
-    of the names of the matrices that are edited (docs/benchmarks.md compares V alone with both)."""
+    layers: the ends of the names of the matrices that are edited (docs/tuning.md compares V alone with both)."""
 
     keep_own: float = 0.5
     erase: float = 1.0
@@ -59,7 +54,6 @@ class ClosedForm:
     style_reach: float = 0.0
     keep_rank: bool = False
     styled: bool = False
-    directions: int = 0
     layers: tuple[str, ...] = LAYERS
 
     def __call__(self, context, steps: int) -> list[dict[str, float]]:
@@ -73,7 +67,7 @@ class ClosedForm:
             if turn:
                 edited = edit.still_means(concept, self.ridge)
             losses.append({"erase": edit.pull(concept, aim)})
-            (edit.project if self.directions else edit.add)(edited, aim)
+            edit.add(edited, aim)
         if reach := self.style_reach if context.style else self.reach:
             removed = edit.removed(*unseen(context, self))
             edit.scale(min(STRONGEST, reach / removed) if removed > 0 else 1.0)
@@ -104,16 +98,6 @@ class Edit:
             own = self.original(name)
             self.up[name] = torch.cat([self.up[name], self.config.erase * (own @ aim.T - self.read(name, own, concept))], dim=1)
             self.down[name] = torch.cat([self.down[name], down])
-
-    def project(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
-        """Take the concept's first `directions` out of what the matrices say (see the module), in place of any earlier edit."""
-        c, factor = self.config, torch.linalg.cholesky(self.moment(concept))
-        for name in self.layers:
-            own = self.original(name)
-            pull = own @ (concept - aim).T
-            q = torch.linalg.svd(pull, full_matrices=False)[0][:, : c.directions]
-            wanted = q.T @ (c.keep_own * own + c.erase * pull @ concept)
-            self.up[name], self.down[name] = -q, torch.cholesky_solve(wanted.T, factor).T
 
     def moment(self, concept: torch.Tensor) -> torch.Tensor:
         """M = l I + s C^T C + p R^T R."""
