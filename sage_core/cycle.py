@@ -191,14 +191,16 @@ class Run:
             return latent_bank(self.context, self.training, self.rng, self.on_event)
         return FreshTrajectories(self.context, self.training.solver_steps, self.training.guidance)
 
-    def note_pull(self, erase: Rows | torch.Tensor, states: States | None, predicted: torch.Tensor | None) -> None:
-        """Remember the erasing loss of this step and the frozen model's, and the first step after which the residual was low enough."""
-        if isinstance(erase, Rows):
-            rows = self.measured(len(erase.z))
-            loss, pull = (erase.loss(eps.detach(), rows).item() for eps in (predicted, states.eps_concept))
-            self.pulls.append((loss, max(1e-12, pull)))
-        else:
-            self.pulls.append((erase.item(), 1.0))  # losses in text space are relative already
+    def pull_left(self, erase: Rows | torch.Tensor, states: States | None, predicted: torch.Tensor | None) -> tuple[float, float]:
+        """The erasing loss of this step, and what it would be with the frozen model."""
+        if not isinstance(erase, Rows):
+            return erase.item(), 1.0  # losses in text space are relative already
+        rows = self.measured(len(erase.z))
+        return erase.loss(predicted.detach(), rows).item(), max(1e-12, erase.loss(states.eps_concept, rows).item())
+
+    def note_pull(self, loss: float, pull: float) -> None:
+        """Remember them, and the first step after which the residual was low enough."""
+        self.pulls.append((loss, pull))
         if self.erased_at is None and len(self.pulls) >= self.training.window and self.residual() < self.training.enough:
             self.erased_at = len(self.pulls)
 
@@ -240,7 +242,7 @@ class Run:
         terms = {"erase": erase} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         predicted = self.predict({k: v for k, v in terms.items() if isinstance(v, Rows)})
         losses = {k: terms[k].loss(eps) for k, eps in predicted.items()} | {k: v for k, v in terms.items() if k not in predicted}
-        self.note_pull(erase, states, predicted.get("erase"))
+        self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         total = sum(losses.values())
         values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
         if not all(map(_finite, values.values())):
