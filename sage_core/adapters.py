@@ -109,7 +109,7 @@ class Adapter:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The state of a LoRA file in the names that every host reads."""
         out = {}
-        for name in self.layers:
+        for name in self.down:
             out[f"{name}.lora_down.weight"] = self.down[name].detach().cpu().contiguous()
             out[f"{name}.lora_up.weight"] = self.up[name].detach().cpu().contiguous()
             out[f"{name}.alpha"] = torch.tensor(float(self.alpha[name]))

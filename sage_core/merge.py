@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from .adapters import Adapter
 from .errors import SageError
-from .files import write_atomically
-from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, read_lora
+from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, read_lora, write_lora
 
 MAX_RANK = 1024  # of the joined file, as of any erasure
 ONE_ERASURE = (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY)  # metadata that says nothing of the whole
@@ -26,8 +26,6 @@ def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = No
 
     Raises SageError where a file is none of ours, two are not of one architecture, or the sum of the ranks is above 1024.
     """
-    from safetensors.torch import save_file
-
     if len(files) < 2:
         raise SageError("Joining takes at least two LoRA files.")
     strengths = [1.0] * len(files) if strengths is None else strengths
@@ -42,10 +40,7 @@ def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = No
         raise SageError(f"Joined, the files are of rank {merged.rank}; up to {MAX_RANK} can be written. Join fewer of them.")
     # A matrix in half precision times a strength is no half-precision number any more.
     dtype = torch.float16 if all(exact(part, s) for part, s in zip(parts, strengths)) else torch.float32
-    tensors = {}
-    for name, (down, up, alpha) in layers.items():
-        tensors |= {f"{name}.lora_down.weight": down.to(dtype), f"{name}.lora_up.weight": up.to(dtype), f"{name}.alpha": torch.tensor(alpha)}
-    write_atomically(Path(out), lambda p: save_file(tensors, p, metadata={"format": "pt", **merged.metadata}))
+    write_lora(Path(out), Adapter({}, layers), merged.metadata, dtype)
     return merged
 
 

@@ -71,9 +71,10 @@ class Stacks:
         self.judge, self.right = load_judge(self.model), {}
 
     def joined(self, files: list[Path]) -> Path:
-        """One file for all of them."""
+        """One file for all of them, made if it is not there yet."""
         path = self.out / f"{'+'.join(file.stem for file in files)}.safetensors"
-        merge_loras(files, path)
+        if not path.exists():
+            merge_loras(files, path)
         return path
 
     def lora(self, concepts: tuple[str, ...]) -> Path:
