@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seeds", type=int, default=2, help="seeds for sage and the methods in --twice (default 2); the others get one")
     bench.add_argument("--twice", metavar="A,B", default="sage", help="methods that get all seeds (default sage)")
     bench.add_argument("--images", type=int, default=8, help="pictures a cell (default 8)")
+    bench.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the work and the processor's cores (default 1)")
     bench.add_argument("--out", default="sage-bench", metavar="DIR", help="folder for rows, table, CSV and plots")
 
     generate = command("generate", "draw a picture, with or without a LoRA")
@@ -267,14 +268,14 @@ def run_bench(args) -> dict:
             raise SageError(f"There is no {bad[0]!r} to bench; choose from {', '.join(list(known)[:20])}.")
         return names
 
-    if not 1 <= args.images <= 1000 or not 1 <= args.seeds <= 100:
-        raise SageError(f"--images is from 1 to 1000 and --seeds from 1 to 100, not {args.images} and {args.seeds}.")
+    if not (1 <= args.images <= 1000 and 1 <= args.seeds <= 100 and 1 <= args.jobs <= 64):
+        raise SageError(f"--images is from 1 to 1000, --seeds from 1 to 100 and --jobs from 1 to 64, not {args.images}, {args.seeds} and {args.jobs}.")
     from .demo import vocabulary
 
     plan = Plan(listed(args.methods, METHODS, METHODS), listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
                 tuple(range(args.seeds)), listed(args.twice, METHODS, ()), args.images)
     folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
-    result = run(load_model("demo"), plan, folder, Progress(quiet=args.json is True))
+    result = run(load_model("demo"), plan, folder, Progress(quiet=args.json is True), args.jobs)
     _say(args, f"\n{as_markdown(result)}\ntable, CSV and plots in {folder}")
     return result
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -57,7 +58,11 @@ class Kept:
 
 @dataclass
 class LatentBank:
-    """Erasing states (z, t, eps0 of the concept, eps0 of the empty prompt) and retained ones (z, t, prompt, eps0)."""
+    """Erasing states (z, t, eps0 of the concept, eps0 of the empty prompt) and retained ones (z, t, prompt, eps0).
+
+    erase_deck, retain_deck: where they are given, states are dealt like cards, every one of them before any comes again; these are
+    the indices that are still to come, on the CPU. A short run sees each state once or twice, and leaves less to chance so.
+    """
 
     erase_z: torch.Tensor
     erase_t: torch.Tensor
@@ -66,27 +71,39 @@ class LatentBank:
     retain_z: torch.Tensor
     retain_t: torch.Tensor
     retain_eps: torch.Tensor
-    erase_scene: torch.Tensor  # index into scenes, on the CPU
-    retain_prompt: torch.Tensor  # index into retain_prompts, on the CPU
+    erase_scene: torch.Tensor  # index into scenes
+    retain_prompt: torch.Tensor  # index into retain_prompts
     scenes: list[str | None]
     retain_prompts: list[str]
+    erase_deck: torch.Tensor | None = None
+    retain_deck: torch.Tensor | None = None
+    ON_CPU: ClassVar[frozenset[str]] = frozenset({"erase_scene", "retain_prompt", "erase_deck", "retain_deck"})  # indices that draw
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {k: v for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
 
     def concept(self, rng: random.Random, count: int) -> States:
         """`count` random states of the concept's trajectories."""
-        index = torch.tensor([rng.randrange(len(self.erase_t)) for _ in range(count)])
+        index, self.erase_deck = _draw(rng, len(self.erase_t), count, self.erase_deck)
         scenes = [self.scenes[i] for i in self.erase_scene[index].tolist()]
         index = index.to(self.erase_z.device)
         return States(self.erase_z[index], self.erase_t[index], self.eps_concept[index], self.eps_empty[index], scenes)
 
     def retained(self, rng: random.Random, count: int) -> Kept:
         """`count` random states of retained prompts."""
-        index = torch.tensor([rng.randrange(len(self.retain_t)) for _ in range(count)])
+        index, self.retain_deck = _draw(rng, len(self.retain_t), count, self.retain_deck)
         prompts = [self.retain_prompts[i] for i in self.retain_prompt[index].tolist()]
         index = index.to(self.retain_z.device)
         return Kept(self.retain_z[index], self.retain_t[index], self.retain_eps[index], prompts)
+
+
+def _draw(rng: random.Random, states: int, count: int, deck: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`count` of so many states, at random or from the deck, and the deck that is left; a used-up one is shuffled anew."""
+    if deck is None:
+        return torch.tensor([rng.randrange(states) for _ in range(count)]), None
+    while len(deck) < count:
+        deck = torch.cat([deck, torch.tensor(rng.sample(range(states), states))])
+    return deck[:count], deck[count:]
 
 
 @dataclass
@@ -138,12 +155,12 @@ class FreshTrajectories:
 @torch.no_grad()
 def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts: list[str], seeds: list[int], solver_steps: int,
                guidance: float, on_state: Callable[[int, int], None] = lambda done, total: None, batch: int = 16,
-               neutral_prompts: list[str] | None = None, scenes: list[str | None] | None = None) -> LatentBank:
+               neutral_prompts: list[str] | None = None, scenes: list[str | None] | None = None, dealt: bool = False) -> LatentBank:
     """Walk one trajectory per concept prompt, guided away from its neutral prompt (the empty one), and one unguided per retained
     prompt with the frozen model.
 
-    `seeds`: one per trajectory, concepts first. `scenes`: what each concept prompt has beside the concept. Call it with every adapter off.
-    `on_state` hears of progress.
+    `seeds`: one per trajectory, concepts first. `scenes`: what each concept prompt has beside the concept. `dealt`: see LatentBank. Call
+    it with every adapter off. `on_state` hears of progress.
     """
     total = solver_steps * (len(concept_prompts) + len(retain_prompts))
     done = 0
@@ -182,4 +199,5 @@ def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts
     n = len(concept_prompts)
     erase = walk_all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
     retain = walk_all(retain_prompts, seeds[n:], None)
-    return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), scenes or [None] * n, retain_prompts)
+    decks = [torch.zeros(0, dtype=torch.long) for _ in range(2)] if dealt else []
+    return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), scenes or [None] * n, retain_prompts, *decks)

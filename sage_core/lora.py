@@ -74,7 +74,7 @@ def metadata_for(family: Family, spec: dict, title: str, source: str, fingerprin
     versions = {name: _version(name) for name in ("torch", "diffusers", "transformers")}
     data = {
         "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": architecture, "modelspec.implementation": "diffusers",
-        "modelspec.title": title, "modelspec.date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.title": title, "modelspec.date": now(),
         "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on model and CLIP.",
         "modelspec.tags": "concept erasure, " + spec["method"], "modelspec.prediction_type": "v" if velocity else "epsilon",
         "ss_base_model_version": BASE_VERSIONS[family.name], "ss_v2": str(family.name == "sd2"), "ss_network_module": "networks.lora",
@@ -83,6 +83,11 @@ def metadata_for(family: Family, spec: dict, title: str, source: str, fingerprin
         "sage.model_sha256": fingerprint, "sage.versions": json.dumps(versions),
     }
     return data | ({RESULT_KEY: json.dumps(result)} if result else {})
+
+
+def now() -> str:
+    """The date as sai_model_spec has it, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _version(package: str) -> str:

@@ -6,7 +6,6 @@ matrices below each other, the up matrices, scaled, beside each other. Nothing i
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from .adapters import Adapter
 from .errors import SageError
-from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, read_lora, write_lora
+from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, now, read_lora, write_lora
 
 MAX_RANK = 1024  # of the joined file, as of any erasure
 ONE_ERASURE = (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY)  # metadata that says nothing of the whole
@@ -76,7 +75,7 @@ def joined_metadata(parts: list[LoraFile], strengths: list[float], title: str) -
     same = {k: v for k, v in first.items() if k not in ONE_ERASURE and all(part.metadata.get(k) == v for part in parts)}
     concepts = ", ".join(repr(spec["concept"]) for spec in specs)
     return same | {
-        "modelspec.title": title, "modelspec.date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.title": title, "modelspec.date": now(),
         "modelspec.description": f"Erases {concepts}. Load it with strength 1.0 on model and CLIP.",
         "modelspec.tags": "concept erasure, " + ", ".join(dict.fromkeys(spec["method"] for spec in specs)), "ss_output_name": title,
         "ss_network_dim": rank, "ss_network_alpha": rank, SPECS_KEY: json.dumps(specs, ensure_ascii=False),

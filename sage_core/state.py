@@ -64,7 +64,8 @@ def restore(run) -> bool:
     bank = {k.removeprefix("bank."): v.to(device) for k, v in tensors.items() if k.startswith("bank.")}
     run.context.source = LatentBank(**bank, scenes=meta["scenes"], retain_prompts=meta["prompts"]) if bank else run.make_source()
     if bank:
-        run.context.source.retain_prompt, run.context.source.erase_scene = bank["retain_prompt"].cpu(), bank["erase_scene"].cpu()
+        for index in LatentBank.ON_CPU & bank.keys():
+            setattr(run.context.source, index, bank[index].cpu())
     for i, part in enumerate(run.parts()):
         own = {k.removeprefix(f"part.{i}."): v.to(device) for k, v in tensors.items() if k.startswith(f"part.{i}.")}
         if own:

@@ -1,11 +1,15 @@
 """The comparison: rows that go on where they stopped, one original for all, a table, a CSV and plots."""
 
+import dataclasses
 import json
 
 import pytest
 
+from sage_core.errors import SageError
 from sage_core.evaluate.attack import ConceptInversion
-from sage_core.evaluate.bench import Plan, as_markdown, name_of, run
+from sage_core.evaluate.bench import Plan, as_markdown, missing, name_of, run
+from sage_core.evaluate.jobs import spread
+from sage_core.progress import Progress
 
 ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
 PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ATTACK, cost_steps=1)
@@ -53,3 +57,20 @@ def test_a_bench_goes_on_where_it_stopped(benched):
     assert "rece" in said[0] and not any("uce erases" in line for line in said if " rece " not in line)
     assert model.cost.forwards > before and again["methods"]["uce"] == result["methods"]["uce"]
     assert {k: again["methods"]["rece"][k] for k in ("concept", "near", "far")} == {k: result["methods"]["rece"][k] for k in ("concept", "near", "far")}
+
+
+def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
+    """Each in a process of its own; only the last bits may differ, since sums over fewer threads round otherwise."""
+    model, out, result, _ = benched
+    plan = dataclasses.replace(PLAN, concepts=("guitar", "dog"), methods=("uce",))
+    spread_out = run(model, plan, tmp_path, jobs=2)
+    assert {name: row["after"] for name, row in spread_out["methods"]["uce"]["rows"].items() if "guitar" in name} == {
+        name: row["after"] for name, row in result["methods"]["uce"]["rows"].items()}
+    assert (tmp_path / "dog-0-uce" / "report.json").exists()
+    assert missing(plan, tmp_path) == [] and len(missing(PLAN, tmp_path)) == 1
+
+
+def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "originals").write_text("a file where a folder belongs")
+    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with"):
+        spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))

@@ -363,3 +363,16 @@ def test_every_concept_draws_its_own_scenes(thin):
         drawn.append([run.rng.random() for _ in range(4)])
         adapter.remove()
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
+def test_a_dealt_bank_shows_every_state_before_any_comes_again(thin):
+    import random
+
+    rng, bank = random.Random(0), build_bank(thin, ["castle", "lion"], ["dog"] * 3, [1, 2, 3, 4, 5], 2, 3.0, dealt=True)
+    for draw, z in ((bank.concept, bank.erase_z), (bank.retained, bank.retain_z)):
+        seen = torch.cat([draw(rng, 1).z for _ in range(2 * len(z))])
+        for once in seen.split(len(z)):
+            assert len({row.numpy().tobytes() for row in once}) == len(z)
+    assert len(bank.concept(rng, 7).t) == 7  # more than there are
+    chance = build_bank(thin, ["castle", "lion"], [], [1, 2], 2, 3.0)
+    assert len({row.numpy().tobytes() for row in torch.cat([chance.concept(random.Random(1), 1).z for _ in range(4)])}) < 4

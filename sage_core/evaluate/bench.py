@@ -25,6 +25,7 @@ from ..retention.words import likeness_to
 from ..spec import ErasureSpec
 from .attack import ConceptInversion
 from .cells import demo_prompts
+from .jobs import Task, spread
 from .measure import Baseline, evaluate, load_judge, measure_original
 from .plots import draw_all
 from .report import write_report
@@ -56,20 +57,17 @@ def name_of(spec: ErasureSpec) -> str:
     return f"{spec.concept.replace(' ', '-')}-{spec.seed}-{spec.method}"
 
 
-def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None] = lambda text: None) -> dict:
-    """Make the rows that are missing in `out`, then measure published costs, then write table, CSV and plots; the summary."""
-    kept: tuple[tuple, Baseline] | None = None
-    rows = plan.rows()
-    for i, spec in enumerate(rows):
-        folder = out / name_of(spec)
-        if (folder / "report.json").exists():
-            continue
-        say(f"{i + 1}/{len(rows)} {spec.method} erases {spec.concept!r}, seed {spec.seed}")
-        key = (spec.concept, spec.seed)
-        if kept is None or kept[0] != key:
-            kept = (key, original(model, spec, plan, out))
-        one_row(model, spec, plan, kept[1], folder)
-    costs = {m: published_cost(model, m, plan, out, say) for m in plan.methods if METHODS[m].published is not None}
+def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None] = lambda text: None, jobs: int = 1) -> dict:
+    """Make the rows and published costs that are missing in `out`, then write table, CSV and plots; the summary.
+
+    jobs: processes that share the work (see `jobs.spread`); with one it is done here.
+    """
+    tasks = missing(plan, out)
+    if jobs > 1 and len(tasks) > 1:
+        spread(tasks, plan, out, min(jobs, len(tasks)), say)
+    for task in missing(plan, out):
+        work(model, task, plan, out, say)
+    costs = {m: published_cost(model, m, plan, out) for m in plan.methods if METHODS[m].published is not None}
     result = summary(model, out, plan, costs)
     write_text(out / "bench.json", json.dumps(result, indent=1))
     write_text(out / "bench.csv", as_csv(result))
@@ -79,6 +77,29 @@ def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None]
     except SageError as error:
         say(str(error))
     return result
+
+
+def missing(plan: Plan, out: Path) -> list[Task]:
+    """What is still to do: the rows of one concept and seed together, since they share an original, then a published cost each."""
+    groups: dict[tuple, list[ErasureSpec]] = {}
+    for spec in plan.rows():
+        if not (out / name_of(spec) / "report.json").exists():
+            groups.setdefault((spec.concept, spec.seed), []).append(spec)
+    costs = [m for m in plan.methods if METHODS[m].published is not None and not cost_file(m, plan, out).exists()]
+    return [*groups.values(), *costs]
+
+
+def work(model: DiffusionModel, task: Task, plan: Plan, out: Path, say: Callable[[str], None]) -> None:
+    """Do one of the `missing`."""
+    if isinstance(task, str):
+        say(f"measuring what {METHODS[task].title} costs as published ({plan.cost_steps} of {METHODS[task].published.steps} steps)")
+        published_cost(model, task, plan, out)
+        return
+    base = original(model, task[0], plan, out)
+    for spec in task:
+        done = sum((out / name_of(s) / "report.json").exists() for s in plan.rows())
+        say(f"{done + 1}/{len(plan.rows())} {spec.method} erases {spec.concept!r}, seed {spec.seed}")
+        one_row(model, spec, plan, base, out / name_of(spec))
 
 
 def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) -> Baseline:
@@ -111,11 +132,14 @@ def one_row(model: DiffusionModel, spec: ErasureSpec, plan: Plan, base: Baseline
         erasure.adapter.remove()
 
 
-def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
+def cost_file(method: str, plan: Plan, out: Path) -> Path:
+    return out / "published" / f"{method}-{plan.cost_steps}.json"
+
+
+def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path) -> dict:
     """UNet passes and seconds of the paper's own training: `cost_steps` steps measured and counted up to all of them."""
-    path = out / "published" / f"{method}-{plan.cost_steps}.json"
+    path = cost_file(method, plan, out)
     if not path.exists():
-        say(f"measuring what {METHODS[method].title} costs as published ({plan.cost_steps} of {METHODS[method].published.steps} steps)")
         spec = ErasureSpec(plan.concepts[0], method=method, faithful=True)
         taken: list[int] = []  # passes after each step
         start = model.cost.passes
