@@ -16,8 +16,8 @@ import torch
 from . import state as saved
 from .adapters import Adapter, surface_layers
 from .context import Context, build_context
+from .descent import descend
 from .diffusion.model import Cost, DiffusionModel
-from .diffusion.text import Conditioning
 from .errors import SageError
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
 from .methods import METHODS, Method, Training
@@ -197,7 +197,7 @@ class Run:
         if not isinstance(erase, Rows):
             return erase.item(), 1.0  # losses in text space are relative already
         rows = self.measured(len(erase.z))
-        return erase.loss(predicted.detach(), rows).item(), max(1e-12, erase.loss(states.eps_concept, rows).item())
+        return erase.loss(predicted, rows).item(), max(1e-12, erase.loss(states.eps_concept, rows).item())
 
     def note_pull(self, loss: float, pull: float) -> None:
         """Remember them, and the first step after which the residual was low enough."""
@@ -241,17 +241,14 @@ class Run:
         self.set_rate()
         states, erase = self.erasing()
         terms = {"erase": erase} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
-        predicted = self.predict({k: v for k, v in terms.items() if isinstance(v, Rows)})
-        losses = {k: terms[k].loss(eps) for k, eps in predicted.items()} | {k: v for k, v in terms.items() if k not in predicted}
+        self.optimizer.zero_grad()
+        losses, predicted = descend(self.model, terms)
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
-        total = sum(losses.values())
-        values = {k: v.item() for k, v in losses.items()} | {"total": total.item()}
+        values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
         if not all(map(_finite, values.values())):
             bad = next(k for k, v in values.items() if not _finite(v))
             raise SageError(f"The loss {bad!r} was {values[bad]} at step {len(self.losses) + 1}: the run diverged; use a lower learning rate than "
                             f"{self.spec.learning_rate:g} (the last good state is kept for --resume).")
-        self.optimizer.zero_grad()
-        total.backward()
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
         if hasattr(self.domain, "learn"):
@@ -276,14 +273,6 @@ class Run:
         """The samples of a step from which the residual is read: plain prompts, where the domain has some and says which."""
         rows = self.domain.plain_rows(samples) if hasattr(self.domain, "plain_rows") else slice(None)
         return rows if rows.start is None or rows.start < samples else slice(None)
-
-    def predict(self, rows: dict[str, Rows]) -> dict[str, torch.Tensor]:
-        """The noise predicted for all rows, from ONE UNet batch."""
-        if not rows:
-            return {}
-        parts = list(rows.values())
-        eps = self.model.predict_noise(torch.cat([r.z for r in parts]), torch.cat([r.t for r in parts]), Conditioning.cat([r.cond for r in parts]))
-        return dict(zip(rows, eps.split([len(r.z) for r in parts])))
 
 
 def _finite(value: float) -> bool:

@@ -33,6 +33,14 @@ class Rows:
         """Weighted mean squared error of predictions [n, 4, h, w], or of some rows of them."""
         return (self.weight * (eps - self.target).square())[rows].mean()
 
+    def split(self, count: int) -> list[Rows]:
+        """The same samples, at most `count` in each; the mean of their losses by number of samples is the loss of all."""
+        return [self._part(slice(i, i + count)) for i in range(0, len(self.z), count)]
+
+    def _part(self, rows: slice) -> Rows:
+        weight = self.weight[rows] if isinstance(self.weight, torch.Tensor) and self.weight.ndim == 4 and len(self.weight) > 1 else self.weight
+        return Rows(self.z[rows], self.t[rows], self.cond[rows], self.target[rows], weight)
+
 
 @dataclass
 class States:

@@ -23,6 +23,14 @@ def sd1():
     return tiny.make("sd1")
 
 
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory):
+    """A thin random SD1 model with 8 x 8 latents, loaded."""
+    from sage_core import load_model
+
+    return load_model(tiny.folder(tiny.make("sd1"), tmp_path_factory.mktemp("thin") / "m"))
+
+
 @pytest.fixture
 def demo():
     """The bundled model, fresh."""

@@ -16,13 +16,6 @@ from sage_core.methods import METHODS
 from sage_core.retention.words import retained_words
 from sage_core.target.negative_guidance import NegativeGuidance
 
-
-@pytest.fixture(scope="module")
-def thin(tmp_path_factory):
-    """A thin random SD1 model with 8 x 8 latents."""
-    return load_model(tiny.folder(tiny.make("sd1"), tmp_path_factory.mktemp("thin") / "m"))
-
-
 SPEC = ErasureSpec("castle", steps=4, rank=2, seed=3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from sage_core import ErasureSpec, SageError, erase, load_lora, load_model
+from sage_core import ErasureSpec, SageError, erase, load_lora
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.closed_form import ClosedForm, Edit
 from sage_core.closed_rows import embeddings, unseen
@@ -19,11 +19,6 @@ from sage_core.methods import METHODS
 from sage_core.retention.region import attention_to, region
 
 ITERATIVE = [m.name for m in METHODS.values() if m.closed is None]
-
-
-@pytest.fixture(scope="module")
-def thin(tmp_path_factory):
-    return load_model(tiny.folder(tiny.make("sd1"), tmp_path_factory.mktemp("thin") / "m"))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -37,6 +37,7 @@ class DiffusionModel:
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
+    at_once: int | None = None  # so many samples go through the UNet together at most; None: as many as are asked for
     on_pass: Callable[[], None] | None = None  # called before every UNet pass; a host raises its own interrupt from here
 
     @property
@@ -61,6 +62,9 @@ class DiffusionModel:
 
         A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
         """
+        if self.at_once is not None and len(z) > self.at_once and not torch.is_grad_enabled():
+            parts = [slice(i, i + self.at_once) for i in range(0, len(z), self.at_once)]
+            return torch.cat([self.predict_noise(z[p], t[p], cond[p]) for p in parts])
         if self.on_pass is not None:
             self.on_pass()
         dtype = next(self.unet.parameters()).dtype

@@ -27,6 +27,13 @@ class Conditioning:
     def detach(self) -> Conditioning:
         return Conditioning(self.hidden.detach(), None if self.pooled is None else self.pooled.detach())
 
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.hidden] if self.pooled is None else [self.hidden, self.pooled]
+
+    def leaf(self) -> Conditioning:
+        """A copy that collects gradients for itself, where this one has any to pass on."""
+        return Conditioning(*(t.detach().requires_grad_(t.requires_grad) for t in self.tensors()))
+
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
         pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])

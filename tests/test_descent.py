@@ -1,0 +1,75 @@
+"""A step's gradients are the same from one UNet batch and from parts of it."""
+
+import pytest
+import tiny
+import torch
+
+from sage_core import ErasureSpec, erase, load_model
+from sage_core.adapters import Adapter, surface_layers
+from sage_core.descent import descend
+from sage_core.latents import Rows
+
+
+def terms_on(model, adapter):
+    """Two terms of three and two samples, weighted in both ways, and a loss in text space."""
+    g = torch.Generator().manual_seed(1)
+
+    def rows(prompts, weight):
+        z, target = (torch.randn(len(prompts), *model.latent_shape, generator=g) for _ in range(2))
+        return Rows(z, torch.tensor([100, 500, 900])[: len(prompts)], model.encode(prompts), target, weight)
+
+    weights = torch.rand(3, 1, 1, 1, generator=g)
+    return {"erase": rows(["castle", "a castle", "the castle"], weights), "noise": rows(["dog", "cat"], 20.0),
+            "relations": model.encode(["a lion"]).hidden.square().mean()}
+
+
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def any_thin(request, tmp_path_factory):
+    """One encoder, and two with a pooled state that the UNet reads as well."""
+    return load_model(tiny.folder(tiny.make(request.param), tmp_path_factory.mktemp("thin") / "m"))
+
+
+@pytest.mark.parametrize("surface", ["both", "cross_attention", "text"])
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_parts_add_up_to_the_whole_batch(any_thin, surface, at_once):
+    thin = any_thin
+    found = {}
+    for limit in (None, at_once):
+        adapter = Adapter.create(surface_layers(thin, surface), 2, 2.0, torch.Generator().manual_seed(0))
+        for up in adapter.up.values():
+            torch.nn.init.normal_(up, std=0.1, generator=torch.Generator().manual_seed(2))
+        thin.at_once, before = limit, thin.cost.passes
+        try:
+            losses, predicted = descend(thin, terms_on(thin, adapter))
+        finally:
+            thin.at_once = None
+            adapter.remove()
+        found[limit] = [p.grad for p in adapter.parameters()], losses, predicted, thin.cost.passes - before
+    (one, losses, predicted, cost), (many, own, parts, same) = found[None], found[at_once]
+    assert cost == same == 15
+    assert [g is None for g in one] == [g is None for g in many]  # SDXL does not read the last layer of its first encoder
+    one, many = ([g for g in grads if g is not None] for grads in (one, many))
+    assert all(g.abs().sum() > 0 for g in one)
+    for a, b in zip(one, many):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-5 * float(max(g.abs().max() for g in one)))
+    for k, loss in losses.items():
+        assert own[k].item() == pytest.approx(loss.item(), rel=1e-4) and not own[k].requires_grad
+    assert predicted.keys() == parts.keys() == {"erase", "noise"}
+    torch.testing.assert_close(predicted["erase"], parts["erase"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sage", "age", "eap", "hirm"])
+def test_an_erasure_in_parts_ends_like_one_in_whole_batches(thin, method):
+    ends = []
+    for limit in (None, 1):
+        thin.at_once = limit
+        try:
+            erasure = erase(thin, ErasureSpec("castle", method=method, steps=2, rank=2))
+        finally:
+            thin.at_once = None
+        erasure.adapter.remove()
+        ends.append((erasure.losses, erasure.cost))
+    (whole, cost), (parts, same) = ends
+    assert cost == same
+    for a, b in zip(whole, parts):
+        assert a == pytest.approx(b, rel=0.02, abs=1e-6)
