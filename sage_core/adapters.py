@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .diffusion.checkpointing import SWITCHES
 from .diffusion.model import DiffusionModel
 from .errors import SageError
 from .spec import SURFACES
@@ -60,6 +61,7 @@ class Adapter:
         self.up = {k: w[1] for k, w in weights.items()}
         self.alpha = {k: w[2] for k, w in weights.items()}
         self.strength, self.enabled = strength, True
+        SWITCHES.add(self)
         self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in layers.items()]
 
     @classmethod

@@ -7,6 +7,7 @@ import torch
 from sage_core import ErasureSpec, erase, load_model
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.descent import descend
+from sage_core.diffusion.checkpointing import checkpoint_blocks
 from sage_core.latents import Rows
 
 
@@ -56,6 +57,46 @@ def test_parts_add_up_to_the_whole_batch(any_thin, surface, at_once):
         assert own[k].item() == pytest.approx(loss.item(), rel=1e-4) and not own[k].requires_grad
     assert predicted.keys() == parts.keys() == {"erase", "noise"}
     torch.testing.assert_close(predicted["erase"], parts["erase"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sage", "age"])
+def test_an_erasure_with_checkpointing_ends_like_one_without(thin, method):
+    """AGE differentiates a frozen prediction after the adapter is on again: computed again, it has to be the frozen one."""
+    ends = []
+    for on in (False, True):
+        checkpoint_blocks(thin.unet, on)
+        try:
+            erasure = erase(thin, ErasureSpec("castle", method=method, steps=3, rank=2))
+        finally:
+            checkpoint_blocks(thin.unet, False)
+        erasure.adapter.remove()
+        ends.append((erasure.losses, erasure.cost))
+    assert ends[0][1] == ends[1][1]
+    for a, b in zip(ends[0][0], ends[1][0]):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-7)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(thin):
+    def kept():
+        bytes_ = 0
+
+        def pack(t):
+            nonlocal bytes_
+            bytes_ += t.nbytes
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            z = torch.randn(1, *thin.latent_shape).requires_grad_(True)
+            thin.predict_noise(z, torch.tensor([5]), thin.encode(["dog"])).sum()
+        return bytes_
+
+    whole = kept()
+    checkpoint_blocks(thin.unet, True)
+    try:
+        assert kept() < whole / 3
+    finally:
+        checkpoint_blocks(thin.unet, False)
+    assert kept() == whole
 
 
 @pytest.mark.parametrize("method", ["sage", "age", "eap", "hirm"])
