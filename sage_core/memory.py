@@ -1,0 +1,147 @@
+"""How much memory a step of training needs, foretold without taking any: the step is rehearsed on tensors without data.
+
+torch's "meta" device computes shapes only. A mode that sees every operation counts the bytes of each new tensor and takes them
+off again when autograd lets go of it, so the highest sum is the peak that a device would see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .adapters import Adapter, surface_layers
+from .descent import descend
+from .diffusion.checkpointing import checkpoint_blocks
+from .diffusion.model import DiffusionModel
+from .diffusion.text import TextStack, Tokens
+from .latents import Rows
+from .methods import METHODS, Training
+from .retention.relations import Relations
+from .spec import ErasureSpec
+
+RELATED_TOKENS = 12  # as long as a short prompt that is encoded trimmed
+
+
+class Meter(TorchDispatchMode):
+    """Inside, `live` is the bytes of tensors made inside and not yet gone, `peak` the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage) -> None:
+        key = storage._cdata
+        if key in self.sizes:  # a view, or changed in place
+            return
+        self.sizes[key] = storage.nbytes()
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.live -= self.sizes.pop(key, 0)
+
+
+def weights_bytes(modules: list[torch.nn.Module], dtype: torch.dtype | None = None) -> int:
+    """Of all parameters and buffers, as they are or in another precision."""
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    return sum(t.numel() * (dtype.itemsize if dtype is not None and t.is_floating_point() else t.element_size()) for t in tensors)
+
+
+class Attention(torch.autograd.Function):
+    """What attention without a full matrix keeps: its inputs, its output, and one number a row."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(torch.empty_like(t) for t in ctx.saved_tensors[:3])
+
+
+@contextlib.contextmanager
+def lean_attention() -> Iterator[None]:
+    """On tensors without data torch would choose the attention with the full matrix, which devices do not."""
+    own = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda q, k, v, *args, **kwargs: Attention.apply(q, k, v)
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = own
+
+
+def skeleton(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
+    """The model without data, its frozen weights in `dtype`; without an autoencoder."""
+    with torch.device("meta"):
+        unet = type(model.unet).from_config(model.unet.config)
+        encoders = [type(e)(e.config) for e in model.text.encoders]
+    for module in (unet, *encoders):
+        module.to(dtype).requires_grad_(False).eval()
+    text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads)
+    return DiffusionModel(model.family, text, unet, None, model.alphas.to("meta"), model.velocity, model.source, pixels=model.pixels)
+
+
+def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, dtype: torch.dtype, checkpointing: bool, at_once: int | None) -> int:
+    """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter, gradients, Adam's state.
+
+    spec: resolved.
+    """
+    ghost = skeleton(model, dtype)
+    ghost.pixels, ghost.at_once = spec.resolution or model.pixels, at_once
+    checkpoint_blocks(ghost.unet, checkpointing)
+    adapter = Adapter.create(surface_layers(ghost, spec.surface), spec.rank, spec.alpha, torch.Generator())
+    with Meter() as meter, lean_attention():
+        terms = {name: _rows(ghost, count) for name, count in samples(spec, training).items()}
+        if related := related_prompts(spec):
+            terms["relations"] = _related(ghost, related)
+        descend(ghost, terms)
+    adapter.remove()
+    return meter.peak + 3 * weights_of(adapter)
+
+
+def weights_of(adapter: Adapter) -> int:
+    return sum(p.nbytes for p in adapter.parameters())
+
+
+def _rows(ghost: DiffusionModel, count: int) -> Rows:
+    """Samples whose embeddings are learnt, as those of a search are."""
+    z = torch.empty(count, *ghost.latent_shape, device="meta")
+    tokens = ghost.text.tokenize(["a"] * count)
+    cond = ghost.text.encode(tokens, [e.requires_grad_(True) for e in ghost.text.embed(tokens)])
+    return Rows(z, torch.empty(count, dtype=torch.long, device="meta"), cond, torch.empty_like(z), 1.0)
+
+
+def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:
+    """Retained relations: as many prompts through the text encoder at once."""
+    tokens = ghost.text.tokenize(["a"] * count)
+    short = Tokens([ids[:, :RELATED_TOKENS] for ids in tokens.ids], tokens.end)
+    return ghost.text.encode(short).hidden.square().mean()
+
+
+
+def samples(spec: ErasureSpec, training: Training) -> dict[str, int]:
+    """Samples of a step's UNet batch by what they are for; retained relations are in text space."""
+    kept = [getattr(term, "batch", training.erase_batch) for term in METHODS[spec.method].retention if not isinstance(term, Relations)]
+    return {"erase": training.erase_batch} | ({"kept": sum(kept)} if kept else {})
+
+
+def related_prompts(spec: ErasureSpec) -> int:
+    """Prompts a step whose relations are kept."""
+    return sum(term.batch for term in METHODS[spec.method].retention if isinstance(term, Relations))
