@@ -105,7 +105,7 @@ def published(steps: int, rate: float, **other) -> Training:
 
 
 # What sage starts from: the UNet's V alone, edited as strongly for every concept, and so that edits of several concepts add up to little.
-START = ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.67, style_reach=1.3, keep_rank=True, styled=True,
+START = ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.63, style_reach=1.3, keep_rank=True, styled=True,
                    layers=VALUES)
 
 METHODS: dict[str, Method] = {
@@ -116,7 +116,7 @@ METHODS: dict[str, Method] = {
             "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
             "them too, keeping the relations between other concepts and their predicted noise",
             NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)), "both",
-            Training(steps=40, enough=0.12, window=8, trajectories=6, styled=0.67, dealt=True), warm=START,
+            Training(steps=38, enough=0.12, window=8, trajectories=6, retain_trajectories=10, styled=0.67, dealt=True), warm=START,
         ),
         Method(
             "sage-robust", "SAGE, little retained", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",

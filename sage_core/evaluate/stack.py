@@ -60,21 +60,28 @@ def _seed(concept, i: int) -> int:
 
 @dataclass
 class Stacks:
-    """The work, its folder, and which pictures the original model drew right (computed once a prompt)."""
+    """The work, its folder, and which pictures the original model drew right (computed once a prompt). strength: of every LoRA of
+    a stack; one that was trained on all at once has 1."""
 
     model: DiffusionModel
     out: Path
     method: str
     images: int
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         self.judge, self.right = load_judge(self.model), {}
 
+    @property
+    def weaker(self) -> str:
+        """What is added to the names of files that depend on the strength."""
+        return "" if self.strength == 1 else f"-at-{self.strength:g}"
+
     def joined(self, files: list[Path]) -> Path:
         """One file for all of them, made if it is not there yet."""
-        path = self.out / f"{'+'.join(file.stem for file in files)}.safetensors"
+        path = self.out / f"{'+'.join(file.stem for file in files)}{self.weaker}.safetensors"
         if not path.exists():
-            merge_loras(files, path)
+            merge_loras(files, path, [self.strength] * len(files))
         return path
 
     def lora(self, concepts: tuple[str, ...]) -> Path:
@@ -93,7 +100,10 @@ class Stacks:
         images = self.model.generate([p.text for p in prompts], [p.seed for p in prompts])
         return seen(self.judge, images, [p.expected for p in prompts])
 
-    def measured(self, name: str, concepts: tuple[str, ...], files: list[Path]) -> dict:
+    def stacked(self, name: str, concepts: tuple[str, ...], files: list[Path]) -> dict:
+        return self.measured(name + self.weaker, concepts, files, self.strength)
+
+    def measured(self, name: str, concepts: tuple[str, ...], files: list[Path], strength: float = 1.0) -> dict:
         """Shares of pictures seen under these LoRAs, among prompts that the original model gets right."""
         path = self.out / f"{name}.json"
         if path.exists():
@@ -101,7 +111,7 @@ class Stacks:
         prompts = prompts_for(concepts, self.images)
         new = [p for p in prompts if p not in self.right]
         self.right.update(zip(new, self.look(new) if new else []))
-        with together(self.model, files):
+        with together(self.model, files, strength):
             after = dict(zip(prompts, self.look(prompts)))
         kept = {p: s for p, s in after.items() if self.right[p]}
         data = {"seen": {c: share(s for p, s in kept.items() if p.cell == "erased" and p.expected == vocabulary.find(c).name) for c in concepts}}
@@ -116,12 +126,12 @@ def share(values) -> float | None:
 
 
 @contextlib.contextmanager
-def together(model: DiffusionModel, files: list[Path]) -> Iterator[None]:
-    """Inside, all these LoRAs hang on the model, each at strength 1."""
+def together(model: DiffusionModel, files: list[Path], strength: float = 1.0) -> Iterator[None]:
+    """Inside, all these LoRAs hang on the model, each at that strength."""
     adapters = []
     try:
         for file in files:
-            adapters.append(load_lora(model, file))
+            adapters.append(load_lora(model, file, strength))
         yield
     finally:
         for adapter in adapters:
@@ -134,10 +144,10 @@ def run(stacks: Stacks, concepts: tuple[str, ...], counts: tuple[int, ...], say=
     for n in counts:
         some = concepts[:n]
         files = [stacks.lora((c,)) for c in some]
-        result["stacked"][n] = stacks.measured(f"stack-{n}", some, files)
+        result["stacked"][n] = stacks.stacked(f"stack-{n}", some, files)
         say(f"{n} stacked: {result['stacked'][n]}")
         if n > 1:
-            result["joined"][n] = stacks.measured(f"joined-{n}", some, [stacks.joined(files)])
+            result["joined"][n] = stacks.measured(f"joined-{n}{stacks.weaker}", some, [stacks.joined(files)])
             say(f"{n} joined: {result['joined'][n]}")
             file = stacks.lora(some)
             result["one"][n] = stacks.measured(f"one-{n}", some, [file]) | json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
@@ -145,10 +155,10 @@ def run(stacks: Stacks, concepts: tuple[str, ...], counts: tuple[int, ...], say=
     largest = concepts[: max(counts)]
     for gone in largest if len(largest) > 1 else ():
         files = [stacks.lora((c,)) for c in largest if c != gone]
-        result["without"][gone] = stacks.measured(f"without-{gone}", largest, files)
+        result["without"][gone] = stacks.stacked(f"without-{gone}", largest, files)
         say(f"without {gone}'s: {result['without'][gone]['seen']}")
-    write_text(stacks.out / "stack.md", markdown(result))
-    write_text(stacks.out / "stack.json", json.dumps(result, indent=1))
+    write_text(stacks.out / f"stack{stacks.weaker}.md", markdown(result))
+    write_text(stacks.out / f"stack{stacks.weaker}.json", json.dumps(result, indent=1))
     return result
 
 
@@ -183,9 +193,10 @@ def main() -> None:
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
     parser.add_argument("--images", type=int, default=8, help="pictures a concept; three times as many of neighbours and of other things")
+    parser.add_argument("--strength", type=float, default=1.0, help="of every LoRA of a stack (default 1)")
     args = parser.parse_args()
     concepts, counts = tuple(args.concepts.split(",")), tuple(int(n) for n in args.counts.split(","))
-    result = run(Stacks(load_model("demo"), args.out, args.method, args.images), concepts, counts, lambda text: print(text, flush=True))
+    result = run(Stacks(load_model("demo"), args.out, args.method, args.images, args.strength), concepts, counts, lambda text: print(text, flush=True))
     print(markdown(result))
 
 
