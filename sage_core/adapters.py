@@ -80,8 +80,9 @@ class Adapter:
             if not self.enabled or self.strength == 0:
                 return out
             scale = self.strength * self.alpha[name] / self.down[name].shape[0]
-            delta = F.linear(F.linear(args[0].to(self.down[name].dtype), self.down[name]), self.up[name])
-            return out + (scale * delta).to(out.dtype)
+            # In the layer's own precision: a float32 copy of every input would be kept for the backward pass.
+            down, up = self.down[name].to(out.dtype), self.up[name].to(out.dtype)
+            return out + scale * F.linear(F.linear(args[0], down), up)
         return add
 
     def parameters(self) -> list[torch.Tensor]:

@@ -11,6 +11,8 @@ from . import __version__
 from .errors import Cancelled, SageError
 from .spec import SURFACES
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="sage-erase", description="Erase a concept from a Stable Diffusion model and save the change as a LoRA.")
@@ -41,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     erase.add_argument("--faithful", action="store_true", help="train as the method's own code does, at its own cost (for comparisons)")
     for name, kind in (("steps", int), ("rank", int), ("alpha", float), ("learning-rate", float), ("eta", float)):
         erase.add_argument(f"--{name}", type=kind)
+    erase.add_argument("--resolution", type=int, metavar="PIXELS", help="side of what is trained on (default: what the model was made for)")
     erase.add_argument("--seed", type=int, default=0)
+    erase.add_argument("--plan", action="store_true", help="say how it would fit into memory and how long it would take, and stop")
     erase.add_argument("--out", metavar="FILE", help="the LoRA file (default: erased-CONCEPT.safetensors here)")
     erase.add_argument("--save-every", type=float, default=10.0, metavar="SECONDS", help="how often the run's state is saved (default 10)")
     erase.add_argument("--preview", action=argparse.BooleanOptionalAction, help="draw before and after beside the LoRA (default: yes, where it is quick)")
@@ -88,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
 def _model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo")
     sub.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
+    sub.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the frozen weights (default: bf16 on a GPU that computes in it, else fp32)")
     sub.add_argument("--prediction", choices=("auto", "epsilon", "v"), default="auto", help="what the UNet predicts (default: told from the model)")
 
 
@@ -139,10 +144,16 @@ def _device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if mps is not None and mps.is_available() else "cpu"
 
 
-def _load(args):
+def _load(args, device: str | None = None):
+    """The model, on the device that was asked for unless another is given."""
+    import torch
+
     from .diffusion.load import load_model
 
-    return load_model(args.model, _device(args.device), prediction=args.prediction)
+    wanted = _device(args.device)
+    auto = "bf16" if wanted.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[auto if args.precision == "auto" else args.precision]
+    return load_model(args.model, device or wanted, dtype, args.prediction)
 
 
 def _out(name: str, suffix: str) -> Path:
@@ -195,9 +206,12 @@ def _save_measured(model, erasure, path: Path, images: int, attack, progress):
 
 def run_erase(args) -> dict:
     """Erase from any model; the LoRA appears whole at the end, a killed run goes on with --resume."""
+    import torch
+
     from .cycle import ErasureSpec, erase
     from .files import slug
     from .lora import read_lora
+    from .plan import fit
     from .progress import Progress
 
     if args.source:
@@ -206,10 +220,15 @@ def run_erase(args) -> dict:
         raise SageError("Say what to erase: --concept TEXT, or --from FILE to repeat a recorded erasure.")
     else:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), args.method, args.seed, args.surface, args.steps, args.rank,
-                           args.alpha, args.learning_rate, args.eta, faithful=args.faithful)
+                           args.alpha, args.learning_rate, args.eta, args.resolution, args.faithful)
     path = _out(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
     progress = Progress(quiet=args.json is True)
-    model = _load(args)
+    model = _load(args, "cpu")
+    plan = fit(model, spec, torch.device(_device(args.device)))
+    if plan is not None:
+        progress(str(plan))
+    if args.plan:
+        return _planned(args, model, spec, plan)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
     erasure = erase(model, spec, progress, state=path.with_suffix(".resume"), resume=args.resume, save_every=args.save_every)
     if args.preview is False or model.vae is None or (args.preview is None and not model.is_demo and model.device.type == "cpu"):
@@ -219,6 +238,18 @@ def run_erase(args) -> dict:
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {erasure.cost.passes} UNet passes, {erasure.seconds:.0f} s")
     return {"spec": erasure.spec.to_json(), "lora": {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank},
             "cost": {"unet_forwards": erasure.cost.forwards, "unet_backwards": erasure.cost.backwards, "seconds": round(erasure.seconds, 2)}}
+
+
+def _planned(args, model, spec, plan) -> dict:
+    """What --plan prints, and its JSON form; memory is null for the bundled model, which fits anywhere."""
+    from .methods import METHODS
+    from .plan import seconds_a_pass
+
+    passes, each = METHODS[spec.method].passes(spec.faithful), seconds_a_pass(model, spec)
+    _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, about {passes * each / 60:.1f} minutes")
+    memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
+                                        "samples_at_once": plan.at_once}
+    return {"spec": spec.resolved().to_json(), "unet_passes": passes, "seconds": round(passes * each, 1), "memory": memory}
 
 
 def run_evaluate(args) -> dict:

@@ -56,10 +56,9 @@ class Meter(TorchDispatchMode):
         self.live -= self.sizes.pop(key, 0)
 
 
-def weights_bytes(modules: list[torch.nn.Module], dtype: torch.dtype | None = None) -> int:
-    """Of all parameters and buffers, as they are or in another precision."""
-    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    return sum(t.numel() * (dtype.itemsize if dtype is not None and t.is_floating_point() else t.element_size()) for t in tensors)
+def weights_bytes(modules: list[torch.nn.Module]) -> int:
+    """Of all parameters and buffers."""
+    return sum(t.nbytes for m in modules for t in (*m.parameters(), *m.buffers()))
 
 
 class Attention(torch.autograd.Function):
@@ -87,23 +86,23 @@ def lean_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = own
 
 
-def skeleton(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
-    """The model without data, its frozen weights in `dtype`; without an autoencoder."""
+def skeleton(model: DiffusionModel) -> DiffusionModel:
+    """The model without data and without an autoencoder."""
     with torch.device("meta"):
         unet = type(model.unet).from_config(model.unet.config)
         encoders = [type(e)(e.config) for e in model.text.encoders]
     for module in (unet, *encoders):
-        module.to(dtype).requires_grad_(False).eval()
+        torch.nn.Module.to(module, model.dtype).requires_grad_(False).eval()  # diffusers' own `to` warns of half precision
     text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads)
     return DiffusionModel(model.family, text, unet, None, model.alphas.to("meta"), model.velocity, model.source, pixels=model.pixels)
 
 
-def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, dtype: torch.dtype, checkpointing: bool, at_once: int | None) -> int:
+def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int | None) -> int:
     """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter, gradients, Adam's state.
 
     spec: resolved.
     """
-    ghost = skeleton(model, dtype)
+    ghost = skeleton(model)
     ghost.pixels, ghost.at_once = spec.resolution or model.pixels, at_once
     checkpoint_blocks(ghost.unet, checkpointing)
     adapter = Adapter.create(surface_layers(ghost, spec.surface), spec.rank, spec.alpha, torch.Generator())

@@ -6,6 +6,8 @@ time); then one sample at a time as well. Where nothing fits, it is said with nu
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import dataclass
 
 import torch
@@ -13,21 +15,21 @@ import torch
 from .diffusion.checkpointing import checkpoint_blocks
 from .diffusion.model import DiffusionModel
 from .errors import SageError
-from .memory import step_bytes, weights_bytes
+from .memory import samples, step_bytes, weights_bytes
 from .methods import METHODS
 from .spec import ErasureSpec
 
-WAYS = ((False, None), (True, None), (True, 1))  # (checkpointing, samples at once), quickest first
 SPARE = 0.9  # so much of the free memory is planned with; the allocator's gaps take some
 
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: of the frozen weights; at_once: samples in a UNet pass, None: all of a step; weights, step, free: bytes."""
+    """dtype: of the frozen weights; at_once: samples in a UNet pass at most; whole: all of a step are; weights, step, free: bytes."""
 
     dtype: torch.dtype
     checkpointing: bool
-    at_once: int | None
+    at_once: int
+    whole: bool
     weights: int
     step: int
     free: int | None
@@ -36,19 +38,15 @@ class Plan:
     def peak(self) -> int:
         return self.weights + self.step
 
-    def apply(self, model: DiffusionModel) -> None:
-        checkpoint_blocks(model.unet, self.checkpointing)
-        model.at_once = self.at_once
-
     def __str__(self) -> str:
         how = ", blocks computed twice to save memory" if self.checkpointing else ""
-        how += "" if self.at_once is None else f", {self.at_once} sample at a time"
+        how += "" if self.whole else f", {self.at_once} sample at a time"
         room = "" if self.free is None else f" of {gigabytes(self.free)} free"
         return f"{str(self.dtype).removeprefix('torch.')} weights {gigabytes(self.weights)}, a step {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
 
 
 def gigabytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GB"
+    return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -62,17 +60,47 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def make_plan(model: DiffusionModel, spec: ErasureSpec, dtype: torch.dtype, free: int | None, loaded: int = 0) -> Plan:
-    """The quickest way of training that fits into `free` bytes, beside the weights of which `loaded` bytes are there already.
+def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0) -> Plan:
+    """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes are there already.
 
     Raises SageError, with the numbers, where none does.
     """
     spec, method = spec.resolved(), METHODS[spec.method]
     training = method.published if spec.faithful else method.training
-    weights = weights_bytes([model.unet, *model.text.encoders], dtype)
-    for checkpointing, at_once in WAYS:
-        plan = Plan(dtype, checkpointing, at_once, weights, step_bytes(model, spec, training, dtype, checkpointing, at_once), free)
+    count, weights = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders])
+    for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
+        step = step_bytes(model, spec, training, checkpointing, at_once)
+        plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
         if free is None or plan.peak - loaded <= SPARE * free:
             return plan
     raise SageError(f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
                     f"free more, or train at a smaller resolution than {spec.resolution or model.pixels}.")
+
+
+def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
+    """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
+
+    None for the bundled model, which fits anywhere. Raises SageError where nothing fits.
+    """
+    plan = None
+    if not model.is_demo:
+        there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
+        plan = make_plan(model, spec, free_bytes(device), there)
+        checkpoint_blocks(model.unet, plan.checkpointing)
+        model.at_once = plan.at_once
+    model.to(device)
+    return plan
+
+
+@torch.no_grad()
+def seconds_a_pass(model: DiffusionModel, spec: ErasureSpec) -> float:
+    """Of the UNet forward on one sample at the spec's size, the second of two, so that nothing is warmed up in it."""
+    pixels, model.pixels, cost = model.pixels, spec.resolution or model.pixels, dataclasses.replace(model.cost)
+    try:
+        z, t, cond = model.noise([0]), torch.tensor([500], device=model.device), model.encode([""])
+        model.predict_noise(z, t, cond).sum().item()
+        start = time.monotonic()
+        model.predict_noise(z, t, cond).sum().item()
+        return time.monotonic() - start
+    finally:
+        model.pixels, model.cost = pixels, cost

@@ -33,8 +33,8 @@ def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | to
     else:
         model = _from_path(Path(source), prediction, dtype)
     for module in [*model.text.encoders, model.unet, *([model.vae] if model.vae is not None else [])]:
-        module.requires_grad_(False).eval().to(device)
-    model.alphas = model.alphas.to(device)
+        module.requires_grad_(False).eval()
+    model.to(device)
     model.fingerprint = fingerprint([*model.text.encoders, model.unet])
     return model
 
@@ -143,7 +143,7 @@ def _fill(module: torch.nn.Module, sd: Mapping[str, torch.Tensor], what: str, dt
     sd = {k.removeprefix("text_model.") if flat else k: v.to(dtype) for k, v in sd.items()}
     try:
         if dtype != torch.float32:
-            module.to(dtype)
+            torch.nn.Module.to(module, dtype)  # diffusers' own warns of half precision
         missing, _ = module.load_state_dict(sd, strict=False)
     except RuntimeError as error:
         raise SageError(f"{what} does not have the expected shapes ({str(error).splitlines()[1].strip()}); choose another checkpoint.") from error

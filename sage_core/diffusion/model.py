@@ -45,9 +45,21 @@ class DiffusionModel:
         return next(self.unet.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights."""
+        return next(self.unet.parameters()).dtype
+
+    def to(self, device: torch.device | str) -> DiffusionModel:
+        """Move what training needs; the autoencoder follows when pictures are drawn."""
+        for module in (*self.text.encoders, self.unet):
+            module.to(device)
+        self.alphas = self.alphas.to(device)
+        return self
+
+    @property
     def is_demo(self) -> bool:
         """The bundled model, told by its width: its vocabulary is known, so words that it cannot draw are refused."""
-        return self.unet.config.cross_attention_dim == 192
+        return self.family.name == "sd1" and self.unet.config.cross_attention_dim == 192
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -67,8 +79,7 @@ class DiffusionModel:
             return torch.cat([self.predict_noise(z[p], t[p], cond[p]) for p in parts])
         if self.on_pass is not None:
             self.on_pass()
-        dtype = next(self.unet.parameters()).dtype
-        out = self.unet(z.to(dtype), t, cond.hidden.to(dtype), added_cond_kwargs=self._added(cond), return_dict=False)[0].float()
+        out = self.unet(z.to(self.dtype), t, cond.hidden.to(self.dtype), added_cond_kwargs=self._added(cond), return_dict=False)[0].float()
         self.cost.forwards += len(z)
         if out.requires_grad:
             self.cost.backwards += len(z)
@@ -118,15 +129,22 @@ class DiffusionModel:
 
     @torch.no_grad()
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents to images [n, 3, H, W] in [-1, 1], float32."""
-        dtype = next(self.vae.parameters()).dtype
-        return self.vae.decode((z / self.vae.config.scaling_factor).to(dtype), return_dict=False)[0].float().clamp(-1, 1)
+        """Latents to images [n, 3, H, W] in [-1, 1], float32; a few at a time, since an autoencoder takes much memory a pixel."""
+        self.vae.to(z.device)
+        own = next(self.vae.parameters()).dtype
+        parts = (z / self.vae.config.scaling_factor).to(own).split(together(self.pixels))
+        return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts]).clamp(-1, 1)
 
-    def generate(self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0, batch: int = 16) -> torch.Tensor:
-        """Images [n, 3, H, W] of prompts and their seeds, in batches."""
-        images = []
+    def generate(self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0) -> torch.Tensor:
+        """Images [n, 3, H, W] of prompts and their seeds, as many at once as their size allows."""
+        images, batch = [], together(self.pixels)
         for i in range(0, len(prompts), batch):
             with torch.no_grad():
                 cond = self.text.encode(self.text.tokenize(prompts[i : i + batch], truncate=True))
             images.append(self.decode(self.sample(cond, seeds[i : i + batch], steps, guidance)))
         return torch.cat(images)
+
+
+def together(pixels: int) -> int:
+    """So many pictures of that side are drawn at once: 16 small ones, 4 of 512, one of 1024."""
+    return min(16, max(1, 2**20 // pixels**2))
