@@ -1,0 +1,128 @@
+"""What an erasure costs on this machine: seconds and peak memory of `sage` and of ESD, LECO and AdvUnlearn at their published cost.
+
+    python benchmarks/cost.py --family sd1 --size thin --out DIR     # a CPU; minutes
+    python benchmarks/cost.py --family sdxl --size full --out DIR    # a GPU
+
+One model with random weights, one device, one run, so that the ratios hold on a noisy machine. Ours is run to its end; of the
+others a few steps are timed, each with its own fresh trajectory, and counted up to all that their papers' code takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from models import random_model
+
+from sage_core import ErasureSpec, erase
+from sage_core.errors import Cancelled
+from sage_core.files import write_text
+from sage_core.methods import METHODS
+from sage_core.plan import fit
+
+RIVALS = ("esd", "leco", "advunlearn")
+
+
+class Peak:
+    """Memory taken inside, beyond what there was before: of the GPU, or of this process."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+
+    def __enter__(self) -> Peak:
+        gc.collect()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest so far is now
+            self.before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bytes = (torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")) - self.before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
+    """Seconds and peak memory of a whole erasure; the first step, which warms up, is in it."""
+    with Peak(device) as peak:
+        erasure = erase(model, spec)
+        erasure.adapter.remove()
+    return {"seconds": erasure.seconds, "passes": erasure.cost.passes, "step_bytes": peak.bytes}
+
+
+def counted_up(model, method: str, steps: int) -> dict:
+    """Seconds of a published training, from `steps` of its steps after a first one."""
+    times = []
+
+    def stop(event) -> None:
+        if event.phase == "erase":
+            times.append((time.monotonic(), model.cost.passes))
+            if len(times) > steps:
+                raise Cancelled("timed")
+
+    with contextlib.suppress(Cancelled):
+        erase(model, ErasureSpec("castle", method=method, faithful=True), stop)
+    (start, before), (end, after) = times[0], times[-1]
+    share = METHODS[method].published.steps / steps
+    return {"seconds": (end - start) * share, "passes": round((after - before) * share), "steps_timed": steps}
+
+
+def floor(model, samples: int, repeat: int = 3) -> float:
+    """Seconds of the UNet alone, forward and backward to its input, on as many samples."""
+    z = torch.randn(samples, *model.latent_shape, device=model.device)
+    t, cond, best = torch.full((samples,), 500, device=model.device), model.encode(["a castle"] * samples).detach(), float("inf")
+    for _ in range(repeat):
+        start = time.monotonic()
+        model.predict_noise(z.requires_grad_(True), t, cond).square().mean().backward()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.monotonic() - start)
+    return best
+
+
+def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int) -> dict:
+    model, spec = random_model(family, size, dtype), ErasureSpec("castle")
+    plan = fit(model, spec, device)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    result = {"family": family, "size": size, "device": where, "dtype": str(dtype).removeprefix("torch."), "pixels": model.pixels, "plan": str(plan),
+              "foretold_step_bytes": plan.step, "weights_bytes": plan.weights}
+    result["sage"] = whole(model, spec, device)
+    result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / METHODS["sage"].training.steps
+    result["floor_seconds"] = floor(model, 3)
+    for method in rivals:
+        result[method] = counted_up(model, method, steps)
+        result[method]["times_ours"] = result[method]["seconds"] / result["sage"]["seconds"]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=("sd1", "sdxl"), default="sd1")
+    parser.add_argument("--size", choices=("thin", "full"), default="thin")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16" if torch.cuda.is_available() else "float32")
+    parser.add_argument("--rivals", default=",".join(RIVALS))
+    parser.add_argument("--steps", type=int, default=2, help="of a rival's training that are timed")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    rivals = tuple(r for r in args.rivals.split(",") if r)
+    result = measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps)
+    write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
