@@ -92,14 +92,14 @@ def floor(model, samples: int, repeat: int = 3) -> float:
     return best
 
 
-def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int) -> dict:
-    model, spec = random_model(family, size, dtype), ErasureSpec("castle")
+def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None) -> dict:
+    model, spec = random_model(family, size, dtype), ErasureSpec("castle", steps=own_steps)
     plan = fit(model, spec, device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     result = {"family": family, "size": size, "device": where, "dtype": str(dtype).removeprefix("torch."), "pixels": model.pixels, "plan": str(plan),
               "foretold_step_bytes": plan.step, "weights_bytes": plan.weights}
     result["sage"] = whole(model, spec, device)
-    result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / METHODS["sage"].training.steps
+    result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / spec.resolved().steps
     result["floor_seconds"] = floor(model, 3)
     for method in rivals:
         result[method] = counted_up(model, method, steps)
@@ -115,11 +115,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--rivals", default=",".join(RIVALS))
     parser.add_argument("--steps", type=int, default=2, help="of a rival's training that are timed")
+    parser.add_argument("--own-steps", type=int, help="of ours (default: all; with fewer the ratios mean nothing, the memory does)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rivals = tuple(r for r in args.rivals.split(",") if r)
-    result = measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps)
+    result = measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps)
     write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
 

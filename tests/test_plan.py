@@ -1,0 +1,109 @@
+"""Memory foretold without taking any, and the way of training that fits into what is free."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from sage_core import ErasureSpec, SageError, load_model
+from sage_core.memory import Meter, samples, step_bytes, weights_bytes
+from sage_core.methods import METHODS
+from sage_core.plan import fit, gigabytes, make_plan, seconds_a_pass
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SPEC = ErasureSpec("castle").resolved()
+
+
+def test_the_meter_counts_what_is_there_and_forgets_what_is_gone():
+    with Meter() as meter:
+        a = torch.zeros(1000)  # 4,000 bytes
+        view, same = a[:10], a.add_(1)
+        b = torch.zeros(500, dtype=torch.float16)
+        assert meter.live == 5000
+        del b
+        c = a * 2
+        del a, view, same
+        assert meter.live == 4000 and meter.peak == 8000
+    assert c.sum() == 2000
+
+
+def test_what_autograd_keeps_is_counted_until_the_backward_pass():
+    w = torch.zeros(100, 100, requires_grad=True)
+    with Meter() as meter:
+        out = (torch.zeros(10, 100) @ w).sin().cos().sum()
+        assert meter.live == 3 * 4000 + 4  # what goes into the product, the sine and the cosine, and the sum
+        out.backward()
+        assert meter.live == w.grad.nbytes + 4
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILY_NAMES)
+def model(request, tmp_path_factory):
+    return load_model(tiny.folder(tiny.make(request.param), tmp_path_factory.mktemp("m") / "m"))
+
+
+def test_every_way_that_takes_longer_takes_less_memory(model):
+    training = METHODS["sage"].training
+    ways = [step_bytes(model, SPEC, training, checkpointing, at_once) for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))]
+    assert ways[0] > ways[1] >= ways[2] > 0
+    assert not any("forward" in module.__dict__ for module in model.unet.modules())  # only the skeleton is changed
+
+
+def test_the_quickest_way_that_fits_is_taken_and_else_the_numbers_are_told(model):
+    rich = make_plan(model, SPEC, None)
+    assert not rich.checkpointing and rich.whole and rich.weights == weights_bytes([model.unet, *model.text.encoders])
+    lean = make_plan(model, SPEC, int(rich.peak / 0.9) - 2**18)
+    assert lean.checkpointing and lean.peak < rich.peak and "computed twice" in str(lean)
+    with pytest.raises(SageError, match=f"{gigabytes(lean.weights)}.*one of|smaller resolution than {model.pixels}"):
+        make_plan(model, SPEC, rich.weights)
+
+
+def test_a_model_that_is_loaded_already_does_not_count_its_weights_twice(model):
+    rich = make_plan(model, SPEC, None)
+    tight = int(rich.step / 0.9) + 2**20
+    assert make_plan(model, SPEC, tight, loaded=rich.weights).whole
+    assert make_plan(model, SPEC, rich.peak * 2).whole
+
+
+def test_a_larger_picture_takes_more(model):
+    small, large = (step_bytes(model, dataclasses.replace(SPEC, resolution=r), METHODS["sage"].training, False, 3) for r in (64, 128))
+    assert large > 1.3 * small
+
+
+def test_every_method_says_how_many_samples_a_step_has():
+    counts = {name: samples(ErasureSpec("castle", method=name).resolved(), m.training) for name, m in METHODS.items() if m.closed is None}
+    assert counts["sage"] == {"erase": 2, "kept": 1} and counts["esd"] == {"erase": 4} and counts["age"] == {"erase": 2, "kept": 2}
+
+
+def test_a_plan_sets_the_model_up_and_an_erasure_runs_in_it(thin, monkeypatch):
+    from sage_core import erase, plan
+
+    monkeypatch.setattr(plan, "free_bytes", lambda device: int(make_plan(thin, SPEC, None).step / 0.9) - 2**18)
+    try:
+        assert fit(thin, SPEC, torch.device("cpu")).checkpointing and thin.at_once == 3
+        erase(thin, dataclasses.replace(SPEC, steps=2)).adapter.remove()
+        assert seconds_a_pass(thin, SPEC) > 0
+    finally:
+        monkeypatch.setattr(plan, "free_bytes", lambda device: None)
+        assert not fit(thin, SPEC, torch.device("cpu")).checkpointing
+        thin.at_once = None
+
+
+def test_the_bundled_model_needs_no_plan(demo):
+    assert fit(demo, SPEC, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
+    """In a process of its own, since only the highest memory of a process can be read."""
+    command = [sys.executable, BENCHMARKS / "cost.py", "--family", family, "--rivals", "", "--own-steps", "2", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / f"cost-{family}-thin.json").read_text())
+    assert result["sage"]["step_bytes"] == pytest.approx(result["foretold_step_bytes"], rel=0.25)
+    both = result["weights_bytes"]
+    assert both + result["sage"]["step_bytes"] == pytest.approx(both + result["foretold_step_bytes"], rel=0.15)
