@@ -19,7 +19,7 @@ from .adapters import Adapter, surface_layers
 from .descent import descend
 from .diffusion.checkpointing import checkpoint_blocks
 from .diffusion.model import DiffusionModel
-from .diffusion.text import TextStack, Tokens
+from .diffusion.text import Conditioning, TextStack, Tokens
 from .latents import Rows
 from .methods import METHODS, Training
 from .retention.relations import Relations
@@ -103,11 +103,13 @@ def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, che
     spec: resolved.
     """
     ghost = skeleton(model)
-    ghost.pixels, ghost.at_once = spec.resolution or model.pixels, at_once
+    ghost.pixels = spec.resolution or model.pixels
     checkpoint_blocks(ghost.unet, checkpointing)
     adapter = Adapter.create(surface_layers(ghost, spec.surface), spec.rank, spec.alpha, torch.Generator())
+    count = sum(samples(spec, training).values())
     with Meter() as meter, lean_attention():
-        terms = {name: _rows(ghost, count) for name, count in samples(spec, training).items()}
+        prompts = _prompts(ghost, count)  # all go through the text encoder at once, whatever the UNet's batch
+        terms = {"erase": _rows(ghost, prompts[: at_once or count])}  # one part is like the other
         if related := related_prompts(spec):
             terms["relations"] = _related(ghost, related)
         descend(ghost, terms)
@@ -119,12 +121,15 @@ def weights_of(adapter: Adapter) -> int:
     return sum(p.nbytes for p in adapter.parameters())
 
 
-def _rows(ghost: DiffusionModel, count: int) -> Rows:
-    """Samples whose embeddings are learnt, as those of a search are."""
-    z = torch.empty(count, *ghost.latent_shape, device="meta")
+def _prompts(ghost: DiffusionModel, count: int) -> Conditioning:
+    """Prompts whose embeddings are learnt, as those of a search are."""
     tokens = ghost.text.tokenize(["a"] * count)
-    cond = ghost.text.encode(tokens, [e.requires_grad_(True) for e in ghost.text.embed(tokens)])
-    return Rows(z, torch.empty(count, dtype=torch.long, device="meta"), cond, torch.empty_like(z), 1.0)
+    return ghost.text.encode(tokens, [e.requires_grad_(True) for e in ghost.text.embed(tokens)])
+
+
+def _rows(ghost: DiffusionModel, cond: Conditioning) -> Rows:
+    z = torch.empty(len(cond), *ghost.latent_shape, device="meta")
+    return Rows(z, torch.empty(len(cond), dtype=torch.long, device="meta"), cond, torch.empty_like(z), 1.0)
 
 
 def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:

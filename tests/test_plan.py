@@ -49,7 +49,7 @@ def model(request, tmp_path_factory):
 def test_every_way_that_takes_longer_takes_less_memory(model):
     training = METHODS["sage"].training
     ways = [step_bytes(model, SPEC, training, checkpointing, at_once) for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))]
-    assert ways[0] > ways[1] >= ways[2] > 0
+    assert ways[0] > ways[1] > ways[2] > 0
     assert not any("forward" in module.__dict__ for module in model.unet.modules())  # only the skeleton is changed
 
 
