@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_the_bundled_model_needs_no_plan(demo):
     assert fit(demo, SPEC, torch.device("cpu")) is None
 
 
+@pytest.mark.skipif("SAGE_LONG" not in os.environ, reason="minutes: set SAGE_LONG=1")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
     """In a process of its own, since only the highest memory of a process can be read."""
