@@ -148,8 +148,7 @@ class Run:
 
     def __init__(self, model, spec: ErasureSpec, method: Method, adapter: Adapter, generator, on_event, state, save_every):
         self.model, self.spec, self.method, self.adapter = model, spec, method, adapter
-        own = method.published if spec.faithful else method.training
-        self.training = dataclasses.replace(own, steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
+        self.training = dataclasses.replace(method.trained(spec.faithful), steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
         # Every concept has draws of its own: with the same ones, LoRAs that are stacked would all push the same way.
         self.generator, self.rng, self.on_event = generator, random.Random(f"{spec.seed} {spec.concept}"), on_event
         self.state_path, self.save_every = state, save_every

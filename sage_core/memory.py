@@ -97,7 +97,7 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
     return DiffusionModel(model.family, text, unet, None, model.alphas.to("meta"), model.velocity, model.source, pixels=model.pixels)
 
 
-def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int | None) -> int:
+def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int) -> int:
     """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter, gradients, Adam's state.
 
     spec: resolved.
@@ -109,16 +109,12 @@ def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, che
     count = sum(samples(spec, training).values())
     with Meter() as meter, lean_attention():
         prompts = _prompts(ghost, count)  # all go through the text encoder at once, whatever the UNet's batch
-        terms = {"erase": _rows(ghost, prompts[: at_once or count])}  # one part is like the other
+        terms = {"erase": _rows(ghost, prompts[:at_once])}  # one part is like the other
         if related := related_prompts(spec):
             terms["relations"] = _related(ghost, related)
         descend(ghost, terms)
     adapter.remove()
-    return meter.peak + 3 * weights_of(adapter)
-
-
-def weights_of(adapter: Adapter) -> int:
-    return sum(p.nbytes for p in adapter.parameters())
+    return meter.peak + 3 * sum(p.nbytes for p in adapter.parameters())
 
 
 def _prompts(ghost: DiffusionModel, count: int) -> Conditioning:
@@ -137,7 +133,6 @@ def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:
     tokens = ghost.text.tokenize(["a"] * count)
     short = Tokens([ids[:, :RELATED_TOKENS] for ids in tokens.ids], tokens.end)
     return ghost.text.encode(short).hidden.square().mean()
-
 
 
 def samples(spec: ErasureSpec, training: Training) -> dict[str, int]:

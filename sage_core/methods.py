@@ -78,9 +78,13 @@ class Method:
     warm: ClosedForm | None = None
     layers: tuple[str, ...] = ("",)
 
+    def trained(self, faithful: bool) -> Training | None:
+        """How it trains here, or as the paper's own code does (None where there is none)."""
+        return self.published if faithful else self.training
+
     def passes(self, faithful: bool = False) -> int | None:
         """UNet passes of a whole run that does not end early, a backward counted as two; None where there is no published training."""
-        t = self.published if faithful else self.training
+        t = self.trained(faithful)
         if t is None or self.closed is not None:
             return None if t is None else 0
         bank = 0 if t.fresh else t.solver_steps * (2 * t.trajectories + t.retain_trajectories)

@@ -65,8 +65,7 @@ def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded
 
     Raises SageError, with the numbers, where none does.
     """
-    spec, method = spec.resolved(), METHODS[spec.method]
-    training = method.published if spec.faithful else method.training
+    spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
     count, weights = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders])
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
         step = step_bytes(model, spec, training, checkpointing, at_once)
@@ -80,10 +79,10 @@ def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded
 def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
     """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
 
-    None for the bundled model, which fits anywhere. Raises SageError where nothing fits.
+    None for the bundled model, which fits anywhere, and for a closed form, which has no step. Raises SageError where nothing fits.
     """
     plan = None
-    if not model.is_demo:
+    if not model.is_demo and METHODS[spec.method].closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
         plan = make_plan(model, spec, free_bytes(device), there)
         checkpoint_blocks(model.unet, plan.checkpointing)

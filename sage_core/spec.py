@@ -88,7 +88,7 @@ class ErasureSpec:
         from .methods import METHODS
 
         method = METHODS[self.method]
-        training = method.published if self.faithful else method.training
+        training = method.trained(self.faithful)
         times = 1 if self.faithful or method.closed is not None else self.times
         rank = self.rank or times * training.rank
         defaults = {"surface": method.surface, "steps": times * training.steps, "rank": rank, "learning_rate": training.learning_rate,

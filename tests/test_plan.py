@@ -94,8 +94,9 @@ def test_a_plan_sets_the_model_up_and_an_erasure_runs_in_it(thin, monkeypatch):
         thin.at_once = None
 
 
-def test_the_bundled_model_needs_no_plan(demo):
+def test_the_bundled_model_needs_no_plan_and_a_closed_form_neither(demo, thin):
     assert fit(demo, SPEC, torch.device("cpu")) is None
+    assert fit(thin, ErasureSpec("castle", method="uce"), torch.device("cpu")) is None
 
 
 @pytest.mark.skipif("SAGE_LONG" not in os.environ, reason="minutes: set SAGE_LONG=1")

@@ -22,10 +22,10 @@ class Conditioning:
 
     def __getitem__(self, index) -> Conditioning:
         """Rows by slice, list or index tensor."""
-        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
+        return Conditioning(*(t[index] for t in self.tensors()))
 
     def detach(self) -> Conditioning:
-        return Conditioning(self.hidden.detach(), None if self.pooled is None else self.pooled.detach())
+        return Conditioning(*(t.detach() for t in self.tensors()))
 
     def tensors(self) -> list[torch.Tensor]:
         return [self.hidden] if self.pooled is None else [self.hidden, self.pooled]

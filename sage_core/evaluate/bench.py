@@ -25,13 +25,14 @@ from ..retention.words import likeness_to
 from ..spec import ErasureSpec
 from .attack import ConceptInversion
 from .cells import demo_prompts
-from .jobs import Task, spread
+from .jobs import spread
 from .measure import Baseline, evaluate, load_judge, measure_original
 from .plots import draw_all
 from .report import write_report
 from .study import mean
 from .study import summary as cells_and_cost
 
+Task = list[ErasureSpec] | str  # rows that share an original, or a method whose published cost is measured
 CONCEPTS = ("lion", "turtle", "castle", "robot", "hamburger", "penguin", "pixel art")  # none of them was tuned on
 
 

@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import SageError
 
 if TYPE_CHECKING:
-    from ..spec import ErasureSpec
-    from .bench import Plan
-
-    Task = list[ErasureSpec] | str  # rows that share an original, or a method whose published cost is measured
-else:
-    Task = list
+    from .bench import Plan, Task
 
 _models = []  # a process's own, loaded when it starts
 
