@@ -92,5 +92,5 @@ def _line(name: str, strength: float, path) -> str:
         measured = f"; measured after: {', '.join(f'{k} {v}' for k, v in result['after'].items() if v is not None)}" if result else ""
         erased = ", ".join(f"{spec['concept']!r} with {spec['method']}" for spec in lora.specs())
         return f"{name} ({strength:g}): erases {erased}{measured}"
-    except (SageError, KeyError):
+    except SageError:
         return f"{name} ({strength:g}): made by another tool"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable
@@ -11,30 +10,12 @@ from pathlib import Path
 
 from ..sage_core.errors import SageError
 from ..sage_core.files import output_path, slug
-from ..sage_core.spec import ErasureSpec
+from ..sage_core.spec import ErasureSpec, parse_concepts
 
 FOLDER = "sage"  # below models/loras
 EFFORTS = {"quick": 0.5, "standard": 1.0, "thorough": 2.0}
 MAX_CONCEPTS = 20
 AUTOMATIC = "as the method has it"
-
-
-def parse_concepts(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """One concept a line, synonyms behind a bar: "dog | puppy, hound". Raises SageError on an empty or endless list."""
-    found: dict[str, tuple[str, ...]] = {}
-    for line in (part.strip() for part in text.splitlines()):
-        if not line:
-            continue
-        name, _, rest = line.partition("|")
-        name = " ".join(name.split())
-        if name in found:
-            raise SageError(f"The concept {name!r} stands on two lines; leave one out.")
-        found[name] = tuple(" ".join(s.split()) for s in rest.split(",") if s.strip())
-    if not found:
-        raise SageError("No concept is given; type one a line, for example: dog | puppy, hound")
-    if len(found) > MAX_CONCEPTS:
-        raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them over several.")
-    return list(found.items())
 
 
 def parse_words(text: str) -> tuple[str, ...]:
@@ -56,9 +37,17 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
     wanted = [
         ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or None, rank or None,
                     eta=strength or None, resolution=resolution or None).resolved()
-        for name, synonyms in parse_concepts(concepts)
+        for name, synonyms in _few(concepts)
     ]
     return wanted if steps else [dataclasses.replace(spec, steps=max(1, round(spec.steps * EFFORTS[effort]))) for spec in wanted]
+
+
+def _few(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Concepts and their synonyms; a node waits for all of them."""
+    found = parse_concepts(text)
+    if len(found) > MAX_CONCEPTS:
+        raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them over several.")
+    return found
 
 
 def lora_stem(pattern: str, concept: str, several: bool) -> str:
@@ -87,11 +76,9 @@ def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
 
 def same_erasure(path: Path, spec: ErasureSpec, fingerprint: str) -> bool:
     """Whether the file at `path` is this very erasure of this very model; damaged and foreign files are not."""
-    from ..sage_core.lora import SPEC_KEY, read_lora
+    from ..sage_core.lora import read_lora
 
     try:
-        metadata = read_lora(path).metadata
-        made = ErasureSpec.from_json(json.loads(metadata[SPEC_KEY]))
-    except (SageError, KeyError, ValueError):
+        return read_lora(path).is_of(spec, fingerprint)
+    except SageError:
         return False
-    return made.fingerprint() == spec.fingerprint() and metadata.get("sage.model_sha256") == fingerprint

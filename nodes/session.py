@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +68,7 @@ def _remember(values: dict, files: list[Path]) -> None:
 def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
     """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
     messages = bridge.Messages(node_id, own_face=True)
-    _forget_old_states()
+    _forget_old_states(specs)
     prediction = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = bridge.checkpoint(model, clip)
@@ -98,10 +97,12 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
 def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
     """(path, loss graph, pictures) of one concept, trained now or found as a file."""
     from ..sage_core.diffusion.load import load_model
+    from ..sage_core.files import check_room, claimed
+    from ..sage_core.runs import COPIES, adapter_bytes
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
     with bridge.training():
-        core = load_model(weights, bridge.device(), bridge.training_dtype(), prediction)
+        core = load_model(weights, "cpu", bridge.training_dtype(), prediction)
     core.on_pass = bridge.check_cancelled
     try:
         path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
@@ -109,14 +110,16 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
         if there:
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
-        return _train(core, spec, path, camera, messages)
+        check_room(path, COPIES * adapter_bytes(core, spec))
+        with claimed(path), bridge.training():
+            return _train(core, spec, path, camera, messages)
     finally:
         core.on_pass = None
 
 
 def _train(core, spec: ErasureSpec, path: Path, camera, messages):
-    from ..sage_core.cycle import erase
     from ..sage_core.files import write_atomically
+    from ..sage_core.plan import erase_as_planned, fit
 
     state = _state_file(spec, core.fingerprint)
 
@@ -129,15 +132,20 @@ def _train(core, spec: ErasureSpec, path: Path, camera, messages):
         data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
         messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
-    with bridge.training():
-        camera.before(messages)
-        erasure = erase(core, spec, on_event, state=state, resume=_usable(state))
-        try:
-            camera.after()
-            bridge.check_cancelled()
-            erasure.save(path, core)
-        finally:
-            erasure.adapter.remove()
+    def say(text: str) -> None:
+        messages("plan", 1, 1, f"{spec.concept}: {text}")
+
+    plan = fit(core, spec, bridge.device())
+    if plan is not None:
+        say(str(plan))
+    camera.before(messages)
+    erasure = erase_as_planned(core, spec, plan, on_event, say, state, _usable(state))
+    try:
+        camera.after()
+        bridge.check_cancelled()
+        erasure.save(path, core)
+    finally:
+        erasure.adapter.remove()
     pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
@@ -149,10 +157,11 @@ def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
     return bridge.state_folder() / f"{spec.fingerprint()}-{fingerprint[:16]}.resume"
 
 
-def _forget_old_states(days: float = 14.0) -> None:
-    """Runs that nobody went on with would fill the disk."""
+def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
+    """Runs that nobody went on with would fill the disk. Those that are wanted now stay, whatever a wrong clock says."""
+    wanted = tuple(spec.fingerprint() for spec in keep)
     for state in bridge.state_folder().glob("*.resume"):
-        if time.time() - state.stat().st_mtime > days * 86_400:
+        if not state.name.startswith(wanted) and time.time() - state.stat().st_mtime > days * 86_400:
             state.unlink(missing_ok=True)
 
 
@@ -171,9 +180,9 @@ def _usable(state: Path) -> bool:
 
 
 def _losses(path: Path) -> list[dict[str, float]]:
-    from ..sage_core.lora import LOSSES_KEY, read_lora
+    from ..sage_core.lora import read_lora
 
     try:
-        return json.loads(read_lora(path).metadata[LOSSES_KEY])
-    except (SageError, KeyError, ValueError):
+        return read_lora(path).losses()
+    except SageError:
         return []

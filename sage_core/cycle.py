@@ -18,8 +18,9 @@ from .adapters import Adapter, surface_layers
 from .context import Context, build_context
 from .descent import descend
 from .diffusion.model import Cost, DiffusionModel
-from .errors import SageError
+from .errors import OutOfMemory, SageError
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
+from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
 
@@ -125,8 +126,11 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
             if method.closed is not None:
                 return solve(model, spec, method, adapter, on_event)
             return Run(model, spec, method, adapter, generator, on_event, state, save_every)(resume)
-    except BaseException:
+    except BaseException as error:
         adapter.remove()
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"The memory was not enough to erase {spec.concept!r} ({str(error).splitlines()[0][:150]}); free some, or train at a "
+                              f"smaller resolution than {model.pixels}. It can be gone on with from the last saved state.") from error
         raise
     finally:
         model.pixels = pixels
@@ -170,20 +174,25 @@ class Run:
             if self.method.warm is not None and any(name.endswith(self.method.warm.layers) for name in self.adapter.layers):
                 self.method.warm(self.context, 1)
             self.context.source = self.make_source()
+            self.save_state()  # the bank takes long
         written = time.monotonic()
         while len(self.losses) < self.total():
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
             eta = (time.monotonic() - start) / done * (total - done)
             self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.remaining()))
-            if self.state_path is not None and time.monotonic() - written >= self.save_every:
-                saved.write(self)
+            if time.monotonic() - written >= self.save_every:
+                self.save_state()
                 written = time.monotonic()
-        if self.state_path is not None:
-            saved.write(self)  # until the file is there, a finished run can be lost as well
+        self.save_state()  # until the file is there, a finished run can be lost as well
         self.adapter.round_(torch.float16)
         self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
         return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
+
+    def save_state(self) -> None:
+        """Where there is a file for it."""
+        if self.state_path is not None:
+            saved.write(self)
 
     def make_source(self) -> LatentBank | FreshTrajectories:
         """A bank walked now, or, faithful to the papers' code, a fresh trajectory at every step."""
@@ -244,15 +253,19 @@ class Run:
         losses, predicted = descend(self.model, terms)
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
-        if not all(map(_finite, values.values())):
-            bad = next(k for k, v in values.items() if not _finite(v))
-            raise SageError(f"The loss {bad!r} was {values[bad]} at step {len(self.losses) + 1}: the run diverged; use a lower learning rate than "
-                            f"{self.spec.learning_rate:g} (the last good state is kept for --resume).")
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
+        self.check(values | {"gradient": torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()})
         self.optimizer.step()
         if hasattr(self.domain, "learn"):
             self.domain.learn()
         return values
+
+    def check(self, values: dict[str, float]) -> None:
+        """Raises SageError where one is no number: nothing of this step goes into the weights."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise SageError(f"At step {len(self.losses) + 1} the {name} was {value}: the run diverged. Use a lower learning rate than "
+                                f"{self.spec.learning_rate:g}, or wider numbers than {str(self.model.dtype).removeprefix('torch.')}; the last good state is "
+                                "kept for --resume.")
 
     def set_rate(self) -> None:
         """Linearly up over the first `warmup` steps, and down to a tenth over the last `settle`, so that they settle."""
@@ -272,7 +285,3 @@ class Run:
         """The samples of a step from which the residual is read: plain prompts, where the domain has some and says which."""
         rows = self.domain.plain_rows(samples) if hasattr(self.domain, "plain_rows") else slice(None)
         return rows if rows.start is None or rows.start < samples else slice(None)
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -1,35 +1,94 @@
-"""Files that appear whole or not at all, and names that cannot leave their folder."""
+"""Files that appear whole or not at all, names that cannot leave their folder, and one run for a name at a time."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import re
+import shutil
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import SageError
 
+MAX_NAME = 1000  # characters of a name with its folders
 RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then move it to its name in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then move it to its name in one step. Raises SageError where
+    that fails; what was at `path` before is still there then."""
+    from safetensors import SafetensorError  # what its writer raises on a full disk
+
+    temporary = path.with_name(f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise SageError(f"{path} could not be written ({error.strerror or error}); check the folder and the free space.") from error
+    except (OSError, SafetensorError) as error:
+        raise SageError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and the free space.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is gone or cannot be written
+            temporary.unlink()
+
+
+def _half(path: Path) -> str:
+    """How the names of half-written files of `path` begin."""
+    return f".{path.stem[:40]}."
 
 
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> object:
+    """Raises ValueError for whatever is no JSON, thousands of open brackets included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def check_room(path: Path, size: int = 0) -> None:
+    """Raises SageError where `path` could not be written: a folder that is none or that is read-only, or less than `size` bytes free.
+    Nothing is created, so that nothing is left behind."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or path.is_dir():
+        raise SageError(f"{path} cannot be written ({path if path.is_dir() else folder} is {'a' if path.is_dir() else 'no'} folder); choose another name.")
+    if not os.access(folder, os.W_OK):
+        raise SageError(f"{path} cannot be written (the folder {folder} is read-only); choose another one.")
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise SageError(f"{path} takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there; free some space or choose another folder.")
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Inside, no other run on this machine makes `path`, and what killed runs left half-written of it is gone. Raises SageError where
+    another run is at it. The system ends the claim of a killed process; its file lies in the temporary folder."""
+    from filelock import FileLock, Timeout
+
+    whole = str(path.parent.resolve() / path.name)
+    lock = FileLock(Path(tempfile.gettempdir()) / f"sage-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock")
+    try:
+        with contextlib.suppress(OSError):  # where there is no place for locks, there is no claim either
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SageError(f"Another run is making {path} right now; wait until it is done, or choose another name.") from error
+    try:
+        for half in path.parent.glob("*.tmp*") if path.parent.is_dir() else ():
+            if half.name.startswith(_half(path)):
+                half.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def slug(text: str) -> str:
@@ -42,10 +101,19 @@ def output_path(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
     plain = name.replace("\\", "/")
     parts = plain.removesuffix(suffix).split("/")
     bad = next((p for p in parts if p in ("", ".", "..") or p.lower().split(".")[0] in RESERVED or re.search(r'[<>:"|?*\x00-\x1f]', p) or p != p.strip(" .")
-                or len(p.encode()) > 200), None)
-    if bad is not None or plain.startswith("/"):
-        raise SageError(f"The output name {name[:80]!r} is not usable as a file inside {folder} (part {bad!r}); use letters, digits, spaces, - and _.")
+                or _too_long(p)), None)
+    if bad is not None or plain.startswith("/") or len(plain) > MAX_NAME:
+        part = "" if bad is None else f" (part {bad[:80]!r})"
+        raise SageError(f"The output name {name[:80]!r} is not usable as a file inside {folder}{part}; use letters, digits, spaces, - and _.")
     path = folder.joinpath(*parts[:-1], parts[-1] + suffix)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise SageError(f"The output name {name[:80]!r} leads out of {folder}; give a plain name.")
     return path
+
+
+def _too_long(part: str) -> bool:
+    """For a file system, which counts bytes; halves of characters are no text and have none."""
+    try:
+        return len(part.encode()) > 200
+    except UnicodeEncodeError:
+        return True

@@ -16,6 +16,7 @@ import torch
 
 from .diffusion.model import DiffusionModel
 from .diffusion.text import Conditioning
+from .errors import SageError
 
 
 @dataclass
@@ -207,5 +208,8 @@ def build_bank(model: DiffusionModel, concept_prompts: list[str], retain_prompts
     n = len(concept_prompts)
     erase = walk_all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
     retain = walk_all(retain_prompts, seeds[n:], None)
+    if not all(torch.isfinite(part).all() for part in (*erase, *retain)):
+        raise SageError(f"The untouched model predicts NaN or infinite noise in {str(model.dtype).removeprefix('torch.')}; load it in a wider precision "
+                        "(--precision bf16 or fp32), or use another checkpoint.")
     decks = [torch.zeros(0, dtype=torch.long) for _ in range(2)] if dealt else []
     return LatentBank(*erase, *retain[:3], order(n), order(len(retain_prompts)), scenes or [None] * n, retain_prompts, *decks)

@@ -12,13 +12,15 @@ from torch import nn
 
 from .adapters import Adapter, linear_layers
 from .diffusion.architecture import Family
-from .diffusion.load import read_safetensors, refuse_nan
+from .diffusion.load import opened, read_safetensors, refuse_nan
 from .diffusion.model import DiffusionModel
 from .errors import SageError
-from .files import write_atomically
+from .files import parse_json, write_atomically
+from .spec import ErasureSpec, shown
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
 SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.result", "sage.losses"
+HUGE = 1e30  # a loss above it is none
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
@@ -39,7 +41,7 @@ class LoraFile:
             raise SageError(f"The file is {len(self.specs())} erasures joined ({', '.join(s['concept'] for s in self.specs())}); take one of the files "
                             "that it was made of.")
         try:
-            spec = json.loads(self.metadata[SPEC_KEY])
+            spec = parse_json(self.metadata[SPEC_KEY])
         except (KeyError, ValueError) as error:
             raise SageError("The file carries no erasure spec: it was not made by this tool, or its metadata was stripped.") from error
         if not isinstance(spec, dict):
@@ -50,20 +52,46 @@ class LoraFile:
         """The erasures in the file: one, or as many as were joined. Raises SageError where the file is none of ours."""
         if SPECS_KEY not in self.metadata:
             return [self.spec()]
-        try:
-            specs = json.loads(self.metadata[SPECS_KEY])
-            if specs and all(isinstance(s["concept"], str) and isinstance(s["method"], str) for s in specs):
-                return specs
-        except (ValueError, KeyError, TypeError):
-            pass
+        specs = self._json(SPECS_KEY)
+        if isinstance(specs, list) and specs and all(map(_is_joined, specs)):
+            return specs
         raise SageError("The list of erasures in the file's metadata cannot be read; the file was altered.")
 
     def result(self) -> dict | None:
-        """The measured result, where there is one."""
+        """The measured result, where there is one: {"before": {cell: share}, "after": ..., "drift": ...}."""
+        result = self._json(RESULT_KEY)
+        right = isinstance(result, dict) and all(_are_numbers(result.get(when)) for when in ("before", "after"))
+        return result if right else None
+
+    def is_of(self, spec: ErasureSpec, fingerprint: str) -> bool:
+        """Whether this is that very erasure of the model with that fingerprint; damaged and foreign files are not."""
         try:
-            return json.loads(self.metadata[RESULT_KEY])
+            made = ErasureSpec.from_json(self.spec())
+        except SageError:
+            return False
+        return made.fingerprint() == spec.fingerprint() and self.metadata.get("sage.model_sha256") == fingerprint
+
+    def losses(self) -> list[dict[str, float]]:
+        """Of every step by name; none where the file does not say."""
+        steps = self._json(LOSSES_KEY)
+        right = isinstance(steps, list) and all(_are_numbers(s) and s and all(v is not None and abs(v) < HUGE for v in s.values()) for s in steps)
+        return steps if right else []
+
+    def _json(self, key: str) -> object:
+        try:
+            return parse_json(self.metadata[key])
         except (KeyError, ValueError):
             return None
+
+
+def _are_numbers(values: object) -> bool:
+    """A name's number each, or null."""
+    return isinstance(values, dict) and all(v is None or isinstance(v, (int, float)) for v in values.values())
+
+
+def _is_joined(spec: object) -> bool:
+    """One erasure of several."""
+    return isinstance(spec, dict) and all(isinstance(spec.get(k), str) for k in ("concept", "method")) and isinstance(spec.get("strength", 1.0), (int, float))
 
 
 def metadata_for(family: Family, spec: dict, title: str, source: str, fingerprint: str, velocity: bool, result: dict | None = None) -> dict[str, str]:
@@ -118,34 +146,33 @@ def rewrite_metadata(path: Path, extra: dict[str, str]) -> None:
 
 def read_lora(path: Path) -> LoraFile:
     """Raises SageError where the file is missing, damaged, not a LoRA in these names, or inconsistent."""
-    from safetensors import safe_open
-
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise SageError(f"{path.name} is not a .safetensors file; only that format is read.")
     if not path.is_file():
         raise SageError(f"There is no LoRA file {str(path)!r}.")
-    tensors = read_safetensors(path)
-    with safe_open(path, "pt") as f:
-        metadata = dict(f.metadata() or {})
-    return LoraFile(_layers(tensors, path.name), metadata)
+    with opened(path) as f:
+        metadata, names = dict(f.metadata() or {}), list(f.keys())
+    strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
+    if strange is not None or not names:  # told before gigabytes of another kind of file are read
+        raise SageError(f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be loaded here.")
+    return LoraFile(_layers(read_safetensors(path), path.name), metadata)
 
 
 def _layers(tensors: dict[str, torch.Tensor], name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
     refuse_nan(tensors, name)
-    strange = next((k for k in tensors if not k.endswith(SUFFIXES)), None)
-    if strange is not None or not tensors:
-        raise SageError(f"{name} is not a LoRA in kohya's names (tensor {strange!r}); only those files can be loaded here.")
     layers = {}
     for key in (k for k in tensors if k.endswith(".lora_down.weight")):
         base = key.removesuffix(".lora_down.weight")
         down, up = tensors[key], tensors.get(f"{base}.lora_up.weight")
-        if up is None or down.ndim != up.ndim or down.ndim not in (2, 4) or up.shape[1] != down.shape[0]:
-            raise SageError(f"{name}: the two matrices of {base!r} do not fit together; the file is damaged.")
+        if up is None or down.ndim != up.ndim or down.ndim not in (2, 4) or up.shape[1] != down.shape[0] or not down.numel() or not up.numel():
+            raise SageError(f"{name}: the two matrices of {shown(base)} do not fit together; the file is damaged.")
         alpha = tensors.get(f"{base}.alpha")
+        if alpha is not None and alpha.numel() != 1:
+            raise SageError(f"{name}: the alpha of {shown(base)} is {alpha.numel()} numbers instead of one; the file is damaged.")
         layers[base] = (down.float(), up.float(), float(down.shape[0] if alpha is None else alpha))
     if not layers:
-        raise SageError(f"{name} holds no LoRA matrices.")
+        raise SageError(f"{name} holds no LoRA matrices; it is no LoRA, or was cut off.")
     return layers
 
 

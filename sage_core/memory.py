@@ -56,6 +56,12 @@ class Meter(TorchDispatchMode):
         self.live -= self.sizes.pop(key, 0)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or this computer had no memory left; CPUs and Apple's GPUs say so in words only."""
+    words = ("out of memory", "not enough memory", "can't allocate memory", "unable to allocate")
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words))
+
+
 def weights_bytes(modules: list[torch.nn.Module]) -> int:
     """Of all parameters and buffers."""
     return sum(t.nbytes for m in modules for t in (*m.parameters(), *m.buffers()))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from .cycle import Erasure, Event, erase
 from .diffusion.checkpointing import checkpoint_blocks
 from .diffusion.model import DiffusionModel
-from .errors import SageError
+from .errors import OutOfMemory, SageError
 from .memory import samples, step_bytes, weights_bytes
 from .methods import METHODS
 from .spec import ErasureSpec
@@ -38,11 +41,26 @@ class Plan:
     def peak(self) -> int:
         return self.weights + self.step
 
+    @property
+    def how(self) -> str:
+        """The way, in words; empty where nothing is saved."""
+        return ", ".join(["with blocks computed twice to save memory"] * self.checkpointing + [f"with {self.at_once} sample at a time"] * (not self.whole))
+
     def __str__(self) -> str:
-        how = ", blocks computed twice to save memory" if self.checkpointing else ""
-        how += "" if self.whole else f", {self.at_once} sample at a time"
         room = "" if self.free is None else f" of {gigabytes(self.free)} free"
+        how = f" {self.how}" if self.how else ""
         return f"{str(self.dtype).removeprefix('torch.')} weights {gigabytes(self.weights)}, a step {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
+
+    def set_up(self, model: DiffusionModel) -> None:
+        """Have the model's passes take this way."""
+        checkpoint_blocks(model.unet, self.checkpointing)
+        model.at_once = self.at_once
+
+    def leaner(self) -> Plan | None:
+        """The next way, which takes longer and less memory; its bytes are not known. None where there is none."""
+        if not self.checkpointing:
+            return dataclasses.replace(self, checkpointing=True)
+        return dataclasses.replace(self, at_once=1, whole=False) if self.at_once > 1 else None
 
 
 def gigabytes(count: float) -> str:
@@ -85,10 +103,28 @@ def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan 
     if not model.is_demo and METHODS[spec.method].closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
         plan = make_plan(model, spec, free_bytes(device), there)
-        checkpoint_blocks(model.unet, plan.checkpointing)
-        model.at_once = plan.at_once
+        plan.set_up(model)
     model.to(device)
     return plan
+
+
+def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None, on_event: Callable[[Event], None], say: Callable[[str], None],
+                     state: Path | None = None, resume: bool = False, save_every: float = 10.0) -> Erasure:
+    """cycle.erase in the way that `fit` has set up. Where memory runs out all the same, since something else took it, the run goes on
+    from its last saved state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none."""
+    while True:
+        try:
+            return erase(model, spec, on_event, state, resume, save_every)
+        except OutOfMemory as error:
+            plan = None if plan is None else plan.leaner()
+            if plan is None:
+                raise
+            say(f"memory ran out ({error.__cause__}); going on {plan.how}")
+        # Outside of the handler, which holds what the failed step had made.
+        plan.set_up(model)
+        resume = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @torch.no_grad()

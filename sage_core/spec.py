@@ -6,11 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 
 from .errors import SageError
 
-MAX_TEXT = 300
+MAX_TEXT = 300  # characters
+MAX_WORDS = 1000  # in a list of them
+JOINERS = "\u200c\u200d"  # not printable, and part of words and of emoji
+HOST_SYNTAX = re.compile(r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|<(lora|lyco|hypernet):[^>]*>|\bembedding:\S+", re.IGNORECASE)  # weights, files, learnt words
 NAMES = 4  # so many names a method's own steps and rank are enough for
 SURFACES = ("text", "cross_attention", "both", "unet")
 
@@ -46,10 +50,10 @@ class ErasureSpec:
         object.__setattr__(self, "concept", _text(self.concept, "concept"))
         object.__setattr__(self, "synonyms", tuple(_text(s, "synonym") for s in _texts(self.synonyms, "synonyms")))
         object.__setattr__(self, "retain", tuple(_text(s, "retained word") for s in _texts(self.retain, "retain")))
-        if self.method not in METHODS:
-            raise SageError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise SageError(f"There is no method {shown(self.method)}; choose one of {', '.join(METHODS)}.")
         if self.surface is not None and self.surface not in SURFACES:
-            raise SageError(f"There is no surface {self.surface!r}; choose one of {', '.join(SURFACES)}.")
+            raise SageError(f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}.")
         _number(self.seed, "seed", 0, 2**63 - 1, whole=True)
         for name, low, high, whole in (("steps", 1, 100_000, True), ("rank", 1, 1024, True), ("alpha", 1e-6, 1e6, False),
                                        ("learning_rate", 1e-9, 1.0, False), ("eta", 0.0, 100.0, False)):
@@ -61,7 +65,7 @@ class ErasureSpec:
             if self.resolution % 64:
                 raise SageError(f"resolution is a multiple of 64, not {self.resolution}.")
         if not isinstance(self.faithful, bool):
-            raise SageError(f"faithful is true or false, not {self.faithful!r}.")
+            raise SageError(f"faithful is true or false, not {shown(self.faithful)}.")
         method = METHODS[self.method]
         if self.faithful and method.published is None:
             raise SageError(f"There is no published training of {method.title} to be faithful to; leave that out.")
@@ -122,26 +126,55 @@ class ErasureSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def parse_concepts(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """One concept a line, synonyms behind a bar: "dog | puppy, hound". Raises SageError on an empty list, or one that names a concept twice."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in (part.strip() for part in text.splitlines()):
+        if not line:
+            continue
+        name, _, rest = line.partition("|")
+        name = " ".join(name.split())
+        if name in found:
+            raise SageError(f"The concept {shown(name)} stands on two lines; leave one out.")
+        found[name] = tuple(" ".join(s.split()) for s in rest.split(",") if s.strip())
+    if not found:
+        raise SageError("No concept is given; type one a line, for example: dog | puppy, hound")
+    return list(found.items())
+
+
 def _texts(value: object, what: str) -> tuple:
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise SageError(f"{what!r} is a list of words, not {type(value).__name__}.")
+    if len(value) > MAX_WORDS:
+        raise SageError(f"{what!r} has {len(value)} words; up to {MAX_WORDS} can be given.")
     return tuple(value)
+
+
+def shown(value: object) -> str:
+    """A value of any kind, for a sentence: short, and on one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise SageError(f"A {what} is text, not {type(value).__name__} ({str(value)[:40]!r}).")
+        raise SageError(f"A {what} is text, not {type(value).__name__} ({shown(value)}).")
     text = " ".join(value.split())
     if not text:
         raise SageError(f"The {what} is empty; write what it should be, for example \"dog\".")
     if len(text) > MAX_TEXT:
         raise SageError(f"The {what} is {len(text)} characters long; CLIP reads about {MAX_TEXT} at most: shorten it.")
-    if any(not c.isprintable() for c in text):
+    if any(not c.isprintable() and c not in JOINERS for c in text):
         raise SageError(f"The {what} {text[:40]!r} holds characters that cannot be printed; type it again.")
+    if found := HOST_SYNTAX.search(text):
+        raise SageError(f"The {what} {text[:60]!r} holds {found.group()[:40]!r}, which hosts understand and the model does not; write the plain words only.")
     return text
 
 
 def _number(value: object, what: str, low: float, high: float, whole: bool) -> None:
     right = isinstance(value, int) if whole else isinstance(value, (int, float))
-    if not right or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
-        raise SageError(f"{what} is {'a whole number' if whole else 'a number'} from {low:g} to {high:g}, not {value!r}.")
+    if not right or isinstance(value, bool) or not low <= value <= high:  # NaN is in no range
+        raise SageError(f"{what} is {'a whole number' if whole else 'a number'} from {low:g} to {high:g}, not {shown(value)}.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
+from .diffusion.load import opened
 from .diffusion.text import Tokens
 from .domain.prompts import ConceptPrompts
 from .errors import SageError
-from .files import write_atomically
+from .files import parse_json, write_atomically
 from .latents import LatentBank
+from .spec import shown
 
 FORMAT = 2  # of what is written below
 
@@ -43,21 +46,33 @@ def write(run) -> None:
 
 
 def restore(run) -> bool:
-    """Put a saved state into a fresh `Run`. False where there is none; SageError where it belongs to another erasure."""
-    from safetensors import SafetensorError, safe_open
-
+    """Put a saved state into a fresh `Run`. False where there is none; SageError where it belongs to another erasure, or is damaged."""
     if run.state_path is None or not run.state_path.exists():
         return False
     try:
-        with safe_open(run.state_path, "pt") as f:
-            meta = json.loads(f.metadata()["sage.state"])
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise SageError(f"The saved state {run.state_path.name} cannot be read ({error}); delete it and start again.") from error
+        meta, tensors = _read(run.state_path)
+        _check(run, meta)
+        _take(run, meta, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise SageError(f"The saved state {run.state_path.name} cannot be read ({shown(error)}); delete it and start again.") from error
+    return True
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    with opened(path) as f:
+        meta = parse_json(f.metadata()["sage.state"])
+        return meta, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
+
+
+def _check(run, meta: dict) -> None:
+    """Raises SageError where the state is not of this erasure, this model and this version."""
     if meta["spec"] != run.spec.fingerprint() or meta["model"] != run.model.fingerprint:
         raise SageError(f"The saved state {run.state_path.name} belongs to another erasure or model; start without resuming, or use another name.")
     if meta.get("format") != FORMAT or meta.get("method") != repr(run.method):
         raise SageError(f"The saved state {run.state_path.name} is of another version, which went other steps; delete it and start again.")
+
+
+def _take(run, meta: dict, tensors: dict[str, torch.Tensor]) -> None:
     device = run.model.device
     run.adapter.load({k.removeprefix("adapter."): v for k, v in tensors.items() if k.startswith("adapter.")})
     _restore_optimizer(run, tensors)
@@ -81,7 +96,6 @@ def restore(run) -> bool:
     run.start_cost.backwards -= meta["cost"][1]
     if meta["pool"]:
         run.domain.pool = [_attack(tensors, i, *row, device) for i, row in enumerate(meta["pool"])]
-    return True
 
 
 def load_adam(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:

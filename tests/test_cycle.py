@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_run_in_one_sentence(thin):
             weight.data.fill_(float("nan"))
 
     try:
-        with pytest.raises(SageError, match="diverged; use a lower learning rate"):
+        with pytest.raises(SageError, match="was nan: the run diverged. Use a lower learning rate"):
             erase(thin, SPEC, poison)
     finally:
         weight.data.copy_(kept)

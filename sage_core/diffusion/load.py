@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from ..errors import SageError
+from ..files import parse_json
+from ..spec import shown
 from . import architecture, names
 from .model import DiffusionModel
 from .text import TextStack
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
+WHOLE_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -49,21 +53,40 @@ def _from_path(path: Path, prediction: str, dtype: torch.dtype) -> DiffusionMode
     return from_state_dict(read_safetensors(path), str(path), prediction, dtype)
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file. Raises SageError where it is no safetensors, truncated, or its header lies."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator:
+    """A safetensors file by its header, tensors not yet read. Raises SageError where it is no such file, truncated, or its header lies."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError, RuntimeError, KeyError) as error:
-        raise SageError(f"{path.name} cannot be read as safetensors ({error}); the file is damaged or something else: get it again.") from error
+        with safe_open(path, "pt") as f:
+            yield f
+    except (SafetensorError, ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # what a dtype that torch lacks raises
+        told = " ".join(str(error).split())[:200]
+        raise SageError(f"{path.name} cannot be read as safetensors ({told}); the file is damaged or something else: get it again.") from error
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file. Raises SageError where it is no safetensors, truncated, or its header lies."""
+    with opened(path) as f:
+        return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
 
 
 def refuse_nan(parts: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises SageError where a number is none, or a tensor holds no real numbers."""
     for key, value in parts.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SageError(f"{what} holds NaN or infinite weights (first in {key!r}); the file is broken: use another one.")
+        if value.is_complex() or value.is_quantized:
+            raise SageError(f"{what} holds numbers of a kind that no weight is ({shown(key)} is {value.dtype}); the file is broken: use another one.")
+        if value.is_floating_point() and not torch.isfinite(value if value.dtype in WHOLE_FLOATS else _widened(value, key, what)).all():
+            raise SageError(f"{what} holds NaN or infinite weights (first in {shown(key)}); the file is broken: use another one.")
+
+
+def _widened(value: torch.Tensor, key: str, what: str) -> torch.Tensor:
+    """Eight-bit numbers, which torch stores and hardly computes with."""
+    try:
+        return value.float()
+    except (RuntimeError, NotImplementedError) as error:
+        raise SageError(f"{what} is stored as {value.dtype} (first {shown(key)}), which cannot be read here; use a copy in half precision.") from error
 
 
 def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
@@ -202,11 +225,14 @@ def _family_of(unet, encoders) -> architecture.Family:
 
 def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SageError(f"{path} is missing; this is not a whole diffusers model folder.") from error
     except (OSError, ValueError) as error:
         raise SageError(f"{path} is not readable JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise SageError(f"{path} is no JSON object; this is not a whole diffusers model folder.")
+    return data
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
