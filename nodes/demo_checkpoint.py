@@ -17,7 +17,8 @@ import torch
 from ..sage_core.diffusion import names
 from ..sage_core.diffusion.architecture import FAMILIES, UNET
 from ..sage_core.diffusion.autoencoder import PREFIX
-from ..sage_core.diffusion.load import DEMO, read_safetensors
+from ..sage_core.diffusion.load import DEMO
+from ..sage_core.diffusion.weights import read_safetensors
 
 CLIP_CONFIG: dict = json.loads((DEMO / "text_encoder" / "config.json").read_text(encoding="utf-8"))
 SPECIAL = {"start": CLIP_CONFIG["bos_token_id"], "end": CLIP_CONFIG["eos_token_id"], "pad": CLIP_CONFIG["pad_token_id"]}

@@ -12,8 +12,8 @@ from torch import nn
 
 from .adapters import Adapter, linear_layers
 from .diffusion.architecture import Family
-from .diffusion.load import opened, read_safetensors, refuse_nan
 from .diffusion.model import DiffusionModel
+from .diffusion.weights import opened, read_safetensors, refuse_nan
 from .errors import SageError
 from .files import parse_json, write_atomically
 from .spec import ErasureSpec, shown

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from .diffusion.load import opened
 from .diffusion.text import Tokens
+from .diffusion.weights import opened
 from .domain.prompts import ConceptPrompts
 from .errors import SageError
 from .files import parse_json, write_atomically

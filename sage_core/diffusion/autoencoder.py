@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
+from .weights import build, fill
+
 PREFIX = "first_stage_model."
 
 
@@ -22,8 +24,6 @@ def _tiny(sd, dtype):
     """TAESD's decoder starts with a clamp that diffusers applies outside the list of layers: indices shift by one."""
     from diffusers import AutoencoderTiny
 
-    from .load import _fill
-
     own = {}
     for key, value in sd.items():
         if key.startswith(PREFIX + "taesd_encoder."):
@@ -31,25 +31,21 @@ def _tiny(sd, dtype):
         elif key.startswith(PREFIX + "taesd_decoder."):
             index, rest = key.removeprefix(PREFIX + "taesd_decoder.").split(".", 1)
             own[f"decoder.layers.{int(index) - 1}.{rest}"] = value
-    vae = AutoencoderTiny(latent_channels=4, scaling_factor=1.0)
-    _fill(vae, own, "The autoencoder", dtype)
+    vae = build(lambda c: AutoencoderTiny(**c), {"latent_channels": 4, "scaling_factor": 1.0}, "The autoencoder")
+    fill(vae, own, "The autoencoder", dtype)
     return vae
 
 
 def _kl(sd, family, dtype):
     from diffusers import AutoencoderKL
 
-    from .load import _fill
-
     levels = 1 + max(int(k.split(".")[3]) for k in sd if k.startswith(PREFIX + "encoder.down."))
     widths = [sd[f"{PREFIX}encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
     layers = 1 + max(int(k.split(".")[5]) for k in sd if k.startswith(PREFIX + "encoder.down.0.block."))
-    vae = AutoencoderKL(
-        block_out_channels=widths, layers_per_block=layers, latent_channels=4, scaling_factor=family.vae_scale,
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        norm_num_groups=min(32, widths[0]),
-    )
-    _fill(vae, kl_to_diffusers({k: v for k, v in sd.items() if k.startswith(PREFIX)}, levels), "The autoencoder", dtype)
+    config = {"block_out_channels": widths, "layers_per_block": layers, "latent_channels": 4, "scaling_factor": family.vae_scale,
+              "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels, "norm_num_groups": min(32, widths[0])}
+    vae = build(lambda c: AutoencoderKL(**c), config, "The autoencoder")
+    fill(vae, kl_to_diffusers({k: v for k, v in sd.items() if k.startswith(PREFIX)}, levels), "The autoencoder", dtype)
     return vae
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from ..errors import SageError
 from ..files import parse_json
-from ..spec import shown
 from . import architecture, names
 from .model import DiffusionModel
 from .text import TextStack
+from .weights import build, fill, read_safetensors, told
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
-WHOLE_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -29,18 +28,25 @@ def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | to
 
     `prediction`: "auto", "epsilon" or "v". Raises SageError with one sentence for anything that cannot be used.
     """
-    if isinstance(source, Mapping):
-        model = from_state_dict(source, "memory", prediction, dtype)
-    elif str(source) == "demo":
-        model = from_folder(DEMO, prediction, dtype)
-        model.source = "demo"
-    else:
-        model = _from_path(Path(source), prediction, dtype)
+    try:
+        model = _load(source, prediction, dtype)
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # Whatever a damaged or altered model makes of the libraries that read it.
+        raise SageError(f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion ({type(error).__name__}: {told(error)}); "
+                        "it is damaged or of an unknown kind: choose another one.") from error
     for module in [*model.text.encoders, model.unet, *([model.vae] if model.vae is not None else [])]:
         module.requires_grad_(False).eval()
     model.to(device)
     model.fingerprint = fingerprint([*model.text.encoders, model.unet])
     return model
+
+
+def _load(source, prediction: str, dtype: torch.dtype) -> DiffusionModel:
+    if isinstance(source, Mapping):
+        return from_state_dict(source, "memory", prediction, dtype)
+    if str(source) == "demo":
+        return dataclasses.replace(from_folder(DEMO, prediction, dtype), source="demo")
+    return _from_path(Path(source), prediction, dtype)
 
 
 def _from_path(path: Path, prediction: str, dtype: torch.dtype) -> DiffusionModel:
@@ -51,42 +57,6 @@ def _from_path(path: Path, prediction: str, dtype: torch.dtype) -> DiffusionMode
     if not path.exists():
         raise SageError(f"There is no file or folder {str(path)!r}; give a .safetensors checkpoint, a diffusers folder or the word demo.")
     return from_state_dict(read_safetensors(path), str(path), prediction, dtype)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator:
-    """A safetensors file by its header, tensors not yet read. Raises SageError where it is no such file, truncated, or its header lies."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as f:
-            yield f
-    except (SafetensorError, ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # what a dtype that torch lacks raises
-        told = " ".join(str(error).split())[:200]
-        raise SageError(f"{path.name} cannot be read as safetensors ({told}); the file is damaged or something else: get it again.") from error
-
-
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file. Raises SageError where it is no safetensors, truncated, or its header lies."""
-    with opened(path) as f:
-        return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
-
-
-def refuse_nan(parts: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raises SageError where a number is none, or a tensor holds no real numbers."""
-    for key, value in parts.items():
-        if value.is_complex() or value.is_quantized:
-            raise SageError(f"{what} holds numbers of a kind that no weight is ({shown(key)} is {value.dtype}); the file is broken: use another one.")
-        if value.is_floating_point() and not torch.isfinite(value if value.dtype in WHOLE_FLOATS else _widened(value, key, what)).all():
-            raise SageError(f"{what} holds NaN or infinite weights (first in {shown(key)}); the file is broken: use another one.")
-
-
-def _widened(value: torch.Tensor, key: str, what: str) -> torch.Tensor:
-    """Eight-bit numbers, which torch stores and hardly computes with."""
-    try:
-        return value.float()
-    except (RuntimeError, NotImplementedError) as error:
-        raise SageError(f"{what} is stored as {value.dtype} (first {shown(key)}), which cannot be read here; use a copy in half precision.") from error
 
 
 def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
@@ -105,8 +75,8 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
 
     family = architecture.recognise(sd)
     config = architecture.unet_config(sd, family)
-    unet = UNet2DConditionModel(**config)
-    _fill(unet, names.unet_to_diffusers(sd, unet.config, architecture.UNET), "The UNet", dtype)
+    unet = build(lambda c: UNet2DConditionModel(**c), config, "The UNet")
+    fill(unet, names.unet_to_diffusers(sd, unet.config, architecture.UNET), "The UNet", dtype)
     encoders = []
     for prefix, open_clip in zip(family.text_prefixes, family.open_clip):
         own = names.clip_to_transformers(sd, prefix, open_clip)
@@ -151,28 +121,12 @@ def _clip(sd: dict, quick_gelu: bool, projected: bool, dtype: torch.dtype):
     if not projected:
         sd = {k: v for k, v in sd.items() if not k.startswith("text_projection")}
     try:
-        config = CLIPTextConfig(**architecture.clip_config(sd, quick_gelu))
+        config = architecture.clip_config(sd, quick_gelu)
     except (KeyError, ValueError) as error:
         raise SageError(f"The text encoder is incomplete (missing {error}); choose another checkpoint.") from error
-    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-    _fill(encoder, sd, "The text encoder", dtype)
+    encoder = build(lambda c: (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**c)), config, "The text encoder")
+    fill(encoder, sd, "The text encoder", dtype)
     return encoder
-
-
-def _fill(module: torch.nn.Module, sd: Mapping[str, torch.Tensor], what: str, dtype: torch.dtype) -> None:
-    """Load every tensor, in either spelling of CLIP's names; refuses missing, misshapen and non-finite ones."""
-    refuse_nan(sd, what)
-    flat = not any(k.startswith("text_model.") for k in module.state_dict()) and any(k.startswith("text_model.") for k in sd)
-    sd = {k.removeprefix("text_model.") if flat else k: v.to(dtype) for k, v in sd.items()}
-    try:
-        if dtype != torch.float32:
-            torch.nn.Module.to(module, dtype)  # diffusers' own warns of half precision
-        missing, _ = module.load_state_dict(sd, strict=False)
-    except RuntimeError as error:
-        raise SageError(f"{what} does not have the expected shapes ({str(error).splitlines()[1].strip()}); choose another checkpoint.") from error
-    missing = [k for k in missing if not k.endswith("position_ids")]
-    if missing:
-        raise SageError(f"{what} lacks {len(missing)} tensors (first {missing[0]!r}): the file is incomplete or of an unknown architecture.")
 
 
 def _vae(sd: Mapping[str, torch.Tensor], family, dtype: torch.dtype):
@@ -188,18 +142,16 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = _json(folder / "model_index.json")
-    try:
-        unet = UNet2DConditionModel.from_config(_json(folder / "unet" / "config.json"))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SageError(f"{folder}/unet/config.json describes no Stable Diffusion UNet ({error}).") from error
-    _fill(unet, _weights(folder / "unet"), "The UNet", dtype)
+    unet = build(UNet2DConditionModel.from_config, _json(folder / "unet" / "config.json"), "The UNet")
+    fill(unet, _weights(folder / "unet"), "The UNet", dtype)
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
         if not (folder / part).is_dir() or index.get(part, [None, None])[1] is None:
             continue
         projected = index.get(part, ["", ""])[1] == "CLIPTextModelWithProjection"
-        encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**_json(folder / part / "config.json")))
-        _fill(encoder, names.with_text_model(_weights(folder / part)), "The text encoder", dtype)
+        kind = CLIPTextModelWithProjection if projected else CLIPTextModel
+        encoder = build(lambda c, kind=kind: kind(CLIPTextConfig(**c)), _json(folder / part / "config.json"), "The text encoder")
+        fill(encoder, names.with_text_model(_weights(folder / part)), "The text encoder", dtype)
         encoders.append(encoder)
     if not encoders:
         raise SageError(f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model.")
@@ -210,8 +162,8 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
     vae = None
     if (folder / "vae").is_dir():
         config = _json(folder / "vae" / "config.json")
-        vae = (AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL).from_config(config)
-        _fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
+        vae = build((AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL).from_config, config, "The autoencoder")
+        fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
     text = TextStack(encoders, tokenizers[0], family.clip_layer, tuple(t.pad_token_id for t in tokenizers))
     size = unet.config.sample_size
     return DiffusionModel(family, text, unet, vae, schedule_alphas(scheduler), velocity, str(folder), pixels=8 * (size if isinstance(size, int) else size[0]))
