@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -41,6 +42,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, or it would be taken again unseen
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest so far is now
             self.before = _status("VmRSS")
         return self

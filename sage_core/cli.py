@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a console that lacks a letter must not end hours of training
-    args = parser().parse_args(argv)
+    args = parser().parse_args([_text(a) for a in (sys.argv[1:] if argv is None else map(str, argv))])
     _quiet_libraries()
     with _interrupt() as interrupted:
         try:
@@ -39,6 +39,14 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             print("sage-erase: interrupted; nothing was left half-written (erase --resume goes on from the last saved state).", file=sys.stderr)
             return 130
+
+
+def _text(argument: str) -> str:
+    """An argument that Python could not read in the terminal's encoding is tried as UTF-8."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 def _print_result(args, result: dict) -> None:

@@ -18,6 +18,7 @@ from .adapters import Adapter, surface_layers
 from .context import Context, build_context
 from .descent import descend
 from .diffusion.model import Cost, DiffusionModel
+from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
 from .memory import is_out_of_memory
@@ -129,7 +130,7 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     except BaseException as error:
         adapter.remove()
         if is_out_of_memory(error):
-            raise OutOfMemory(f"The memory was not enough to erase {spec.concept!r} ({str(error).splitlines()[0][:150]}); free some, or train at a "
+            raise OutOfMemory(f"The memory was not enough to erase {spec.concept!r} ({told(error)}); free some, or train at a "
                               f"smaller resolution than {model.pixels}. It can be gone on with from the last saved state.") from error
         raise
     finally:

@@ -78,10 +78,11 @@ def claimed(path: Path) -> Iterator[None]:
     whole = str(path.parent.resolve() / path.name)
     lock = FileLock(Path(tempfile.gettempdir()) / f"sage-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock")
     try:
-        with contextlib.suppress(OSError):  # where there is no place for locks, there is no claim either
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise SageError(f"Another run is making {path} right now; wait until it is done, or choose another name.") from error
+    except OSError:  # there is no place for locks, so there is no claim either
+        pass
     try:
         for half in path.parent.glob("*.tmp*") if path.parent.is_dir() else ():
             if half.name.startswith(_half(path)):

@@ -17,6 +17,7 @@ import torch
 from .cycle import Erasure, Event, erase
 from .diffusion.checkpointing import checkpoint_blocks
 from .diffusion.model import DiffusionModel
+from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .memory import samples, step_bytes, weights_bytes
 from .methods import METHODS
@@ -119,7 +120,7 @@ def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None
             plan = None if plan is None else plan.leaner()
             if plan is None:
                 raise
-            say(f"memory ran out ({error.__cause__}); going on {plan.how}")
+            say(f"memory ran out ({told(error.__cause__)}); going on {plan.how}")
         # Outside of the handler, which holds what the failed step had made.
         plan.set_up(model)
         resume = True

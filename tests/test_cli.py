@@ -1,12 +1,7 @@
 """The command line: results where promised, one sentence and the right exit status where not."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -158,46 +153,3 @@ def test_wrong_usage_is_status_2(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-
-
-def start(folder, *more):
-    command = [sys.executable, "-m", "sage_core", "erase", "demo", "--concept", "dog", "--steps", "40", "--rank", "2", "--device", "cpu",
-               "--save-every", "0", "--no-preview", "--out", "dog.safetensors", *more]
-    # A shell that starts this in the background has its children ignore Ctrl-C; here it is to be heard.
-    heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard,
-                            env={**os.environ, "PYTHONPATH": os.getcwd()})
-
-
-@pytest.mark.slow
-def test_killed_with_sigkill_and_resumed_is_the_same_result(tmp_path):
-    """A real process, killed in the middle; then resumed. Nothing under the final name until the end."""
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    assert start(tmp_path / "whole").wait() == 0
-    victim = start(tmp_path / "killed")
-    final, state = tmp_path / "killed" / "dog.safetensors", tmp_path / "killed" / "dog.resume"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
-        assert not final.exists()
-        time.sleep(0.02)
-    time.sleep(0.3)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert state.exists() and not final.exists()
-    assert start(tmp_path / "killed", "--resume").wait() == 0
-    a, b = read_lora(tmp_path / "whole" / "dog.safetensors").layers, read_lora(final).layers
-    assert max((a[k][i] - b[k][i]).abs().max().item() for k in a for i in (0, 1)) <= 1e-3
-    assert [p.name for p in final.parent.iterdir() if not p.name.startswith(".")] == ["dog.safetensors"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_is_status_130_and_one_sentence(tmp_path):
-    process = start(tmp_path)
-    for line in process.stderr:
-        if line.startswith(("latent bank", "self-check")):
-            break
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait() == 130 and "interrupted" in rest and "Traceback" not in rest
-    assert not (tmp_path / "dog.safetensors").exists()
