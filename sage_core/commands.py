@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from .errors import SageError
+from .spec import HOST_SYNTAX
 
 
 def given(args) -> dict:
@@ -227,10 +229,22 @@ def run_generate(args) -> dict:
         raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; use a checkpoint that has one.")
     if args.lora:
         load_lora(model, args.lora, args.strength)
+    for note in _unread(model, args.prompt):
+        print(f"sage-erase: {note}", file=sys.stderr)
     image = model.generate([args.prompt], [args.seed], args.steps, args.guidance)[0]
     write_picture(to_pil(image), path)
     _say(args, f"saved {path}")
     return {"path": str(path), "prompt": args.prompt, "seed": args.seed}
+
+
+def _unread(model, prompt: str) -> list[str]:
+    """What a host would read in a prompt and this command does not."""
+    notes = []
+    if found := HOST_SYNTAX.search(prompt):
+        notes.append(f"{found.group()!r} is read as plain text: weights, LoRA files and learnt words are a host's")
+    if (count := len(model.text.words(prompt))) > model.text.length - 2:
+        notes.append(f"the prompt has {count} tokens; those after the first {model.text.length - 2} are left out")
+    return notes
 
 
 def run_merge(args) -> dict:

@@ -61,6 +61,12 @@ def test_generate_draws_a_picture_and_a_lora_changes_it(here):
     assert a != b and a == c
 
 
+def test_what_a_host_would_read_in_a_prompt_is_told(here, capsys):
+    assert cli.main(["generate", "demo", "--prompt", "a (dog:1.2) " + "and a cat " * 40, "--steps", "1", "--out", "a.png"]) == 0
+    err = capsys.readouterr().err
+    assert "'(dog:1.2)' is read as plain text" in err and "those after the first 75 are left out" in err
+
+
 def test_methods_names_sage_and_its_source(capsys):
     assert cli.main(["methods", "--json"]) == 0
     assert "2506.09363" in json.loads(capsys.readouterr().out)["sage"]["citation"]
@@ -126,6 +132,9 @@ def refused(capsys, folder, words):
     (["erase", "demo", "--concept", "x" * 10_000], "long"),
     (["erase", "demo", "--concept", "xylophone"], "cannot draw"),
     (["erase", "demo"], "--concept"),
+    (["erase", "demo", "--concept", "a (dog:1.2)"], "plain words"),
+    (["erase", "demo", "--concept", "dog", "--synonym", "embedding:puppy"], "plain words"),
+    (["batch", "demo", "nothing.txt"], "cannot be read"),
     (["erase", "demo", "--concept", "dog", "--steps", "0"], "steps"),
     (["erase", "demo", "--concept", "dog", "--alpha", "nan"], "alpha"),
     (["erase", "demo", "--concept", "dog", "--method", "magic"], "no method"),

@@ -20,6 +20,7 @@ def _module(name: str):
 
 server = _module("comfy_test_server")
 graphs = _module("comfy_test_graphs")
+drawn = _module("comfy_test_drawn")
 sys.modules.setdefault("server", server)  # as record.py, which also runs by itself, imports it
 record = _module("comfy_test_record")
 page = _module("comfy_test_page")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
@@ -10,32 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-server, graphs, record = (sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record"))
+server, graphs, record, drawn = (sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record", "drawn"))
+pictures, seen = drawn.pictures, drawn.seen
 LONG = server.LONG
 IDS = ["SAGE_ApplyErasures", "SAGE_CompareErasure", "SAGE_EraseConcept", "SAGE_LoadDemoModel"]
 
 
 def loras(comfy) -> set[str]:
     return {p.name for p in (comfy.base / "models/loras/sage").glob("*")} if (comfy.base / "models/loras/sage").exists() else set()
-
-
-def pictures(comfy, outcome, node: str) -> torch.Tensor:
-    """Saved pictures of a node as [n, 3, H, W] in [-1, 1]."""
-    images = [Image.open(io.BytesIO(comfy.image(entry))).convert("RGB") for entry in outcome.outputs[node]["images"]]
-    return torch.stack([torch.from_numpy(np.asarray(i, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1 for i in images])
-
-
-def seen(images: torch.Tensor, concept: str) -> float:
-    from sage_core.demo.probe import Judge
-    from sage_core.diffusion.load import DEMO
-
-    return sum(s.concept == concept for s in Judge.load(DEMO.parent / "probe.safetensors").look(images)) / len(images)
 
 
 def test_nodes_register_with_tooltips_and_at_most_six_basic_inputs(comfy):
