@@ -10,7 +10,6 @@ others a few steps are timed, each with its own fresh trajectory, and counted up
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import gc
 import json
@@ -22,9 +21,8 @@ import torch
 from models import random_model
 
 from sage_core import ErasureSpec, erase
-from sage_core.errors import Cancelled
+from sage_core.evaluate.published import counted_up
 from sage_core.files import write_text
-from sage_core.methods import METHODS
 from sage_core.plan import fit
 
 RIVALS = ("esd", "leco", "advunlearn")
@@ -64,23 +62,6 @@ def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
     return {"seconds": erasure.seconds, "passes": erasure.cost.passes, "step_bytes": peak.bytes}
 
 
-def counted_up(model, method: str, steps: int) -> dict:
-    """Seconds of a published training, from `steps` of its steps after a first one."""
-    times = []
-
-    def stop(event) -> None:
-        if event.phase == "erase":
-            times.append((time.monotonic(), model.cost.passes))
-            if len(times) > steps:
-                raise Cancelled("timed")
-
-    with contextlib.suppress(Cancelled):
-        erase(model, ErasureSpec("castle", method=method, faithful=True), stop)
-    (start, before), (end, after) = times[0], times[-1]
-    share = METHODS[method].published.steps / steps
-    return {"seconds": (end - start) * share, "passes": round((after - before) * share), "steps_timed": steps}
-
-
 def floor(model, samples: int, repeat: int = 3) -> float:
     """Seconds of the UNet alone, forward and backward to its input, on as many samples."""
     z = torch.randn(samples, *model.latent_shape, device=model.device)
@@ -104,7 +85,7 @@ def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, ri
     result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / spec.resolved().steps
     result["floor_seconds"] = floor(model, 3)
     for method in rivals:
-        result[method] = counted_up(model, method, steps)
+        result[method] = counted_up(model, method, "castle", steps)
         result[method]["times_ours"] = result[method]["seconds"] / result["sage"]["seconds"]
     return result
 

@@ -101,7 +101,7 @@ class Adapter:
         """Take the hooks off; the model is as it was."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self.enabled = [], False
 
     @torch.no_grad()
     def round_(self, dtype: torch.dtype) -> None:

@@ -61,20 +61,29 @@ def own_share() -> tuple[int, int]:
 def run_jobs(model: DiffusionModel, specs: list[ErasureSpec], folder: Path, device, progress: Progress, preview: bool | None) -> list[dict]:
     """This process's share of the erasures, a row each; one that fails is a row with an "error", and the others go on."""
     rank, world = own_share()
-    rows = []
+    rows, plans = [], {}
     for i, (spec, stem) in list(enumerate(zip(specs, stems(specs))))[rank::world]:
         path, row = folder / f"{stem}.safetensors", {"number": i, "concept": spec.concept, "method": spec.method, "lora": f"{stem}.safetensors"}
         progress(f"{i + 1}/{len(specs)} {spec.concept!r}")
         try:
-            rows.append(row | _made(path, spec, model.fingerprint) if path.exists() else row | _make(model, spec, path, device, progress, preview))
+            rows.append(row | _made(path, spec, model.fingerprint) if path.exists() else row | _make(model, spec, path, device, progress, preview, plans))
         except SageError as error:
             progress(f"{spec.concept!r} failed: {error}")
             rows.append(row | {"error": str(error)})
     return rows
 
 
-def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress: Progress, preview: bool | None) -> dict:
-    made = make_lora(model, spec, path, fit(model, spec, device), progress, resume=_may_resume(path), preview=preview)
+def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress: Progress, preview: bool | None, plans: dict) -> dict:
+    """plans: those that were made already, by what they depend on."""
+    whole = spec.resolved()
+    alike = (whole.method, whole.faithful, whole.surface, whole.rank, whole.resolution)
+    if alike not in plans:
+        plans[alike] = fit(model, spec, device)
+        if plans[alike] is not None:
+            progress(str(plans[alike]))
+    elif plans[alike] is not None:
+        plans[alike].set_up(model)
+    made = make_lora(model, spec, path, plans[alike], progress, resume=_may_resume(path), preview=preview)
     return {"passes": made["cost"]["unet_forwards"] + 2 * made["cost"]["unet_backwards"], "seconds": made["cost"]["seconds"]}
 
 

@@ -103,13 +103,12 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
     return DiffusionModel(model.family, text, unet, None, model.alphas.to("meta"), model.velocity, model.source, pixels=model.pixels)
 
 
-def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int) -> int:
+def step_bytes(ghost: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int) -> int:
     """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter, gradients, Adam's state.
 
-    spec: resolved.
+    ghost: the `skeleton` of a model. spec: resolved.
     """
-    ghost = skeleton(model)
-    ghost.pixels = spec.resolution or model.pixels
+    pixels, ghost.pixels = ghost.pixels, spec.resolution or ghost.pixels
     checkpoint_blocks(ghost.unet, checkpointing)
     adapter = Adapter.create(surface_layers(ghost, spec.surface), spec.rank, spec.alpha, torch.Generator())
     count = sum(samples(spec, training).values())
@@ -120,6 +119,7 @@ def step_bytes(model: DiffusionModel, spec: ErasureSpec, training: Training, che
             terms["relations"] = _related(ghost, related)
         descend(ghost, terms)
     adapter.remove()
+    ghost.pixels = pixels
     return meter.peak + 3 * sum(p.nbytes for p in adapter.parameters())
 
 

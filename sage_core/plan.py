@@ -19,7 +19,7 @@ from .diffusion.checkpointing import checkpoint_blocks
 from .diffusion.model import DiffusionModel
 from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
-from .memory import samples, step_bytes, weights_bytes
+from .memory import samples, skeleton, step_bytes, weights_bytes
 from .methods import METHODS
 from .spec import ErasureSpec
 
@@ -85,9 +85,9 @@ def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded
     Raises SageError, with the numbers, where none does.
     """
     spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
-    count, weights = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders])
+    count, weights, ghost = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders]), skeleton(model)
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
-        step = step_bytes(model, spec, training, checkpointing, at_once)
+        step = step_bytes(ghost, spec, training, checkpointing, at_once)
         plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
         if free is None or plan.peak - loaded <= SPARE * free:
             return plan

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, SageError, load_model
-from sage_core.memory import Meter, samples, step_bytes, weights_bytes
+from sage_core.memory import Meter, samples, skeleton, step_bytes, weights_bytes
 from sage_core.methods import METHODS
 from sage_core.plan import fit, gigabytes, make_plan, seconds_a_pass
 
@@ -49,7 +49,7 @@ def model(request, tmp_path_factory):
 
 def test_every_way_that_takes_longer_takes_less_memory(model):
     training = METHODS["sage"].training
-    ways = [step_bytes(model, SPEC, training, checkpointing, at_once) for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))]
+    ways = [step_bytes(skeleton(model), SPEC, training, checkpointing, at_once) for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))]
     assert ways[0] > ways[1] > ways[2] > 0
     assert not any("forward" in module.__dict__ for module in model.unet.modules())  # only the skeleton is changed
 
@@ -71,7 +71,7 @@ def test_a_model_that_is_loaded_already_does_not_count_its_weights_twice(model):
 
 
 def test_a_larger_picture_takes_more(model):
-    small, large = (step_bytes(model, dataclasses.replace(SPEC, resolution=r), METHODS["sage"].training, False, 3) for r in (64, 128))
+    small, large = (step_bytes(skeleton(model), dataclasses.replace(SPEC, resolution=r), METHODS["sage"].training, False, 3) for r in (64, 128))
     assert large > 1.3 * small
 
 

@@ -38,6 +38,7 @@ class DiffusionModel:
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
     at_once: int | None = None  # so many samples go through the UNet together at most; None: as many as are asked for
+    readings: dict[str, torch.Tensor] = field(default_factory=dict)  # of words by the untouched text encoder; erasures of one model share them
     on_pass: Callable[[], None] | None = None  # called before every UNet pass; a host raises its own interrupt from here
 
     @property

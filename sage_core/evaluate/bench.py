@@ -6,19 +6,17 @@ methods are compared on the same prompts, noise and attack.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..cycle import erase
 from ..diffusion.model import DiffusionModel
-from ..errors import Cancelled, SageError
+from ..errors import SageError
 from ..files import write_atomically, write_text
 from ..methods import METHODS
 from ..retention.words import likeness_to
@@ -28,6 +26,7 @@ from .cells import demo_prompts
 from .jobs import spread
 from .measure import Baseline, evaluate, load_judge, measure_original
 from .plots import draw_all
+from .published import counted_up
 from .report import write_report
 from .study import mean
 from .study import summary as cells_and_cost
@@ -141,23 +140,7 @@ def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path) ->
     """UNet passes and seconds of the paper's own training: `cost_steps` steps measured and counted up to all of them."""
     path = cost_file(method, plan, out)
     if not path.exists():
-        spec = ErasureSpec(plan.concepts[0], method=method, faithful=True)
-        taken: list[int] = []  # passes after each step
-        start = model.cost.passes
-
-        def stop(event) -> None:
-            if event.phase == "erase":
-                taken.append(model.cost.passes - start)
-                if event.step >= plan.cost_steps:
-                    raise Cancelled("measured")
-
-        began = time.monotonic()
-        with contextlib.suppress(Cancelled):
-            erase(model, spec, stop)
-        share = METHODS[method].published.steps / len(taken)
-        data = {"passes": round(taken[-1] * share), "seconds": round((time.monotonic() - began) * share, 1), "measured_steps": len(taken),
-                "steps": METHODS[method].published.steps}
-        write_text(path, json.dumps(data))
+        write_text(path, json.dumps(counted_up(model, method, plan.concepts[0], plan.cost_steps)))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
