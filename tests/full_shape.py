@@ -28,6 +28,29 @@ def full_sd1(path: Path) -> Path:
     return _save(shapes, path)
 
 
+SLIM = (320, 320, 320, 320)
+
+
+def thin_sd1(path: Path) -> Path:
+    """SD 1.x as hosts recognise it, with a UNet that stays 320 channels wide."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SD1_UNET | {"block_out_channels": SLIM})
+        text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12))
+    shapes = names.unet_to_original(unet.state_dict(), unet.config, UNET)
+    return _save(shapes | {FAMILIES["sd1"].text_prefixes[0] + k: v for k, v in names.with_text_model(text.state_dict()).items()}, path)
+
+
+def thin_sd2(path: Path) -> Path:
+    """SD 2.x likewise: OpenCLIP's text encoder in its own names, all 24 layers of it."""
+    with torch.device("meta"):
+        config = {"block_out_channels": SLIM, "cross_attention_dim": 1024, "use_linear_projection": True, "attention_head_dim": (5,) * 4}
+        unet = UNet2DConditionModel(**SD1_UNET | config)
+        text = CLIPTextModel(CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16))
+    shapes = names.unet_to_original(unet.state_dict(), unet.config, UNET)
+    own = names.clip_to_open_clip(names.with_text_model(text.state_dict()))
+    return _save(shapes | {FAMILIES["sd2"].text_prefixes[0] + k: v for k, v in own.items()}, path)
+
+
 SDXL_UNET = {
     "sample_size": 128, "cross_attention_dim": 2048, "use_linear_projection": True, "attention_head_dim": (5, 5, 5), "block_out_channels": (320, 320, 320),
     "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,

@@ -216,15 +216,16 @@ def comfy() -> tuple[Path, str] | None:
 
 
 @pytest.mark.skipif("SAGE_LONG" not in os.environ, reason="gigabytes and a minute: set SAGE_LONG=1")
-def test_every_key_of_a_full_size_model_lands_in_comfyui(tmp_path):
+@pytest.mark.parametrize("shape", ["thin_sd1", "thin_sd2", "thin_sdxl", "full_sd1"])
+def test_every_key_of_a_checkpoint_that_hosts_recognise_lands_in_comfyui(tmp_path, shape):
     """The bundled model's keys are tried in every run (tests/comfy)."""
     found = comfy()
     if found is None:
         pytest.skip("NO COMFYUI FOUND: check it out at ~/ComfyUI (or set COMFYUI_PATH) with its environment in .venv; keys were not tried in the real host")
-    from full_shape import full_sd1
+    import full_shape
 
     root, python = found
-    source = full_sd1(tmp_path / "sd1.safetensors")
+    source = getattr(full_shape, shape)(tmp_path / "m.safetensors")
     model = load_model(source, dtype=torch.float16)
     path = save(trained(model, "both"), model, tmp_path / "x.safetensors")
     run = subprocess.run([python, "-c", CHECK_IN_COMFY, str(path), str(source)], capture_output=True, text=True, cwd=root)
