@@ -25,6 +25,8 @@ from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
 
+HALF_SCALE = 2.0**12
+
 
 @dataclass(frozen=True)
 class Event:
@@ -158,6 +160,8 @@ class Run:
         self.generator, self.rng, self.on_event = generator, random.Random(f"{spec.seed} {spec.concept}"), on_event
         self.state_path, self.save_every = state, save_every
         self.optimizer = torch.optim.Adam(adapter.parameters(), lr=spec.learning_rate, betas=(0.9, self.training.beta2))
+        # In half precision most gradients would be smaller than its smallest number (Micikevicius et al., arXiv 1710.03740).
+        self.scale = HALF_SCALE if model.dtype == torch.float16 else 1.0
         self.context = build_context(model, spec, adapter, self.training.styled)
         self.domain = method.domain.start(self.context)
         target = dataclasses.replace(method.target, eta=spec.eta) if hasattr(method.target, "eta") else method.target
@@ -251,14 +255,25 @@ class Run:
         states, erase = self.erasing()
         terms = {"erase": erase} | {type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention}
         self.optimizer.zero_grad()
-        losses, predicted = descend(self.model, terms)
+        losses, predicted = descend(self.model, terms, self.scale)
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
-        self.check(values | {"gradient": torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()})
+        self.update(values)
+        return values
+
+    def update(self, values: dict[str, float]) -> None:
+        """Move the adapter, and what the domain learns, by the gradients; not where only half precision's range was too small for them."""
+        for p in self.adapter.parameters():
+            if p.grad is not None:
+                p.grad /= self.scale
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()
+        if self.scale > 1 and not math.isfinite(norm):
+            self.scale /= 8
+            return
+        self.check(values | {"gradient": norm})
         self.optimizer.step()
         if hasattr(self.domain, "learn"):
             self.domain.learn()
-        return values
 
     def check(self, values: dict[str, float]) -> None:
         """Raises SageError where one is no number: nothing of this step goes into the weights."""

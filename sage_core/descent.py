@@ -15,16 +15,16 @@ from .latents import Rows
 Terms = dict[str, Rows | torch.Tensor]  # samples for the UNet, or losses in text space
 
 
-def descend(model: DiffusionModel, terms: Terms) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Add the gradient of the terms' sum to every parameter's `.grad`. Returns each term's loss, and the noise predicted for its rows
+def descend(model: DiffusionModel, terms: Terms, scale: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Add `scale` times the gradient of the terms' sum to every parameter's `.grad`. Returns each term's loss, and the noise predicted for its rows
     [n, 4, h, w], both detached. More than `model.at_once` samples (None: any number) go through the UNet in parts."""
     rows = {k: v for k, v in terms.items() if isinstance(v, Rows)}
     text = {k: v for k, v in terms.items() if k not in rows}
     if model.at_once is None or sum(len(r.z) for r in rows.values()) <= model.at_once:
         losses, predicted = _whole(model, rows)
-        sum((losses | text).values()).backward()
+        (scale * sum((losses | text).values())).backward()
     else:
-        losses, predicted = _in_parts(model, rows, sum(text.values()))
+        losses, predicted = _in_parts(model, rows, scale * sum(text.values()), scale)
     return {k: v.detach() for k, v in (losses | text).items()}, predicted
 
 
@@ -38,7 +38,8 @@ def _whole(model: DiffusionModel, rows: dict[str, Rows]) -> tuple[dict[str, torc
     return {k: rows[k].loss(own) for k, own in predicted.items()}, {k: own.detach() for k, own in predicted.items()}
 
 
-def _in_parts(model: DiffusionModel, rows: dict[str, Rows], text: torch.Tensor | int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _in_parts(model: DiffusionModel, rows: dict[str, Rows], text: torch.Tensor | float,
+              scale: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The same, and the backward of everything: a part's activations are gone before the next begins."""
     losses, predicted, leaves = {}, {}, []
     for name, whole in rows.items():
@@ -47,7 +48,7 @@ def _in_parts(model: DiffusionModel, rows: dict[str, Rows], text: torch.Tensor |
             leaf = part.cond.leaf()
             eps = model.predict_noise(part.z, part.t, leaf)
             loss = part.loss(eps) * (len(part.z) / len(whole.z))
-            loss.backward()
+            (scale * loss).backward()
             losses[name], leaves = losses[name] + loss.detach(), [*leaves, (part.cond, leaf)]
             predicted[name].append(eps.detach())
     ends = [(own, leaf.grad) for cond, copy in leaves for own, leaf in zip(cond.tensors(), copy.tensors()) if own.requires_grad and leaf.grad is not None]

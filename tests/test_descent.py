@@ -6,6 +6,7 @@ import torch
 
 from sage_core import ErasureSpec, erase, load_model
 from sage_core.adapters import Adapter, surface_layers
+from sage_core.cycle import HALF_SCALE
 from sage_core.descent import descend
 from sage_core.diffusion.checkpointing import checkpoint_blocks
 from sage_core.latents import Rows
@@ -114,3 +115,32 @@ def test_an_erasure_in_parts_ends_like_one_in_whole_batches(thin, method):
     assert cost == same
     for a, b in zip(whole, parts):
         assert a == pytest.approx(b, rel=0.02, abs=1e-6)
+
+
+def gradients(dtype: torch.dtype, scale: float) -> torch.Tensor:
+    """Of small errors, as they are near a run's end, with the bundled model in that precision."""
+    model, g = load_model("demo", dtype=dtype), torch.Generator().manual_seed(1)
+    adapter = Adapter.create(surface_layers(model, "both"), 4, 4.0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for up in adapter.up.values():
+            up.copy_(0.05 * torch.randn(up.shape, generator=g))
+    z = torch.randn(2, 4, 8, 8, generator=g)
+    descend(model, {"erase": Rows(z, torch.tensor([300, 800]), model.encode(["a dog", "a house"]), torch.zeros_like(z), 1e-3)}, scale)
+    adapter.remove()
+    return torch.cat([p.grad.flatten() for p in adapter.parameters()]) / scale
+
+
+def test_half_precision_needs_a_scale_and_with_it_the_gradients_are_right():
+    whole = gradients(torch.float32, 1.0)
+    alike = [torch.nn.functional.cosine_similarity(whole, gradients(torch.float16, scale), dim=0) for scale in (1.0, HALF_SCALE)]
+    assert alike[0] < 0.9 and alike[1] > 0.999
+
+
+def test_a_scale_that_is_too_large_for_half_precision_falls_until_it_fits(monkeypatch):
+    from sage_core import cycle
+
+    monkeypatch.setattr(cycle, "HALF_SCALE", 2.0**40)
+    erasure = cycle.erase(load_model("demo", dtype=torch.float16), ErasureSpec("dog", steps=12, rank=2))
+    erasure.adapter.remove()
+    assert all(p.isfinite().all() for p in erasure.adapter.parameters())
+    assert len({round(step["total"], 6) for step in erasure.losses}) > 6, "it moved"

@@ -39,9 +39,9 @@ def test_an_untouched_model_shows_no_erasing_and_no_drift(demo):
 def test_sage_erases_the_concept_and_unlisted_words_and_keeps_the_rest(demo, tmp_path):
     """End to end with the landed defaults on the bundled model."""
     spec = ErasureSpec("guitar", seed=1)
-    base = measure_original(demo, spec, 12, attack=None)
+    base = measure_original(demo, spec, 8, attack=None)
     erasure = erase(demo, spec)
-    evaluation = evaluate(demo, base, erasure.spec, erasure.cost, erasure.seconds, LORA, 12, attack=None)
+    evaluation = evaluate(demo, base, erasure.spec, erasure.cost, erasure.seconds, LORA, 8, attack=None)
     before, after = evaluation.report["before"], evaluation.report["after"]
     assert before["concept"] >= 0.8 and after["concept"] <= 0.1
     assert after["synonyms"] <= 0.2

@@ -212,8 +212,8 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_the_state_stays_good(thi
     own, calls, adapters = cycle.descend, [], []
     create = cycle.Adapter.create
 
-    def poisoned(model, terms):
-        out = own(model, terms)
+    def poisoned(*args):
+        out = own(*args)
         calls.append(1)
         if len(calls) == 3:
             next(p for p in adapters[-1].parameters() if p.grad is not None).grad.flatten()[0] = bad
@@ -250,11 +250,11 @@ def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypa
     own, steps, said = cycle.descend, [], []
 
     def short_of(enough):
-        def step(model, terms):
+        def step(model, *args):
             steps.append(model.at_once)
             if len(steps) > 2 and not enough(model):
                 raise error
-            return own(model, terms)
+            return own(model, *args)
         return step
 
     plan = make_plan(thin, SPEC, None)

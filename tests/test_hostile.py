@@ -188,7 +188,7 @@ WHOLE: dict = {}
 
 def changed(value: torch.Tensor, how: str) -> torch.Tensor:
     return {"flat": lambda: value.flatten(), "wider": lambda: torch.cat([value, value], -1) if value.ndim else value, "empty": lambda: value[:0],
-            "nan": lambda: torch.full_like(value, float("nan")), "integer": lambda: value.nan_to_num().real.to(torch.int32),
+            "nan": lambda: torch.full(value.shape, float("nan")), "integer": lambda: value.nan_to_num().real.to(torch.int32),
             "eight bits": lambda: value.real.to(torch.float8_e4m3fn),
             "complex": lambda: value.to(torch.complex64), "renamed": lambda: value}[how]()
 
