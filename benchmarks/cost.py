@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -75,7 +76,8 @@ def floor(model, samples: int, repeat: int = 3) -> float:
     return best
 
 
-def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None) -> dict:
+def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None) -> Iterator[dict]:
+    """The result so far, after every part of it."""
     model, spec = random_model(family, size, dtype), ErasureSpec("castle", steps=own_steps)
     plan = fit(model, spec, device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -84,10 +86,11 @@ def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, ri
     result["sage"] = whole(model, spec, device)
     result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / spec.resolved().steps
     result["floor_seconds"] = floor(model, 3)
+    yield result
     for method in rivals:
         result[method] = counted_up(model, method, "castle", steps)
         result[method]["times_ours"] = result[method]["seconds"] / result["sage"]["seconds"]
-    return result
+        yield result
 
 
 def main() -> None:
@@ -103,8 +106,8 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rivals = tuple(r for r in args.rivals.split(",") if r)
-    result = measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps)
-    write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
+    for result in measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps):
+        write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
 
 
