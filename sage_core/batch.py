@@ -83,12 +83,8 @@ def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress
             progress(str(plans[alike]))
     elif plans[alike] is not None:
         plans[alike].set_up(model)
-    made = make_lora(model, spec, path, plans[alike], progress, resume=_may_resume(path), preview=preview)
+    made = make_lora(model, spec, path, plans[alike], progress, resume=True, preview=preview)
     return {"passes": made["cost"]["unet_forwards"] + 2 * made["cost"]["unet_backwards"], "seconds": made["cost"]["seconds"]}
-
-
-def _may_resume(path: Path) -> bool:
-    return path.with_suffix(".resume").exists()
 
 
 def _made(path: Path, spec: ErasureSpec, fingerprint: str) -> dict:
