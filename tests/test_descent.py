@@ -136,11 +136,12 @@ def test_half_precision_needs_a_scale_and_with_it_the_gradients_are_right():
     assert alike[0] < 0.9 and alike[1] > 0.999
 
 
-def test_a_scale_that_is_too_large_for_half_precision_falls_until_it_fits(monkeypatch):
+def test_a_scale_that_is_too_large_for_half_precision_falls_until_it_fits(sd1, monkeypatch):
     from sage_core import cycle
 
-    monkeypatch.setattr(cycle, "HALF_SCALE", 2.0**40)
-    erasure = cycle.erase(load_model("demo", dtype=torch.float16), ErasureSpec("dog", steps=12, rank=2))
+    monkeypatch.setattr(cycle, "HALF_SCALE", 2.0**31)
+    model = load_model(tiny.original(sd1), dtype=torch.float16)
+    erasure = cycle.erase(model, ErasureSpec("dog", steps=8, rank=2, resolution=64))
     erasure.adapter.remove()
     assert all(p.isfinite().all() for p in erasure.adapter.parameters())
-    assert len({round(step["total"], 6) for step in erasure.losses}) > 6, "it moved"
+    assert len({round(step["total"], 6) for step in erasure.losses}) > 3, "it moved"

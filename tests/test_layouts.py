@@ -74,10 +74,13 @@ def made(layout: str, model: tiny.Tiny, path: Path) -> Path:
 
 
 LAYOUTS = ["file", "file fp16", "file v", "file with autoencoder", "folder", "folder v", "folder fp16", "folder sharded"]
+FEW = ("file with autoencoder", "folder v")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS if "SAGE_LONG" in os.environ else LAYOUTS[:4:3] + LAYOUTS[5:])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_goes_in_comes_out_as_a_lora_that_lands_whole(family, layout, tmp_path, monkeypatch):
+    if family.family != "sd1" and layout not in FEW and "SAGE_LONG" not in os.environ:
+        pytest.skip("all layouts of this family: set SAGE_LONG=1")
     monkeypatch.chdir(tmp_path)
     source = made(layout, family, tmp_path)
     command = ["erase", str(source), "--concept", "dog", "--steps", "1", "--rank", "2", "--resolution", "64", "--device", "cpu", "--no-preview"]
