@@ -21,6 +21,7 @@ from .runs import make_lora
 from .spec import ErasureSpec, parse_concepts
 
 MAX_JOBS = 10_000
+ACROSS = 4  # pictures beside each other on the sheet
 COLUMNS = ("concept", "method", "LoRA", "UNet passes", "seconds", "")
 
 
@@ -108,7 +109,7 @@ def share_rows(rows: list[dict]) -> list[dict] | None:
 
 
 def write_summary(rows: list[dict], folder: Path) -> None:
-    """summary.json, summary.md, and, where pictures were drawn, all of them below each other in summary.png."""
+    """summary.json, summary.md, and, where pictures were drawn, all of them on one sheet, summary.png."""
     write_text(folder / "summary.json", json.dumps(rows, indent=1, ensure_ascii=False))
     write_text(folder / "summary.md", as_markdown(rows))
     pictures = [p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()]
@@ -118,10 +119,15 @@ def write_summary(rows: list[dict], folder: Path) -> None:
         from .evaluate.report import write_picture
 
         parts = [Image.open(p).convert("RGB") for p in pictures[:100]]  # more than that nobody looks at in one picture
-        sheet, top = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white"), 0
-        for part in parts:
-            sheet.paste(part, (0, top))
-            top += part.height
+        rows = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]
+        sheet = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), sum(max(p.height for p in row) for row in rows)), "white")
+        top = 0
+        for row in rows:
+            left = 0
+            for part in row:
+                sheet.paste(part, (left, top))
+                left += part.width
+            top += max(part.height for part in row)
         write_picture(sheet, folder / "summary.png")
 
 
