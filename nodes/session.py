@@ -98,7 +98,7 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
     """(path, loss graph, pictures) of one concept, trained now or found as a file."""
     from ..sage_core.diffusion.load import load_model
     from ..sage_core.files import check_room, claimed
-    from ..sage_core.runs import COPIES, adapter_bytes
+    from ..sage_core.runs import room_for
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
     with bridge.training():
@@ -110,7 +110,7 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
         if there:
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
-        check_room(path, COPIES * adapter_bytes(core, spec))
+        check_room(path, room_for(core, spec))
         with claimed(path), bridge.training():
             return _train(core, spec, path, camera, messages)
     finally:

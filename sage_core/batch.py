@@ -17,7 +17,7 @@ from .files import parse_json, slug, write_text
 from .lora import read_lora
 from .plan import fit
 from .progress import Progress
-from .runs import make_lora
+from .runs import make_lora, passes_of
 from .spec import ErasureSpec, parse_concepts
 
 MAX_JOBS = 10_000
@@ -85,7 +85,7 @@ def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress
     elif plans[alike] is not None:
         plans[alike].set_up(model)
     made = make_lora(model, spec, path, plans[alike], progress, resume=True, preview=preview)
-    return {"passes": made["cost"]["unet_forwards"] + 2 * made["cost"]["unet_backwards"], "seconds": made["cost"]["seconds"]}
+    return {"passes": passes_of(made), "seconds": made["cost"]["seconds"]}
 
 
 def _made(path: Path, spec: ErasureSpec, fingerprint: str) -> dict:

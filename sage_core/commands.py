@@ -67,18 +67,25 @@ def output_file(name: str, suffix: str) -> Path:
     return output_path(Path.cwd(), name, suffix)
 
 
+def output_folder(name: str) -> Path:
+    """The same for a folder."""
+    from .files import output_path
+
+    return Path(name) if Path(name).is_absolute() else output_path(Path.cwd(), name, "")
+
+
 def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
     from .diffusion.load import load_model
     from .evaluate.attack import ConceptInversion
     from .evaluate.report import table, write_report
-    from .files import check_room, claimed, output_path, slug
+    from .files import check_room, claimed, slug
     from .progress import Progress
     from .runs import save_measured
 
     spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
-    folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
+    folder = output_folder(args.out)
     progress = Progress(quiet=args.json is True)
     model = load_model("demo")
     path = folder / f"erased-{slug(spec.concept)}.safetensors"
@@ -98,7 +105,7 @@ def run_erase(args) -> dict:
     from .lora import read_lora
     from .plan import fit
     from .progress import Progress
-    from .runs import make_lora
+    from .runs import make_lora, passes_of
     from .spec import ErasureSpec
 
     if args.source:
@@ -118,20 +125,18 @@ def run_erase(args) -> dict:
         return _planned(args, model, spec, plan)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
     made = make_lora(model, spec, path, plan, progress, args.resume, args.save_every, args.preview)
-    cost = made["cost"]
-    passes = cost["unet_forwards"] + 2 * cost["unet_backwards"]
-    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes} UNet passes, {cost['seconds']:.0f} s")
+    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes_of(made)} UNet passes, {made['cost']['seconds']:.0f} s")
     return made
 
 
 def run_batch(args) -> dict:
     """Every erasure of a job file; one that fails does not stop the others."""
     from .batch import as_markdown, read_jobs, run_jobs, share_rows, write_summary
-    from .files import check_room, output_path
+    from .files import check_room
     from .progress import Progress
 
     specs = read_jobs(args.jobs, given(args))
-    folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
+    folder = output_folder(args.out)
     check_room(folder / "summary.json")
     progress, device = Progress(quiet=args.json is True), _device(args.device)
     rows = share_rows(run_jobs(_load(args, "cpu"), specs, folder, device, progress, args.preview))
@@ -194,7 +199,6 @@ def run_bench(args) -> dict:
     """Every method on the same work; what is in the folder already is not made again."""
     from .diffusion.load import load_model
     from .evaluate.bench import CONCEPTS, Plan, as_markdown, run
-    from .files import output_path
     from .methods import METHODS
     from .progress import Progress
 
@@ -210,7 +214,7 @@ def run_bench(args) -> dict:
 
     plan = Plan(listed(args.methods, METHODS, METHODS), listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
                 tuple(range(args.seeds)), listed(args.twice, METHODS, ()), args.images)
-    folder = Path(args.out) if Path(args.out).is_absolute() else output_path(Path.cwd(), args.out, "")
+    folder = output_folder(args.out)
     result = run(load_model("demo"), plan, folder, Progress(quiet=args.json is True), args.jobs)
     _say(args, f"\n{as_markdown(result)}\ntable, CSV and plots in {folder}")
     return result

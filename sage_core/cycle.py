@@ -263,9 +263,10 @@ class Run:
 
     def update(self, values: dict[str, float]) -> None:
         """Move the adapter, and what the domain learns, by the gradients; not where only half precision's range was too small for them."""
-        for p in self.adapter.parameters():
-            if p.grad is not None:
-                p.grad /= self.scale
+        if self.scale > 1:
+            for p in self.adapter.parameters():
+                if p.grad is not None:
+                    p.grad /= self.scale
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()
         if self.scale > 1 and not math.isfinite(norm):
             self.scale /= 8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .adapters import surface_layers
 from .cycle import Erasure
-from .diffusion.model import DiffusionModel
+from .diffusion.model import Cost, DiffusionModel
 from .files import check_room, claimed
 from .lora import RESULT_KEY, rewrite_metadata
 from .plan import Plan, erase_as_planned
@@ -21,7 +21,7 @@ def make_lora(model: DiffusionModel, spec: ErasureSpec, path: Path, plan: Plan |
               save_every: float = 10.0, preview: bool | None = None) -> dict:
     """Erase, save to `path`, and say what it took, as JSON values. `preview`: draw before and after beside the LoRA (None: where that
     is quick). Raises SageError; a state for `resume` is left then, if there was one."""
-    check_room(path, adapter_bytes(model, spec) * COPIES)
+    check_room(path, room_for(model, spec))
     with claimed(path):
         erasure = erase_as_planned(model, spec, plan, progress, progress, path.with_suffix(".resume"), resume, save_every)
         try:
@@ -36,10 +36,15 @@ def make_lora(model: DiffusionModel, spec: ErasureSpec, path: Path, plan: Plan |
             "cost": {"unet_forwards": erasure.cost.forwards, "unet_backwards": erasure.cost.backwards, "seconds": round(erasure.seconds, 2)}}
 
 
-def adapter_bytes(model: DiffusionModel, spec: ErasureSpec) -> int:
-    """Of the trained matrices in float32."""
+def passes_of(made: dict) -> int:
+    """UNet passes in what `make_lora` returned."""
+    return Cost(made["cost"]["unet_forwards"], made["cost"]["unet_backwards"]).passes
+
+
+def room_for(model: DiffusionModel, spec: ErasureSpec) -> int:
+    """Bytes on the disk that a run takes: its state is the largest of what it writes."""
     spec = spec.resolved()
-    return sum(4 * spec.rank * (layer.in_features + layer.out_features) for layer in surface_layers(model, spec.surface).values())
+    return COPIES * sum(4 * spec.rank * (layer.in_features + layer.out_features) for layer in surface_layers(model, spec.surface).values())
 
 
 def save_measured(model: DiffusionModel, erasure: Erasure, path: Path, images: int, attack, progress: Progress):
