@@ -4,7 +4,7 @@
     python benchmarks/cost.py --family sdxl --size full --out DIR    # a GPU
 
 One model with random weights, one device, one run, so that the ratios hold on a noisy machine. Ours is run to its end; of the
-others a few steps are timed, each with its own fresh trajectory, and counted up to all that their papers' code takes.
+others a few steps are timed, each with its own fresh trajectory, and counted up to all that their papers' code takes in expectation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plots
 import torch
 from models import random_model
 
 from sage_core import ErasureSpec, erase
+from sage_core.cycle import Event
+from sage_core.evaluate.plots import draw
 from sage_core.evaluate.published import counted_up
 from sage_core.files import write_text
+from sage_core.methods import METHODS
 from sage_core.plan import fit
 
 RIVALS = ("esd", "leco", "advunlearn")
@@ -56,11 +60,30 @@ def _status(key: str) -> int:
 
 
 def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
-    """Seconds and peak memory of a whole erasure; the first step, which warms up, is in it."""
+    """Seconds, in all and by phase, and peak memory of an erasure; its first step, which warms up, is in it. Of one with fewer steps,
+    `expected_seconds` are those of all: the start as it is, the bank and the steps counted up."""
+    marks: dict[str, tuple[float, int]] = {}  # seconds and passes at the bank's first pass, its end, and the last step's
+
+    def note(event: Event) -> None:
+        now = time.monotonic(), model.cost.passes
+        marks.setdefault("start", now)
+        marks[event.phase] = now
+
     with Peak(device) as peak:
-        erasure = erase(model, spec)
+        began, training = time.monotonic(), METHODS[spec.method].training
+        erasure = erase(model, spec, note)
         erasure.adapter.remove()
-    return {"seconds": erasure.seconds, "passes": erasure.cost.passes, "step_bytes": peak.bytes}
+    start, (bank, drawn), step = marks["start"][0] - began, _since(marks, "bank", "start"), _since(marks, "erase", "bank")[0] / len(erasure.losses)
+    states = training.solver_steps * (2 * training.trajectories + training.retain_trajectories)
+    result = {"seconds": erasure.seconds, "passes": erasure.cost.passes, "step_bytes": peak.bytes, "start_seconds": start, "bank_seconds": bank,
+              "seconds_a_step": step, "steps": len(erasure.losses)}
+    if spec.steps is not None:
+        result["expected_seconds"] = start + bank / drawn * states + step * training.steps
+    return result
+
+
+def _since(marks: dict[str, tuple[float, int]], end: str, start: str) -> tuple[float, int]:
+    return marks[end][0] - marks[start][0], marks[end][1] - marks[start][1]
 
 
 def floor(model, samples: int, repeat: int = 3) -> float:
@@ -76,20 +99,20 @@ def floor(model, samples: int, repeat: int = 3) -> float:
     return best
 
 
-def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None) -> Iterator[dict]:
+def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None,
+            pixels: int | None = None, longest: int | None = None) -> Iterator[dict]:
     """The result so far, after every part of it."""
-    model, spec = random_model(family, size, dtype), ErasureSpec("castle", steps=own_steps)
+    model, spec = random_model(family, size, dtype, pixels), ErasureSpec("castle", steps=own_steps)
     plan = fit(model, spec, device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     result = {"family": family, "size": size, "device": where, "dtype": str(dtype).removeprefix("torch."), "pixels": model.pixels, "plan": str(plan),
               "foretold_step_bytes": plan.step, "weights_bytes": plan.weights}
     result["sage"] = whole(model, spec, device)
-    result["sage"]["seconds_a_step"] = result["sage"]["seconds"] / spec.resolved().steps
     result["floor_seconds"] = floor(model, 3)
     yield result
     for method in rivals:
-        result[method] = counted_up(model, method, "castle", steps)
-        result[method]["times_ours"] = result[method]["seconds"] / result["sage"]["seconds"]
+        result[method] = counted_up(model, method, "castle", steps, longest)
+        result[method]["times_ours"] = result[method]["expected_seconds"] / result["sage"].get("expected_seconds", result["sage"]["seconds"])
         yield result
 
 
@@ -100,15 +123,19 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--rivals", default=",".join(RIVALS))
+    parser.add_argument("--pixels", type=int, help="side of the pictures (default: the model's own)")
     parser.add_argument("--steps", type=int, default=2, help="of a rival's training that are timed")
-    parser.add_argument("--own-steps", type=int, help="of ours (default: all; with fewer the ratios mean nothing, the memory does)")
+    parser.add_argument("--own-steps", type=int, help="of ours (default: all; fewer are counted up as well)")
+    parser.add_argument("--longest", type=int, default=400, help="UNet passes of a rival's step that is timed whole; of a longer one, a pass")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rivals = tuple(r for r in args.rivals.split(",") if r)
-    for result in measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps):
+    for result in measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps, args.pixels,
+                          args.longest):
         write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
+    print(draw(plots.cost, result, args.out / f"cost-{args.family}-{args.size}.png"))
 
 
 if __name__ == "__main__":

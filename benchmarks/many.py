@@ -14,7 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import plots
+
 from sage_core.demo import vocabulary
+from sage_core.evaluate.plots import draw
 from sage_core.files import write_text
 
 
@@ -41,6 +44,7 @@ def main() -> None:
         result["batch"][count] = {"seconds": round(taken, 2), "a concept": round(taken / count, 2), "of as many runs": round(taken / (count * own), 3)}
     write_text(args.out / f"many-{args.method}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
+    print(draw(plots.many, result, args.out / f"many-{args.method}.png"))
 
 
 if __name__ == "__main__":

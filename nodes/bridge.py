@@ -57,9 +57,11 @@ def device() -> torch.device:
 
 
 def training_dtype() -> torch.dtype:
-    """Frozen weights: bfloat16 where the device computes in it, else float32. Adapters are always float32."""
+    """Frozen weights: bfloat16 where the device computes in it, else float16 where that is sound, else float32. Adapters are always float32."""
     where = device()
-    return torch.bfloat16 if where.type == "cuda" and management.should_use_bf16(where) else torch.float32
+    if where.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if management.should_use_bf16(where) else torch.float16 if management.should_use_fp16(where) else torch.float32
 
 
 def free_memory() -> None:

@@ -167,14 +167,14 @@ def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
 
 def _usable(state: Path) -> bool:
     """A state that a crash or another version left unreadable is dropped: it must not stop the next queue."""
-    from safetensors import SafetensorError, safe_open
+    from ..sage_core.diffusion.weights import opened
 
     if not state.exists():
         return False
     try:
-        with safe_open(state, "pt") as f:
+        with opened(state) as f:
             return "sage.state" in (f.metadata() or {})
-    except (SafetensorError, OSError, ValueError):
+    except SageError:
         state.unlink(missing_ok=True)
         return False
 

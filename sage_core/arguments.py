@@ -100,5 +100,5 @@ def _settings(sub: argparse.ArgumentParser) -> None:
 def _model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo")
     sub.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
-    sub.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the frozen weights (default: bf16 on a GPU that computes in it, else fp32)")
+    sub.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the frozen weights (default: on a GPU bf16 or fp16, else fp32)")
     sub.add_argument("--prediction", choices=("auto", "epsilon", "v"), default="auto", help="what the UNet predicts (default: told from the model)")

@@ -45,15 +45,14 @@ def _device_name(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if mps is not None and mps.is_available() else "cpu"
 
 
-def _load(args, device=None):
-    """The model, on the device that was asked for unless another is given."""
+def _load(args, wanted, device=None):
+    """The model in the precision for the wanted device, on it unless another is given."""
     import torch
 
     from .diffusion.load import load_model
+    from .plan import frozen_dtype
 
-    wanted = _device(args.device)
-    auto = "bf16" if wanted.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[auto if args.precision == "auto" else args.precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision) or frozen_dtype(wanted)
     return load_model(args.model, device or wanted, dtype, args.prediction)
 
 
@@ -117,7 +116,7 @@ def run_erase(args) -> dict:
     path = output_file(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
     check_room(path)  # before a model is read for minutes
     progress, device = Progress(quiet=args.json is True), _device(args.device)
-    model = _load(args, "cpu")
+    model = _load(args, device, "cpu")
     plan = fit(model, spec, device)
     if plan is not None:
         progress(str(plan))
@@ -139,7 +138,7 @@ def run_batch(args) -> dict:
     folder = output_folder(args.out)
     check_room(folder / "summary.json")
     progress, device = Progress(quiet=args.json is True), _device(args.device)
-    rows = share_rows(run_jobs(_load(args, "cpu"), specs, folder, device, progress, args.preview))
+    rows = share_rows(run_jobs(_load(args, device, "cpu"), specs, folder, device, progress, args.preview))
     if rows is None:
         return {}
     write_summary(rows, folder)
@@ -179,7 +178,7 @@ def run_evaluate(args) -> dict:
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
     target = output_file(args.html, ".html") if args.html else None
-    model = _load(args)
+    model = _load(args, _device(args.device))
     if model.vae is None:
         raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that has one.")
     adapter = load_lora(model, path)
@@ -228,7 +227,7 @@ def run_generate(args) -> dict:
     path = output_file(args.out, ".png")
     if not 1 <= args.steps <= 1000:
         raise SageError(f"--steps is from 1 to 1000, not {args.steps}.")
-    model = _load(args)
+    model = _load(args, _device(args.device))
     if model.vae is None:
         raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; use a checkpoint that has one.")
     if args.lora:

@@ -153,10 +153,12 @@ def read_lora(path: Path) -> LoraFile:
         raise SageError(f"There is no LoRA file {str(path)!r}.")
     with opened(path) as f:
         metadata, names = dict(f.metadata() or {}), list(f.keys())
-    strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
-    if strange is not None or not names:  # told before gigabytes of another kind of file are read
+        strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
+        if strange is None:  # else it is told before gigabytes of another kind of file are read
+            tensors = {k: f.get_tensor(k) for k in names}
+    if strange is not None or not names:
         raise SageError(f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be loaded here.")
-    return LoraFile(_layers(read_safetensors(path), path.name), metadata)
+    return LoraFile(_layers(tensors, path.name), metadata)
 
 
 def _layers(tensors: dict[str, torch.Tensor], name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:

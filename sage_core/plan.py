@@ -23,7 +23,9 @@ from .memory import samples, skeleton, step_bytes, weights_bytes
 from .methods import METHODS
 from .spec import ErasureSpec
 
-SPARE = 0.9  # so much of the free memory is planned with; the allocator's gaps take some
+BROKEN_HALF = ("1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200")  # cards whose float16 ends in NaN
+SPARE = 0.9  # so much of the free memory is planned with; a GPU's allocator leaves gaps
+HEAP = 1.25  # on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into (docs/real-checkpoints.md)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ def gigabytes(count: float) -> str:
     return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"
 
 
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """The frozen weights' precision on a device: bfloat16 where it computes in it, else float16 where that is quick, else float32.
+
+    torch says that older cards have bfloat16 as well, but they go through float32 for it, many times slower.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    if torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    name, quick = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if quick and not any(card in name for card in BROKEN_HALF) else torch.float32
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Memory that may be taken on a device; None where it cannot be told."""
     if device.type == "cuda":
@@ -79,15 +94,15 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0) -> Plan:
+def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0, gaps: float = 1.0) -> Plan:
     """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes are there already.
 
-    Raises SageError, with the numbers, where none does.
+    gaps: so many times what is alive in a step is taken for it. Raises SageError, with the numbers, where none does.
     """
     spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
     count, weights, ghost = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders]), skeleton(model)
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
-        step = step_bytes(ghost, spec, training, checkpointing, at_once)
+        step = round(gaps * step_bytes(ghost, spec, training, checkpointing, at_once))
         plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
         if free is None or plan.peak - loaded <= SPARE * free:
             return plan
@@ -103,7 +118,7 @@ def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan 
     plan = None
     if not model.is_demo and METHODS[spec.method].closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
-        plan = make_plan(model, spec, free_bytes(device), there)
+        plan = make_plan(model, spec, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
         plan.set_up(model)
     model.to(device)
     return plan

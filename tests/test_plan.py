@@ -14,7 +14,7 @@ import torch
 from sage_core import ErasureSpec, SageError, load_model
 from sage_core.memory import Meter, samples, skeleton, step_bytes, weights_bytes
 from sage_core.methods import METHODS
-from sage_core.plan import fit, gigabytes, make_plan, seconds_a_pass
+from sage_core.plan import fit, frozen_dtype, gigabytes, make_plan, seconds_a_pass
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SPEC = ErasureSpec("castle").resolved()
@@ -97,6 +97,19 @@ def test_a_plan_sets_the_model_up_and_an_erasure_runs_in_it(thin, monkeypatch):
 def test_the_bundled_model_needs_no_plan_and_a_closed_form_neither(demo, thin):
     assert fit(demo, SPEC, torch.device("cpu")) is None
     assert fit(thin, ErasureSpec("castle", method="uce"), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("name,capability,wanted", [
+    ("NVIDIA GeForce RTX 4060", (8, 9), torch.bfloat16), ("NVIDIA GeForce RTX 2070", (7, 5), torch.float16),
+    ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32), ("NVIDIA GeForce GTX 1080", (6, 1), torch.float32),
+])
+def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(monkeypatch, name, capability, wanted):
+    """torch says of all of them that they have bfloat16, the older ones by going through float32."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
+    assert frozen_dtype(torch.device("cuda")) == wanted
+    assert frozen_dtype(torch.device("cpu")) == frozen_dtype(torch.device("mps")) == torch.float32
 
 
 @pytest.mark.skipif("SAGE_LONG" not in os.environ, reason="minutes: set SAGE_LONG=1")

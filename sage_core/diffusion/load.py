@@ -84,8 +84,13 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
             own = _without_last_layer(own)
         encoders.append(_clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype))
     velocity = architecture.predicts_velocity(sd, family) if prediction == "auto" else prediction == "v"
-    text = TextStack(encoders, _tokenizer_for(encoders[0]), family.clip_layer, _pads(family))
+    text = text_stack(family, encoders)
     return DiffusionModel(family, text, unet, _vae(sd, family, dtype), schedule_alphas(), velocity, source, pixels=_pixels(family, unet))
+
+
+def text_stack(family: architecture.Family, encoders: list[torch.nn.Module]) -> TextStack:
+    """A family's encoders with the tokenizer that their vocabulary is of; SageError where it is none that is known."""
+    return TextStack(encoders, _tokenizer_for(encoders[0]), family.clip_layer, _pads(family))
 
 
 def _pixels(family, unet) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SageError
 from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, GREY, ACCENT = "#1b1b1f", "#8a8a94", "#b3261e"
 COLOURS = ("#3b6fb6", "#e08a1e", "#3f9a5a", "#8e5bb5", "#7a5c48", "#d66ba0", "#5f6a72", "#a3a31f", "#2aa5b5", "#c7a17a", "#4b4b9a", "#6fae2f")
@@ -13,16 +18,20 @@ COLOURS = ("#3b6fb6", "#e08a1e", "#3f9a5a", "#8e5bb5", "#7a5c48", "#d66ba0", "#5
 
 def draw_all(result: dict, folder: Path) -> list[Path]:
     """Write every plot of a bench's summary; their paths. Raises SageError without matplotlib."""
+    plots = {"pareto.png": pareto, "ripple.png": ripple, "cost.png": cost, "attack.png": attack}
+    return [draw(plot, result, folder / name) for name, plot in plots.items()]
+
+
+def draw(plot: Callable[[dict], Figure], result: dict, path: Path) -> Path:
+    """Write one plot. Raises SageError without matplotlib."""
     try:
         import matplotlib
     except ImportError as error:
-        raise SageError("The plots need matplotlib; install it with: pip install matplotlib (table and CSV are there).") from error
+        raise SageError("The plots need matplotlib; install it with: pip install matplotlib (the figures themselves are there).") from error
     matplotlib.use("Agg")
-    plots = {"pareto.png": pareto, "ripple.png": ripple, "cost.png": cost, "attack.png": attack}
-    for name, plot in plots.items():
-        figure = plot(result)
-        write_atomically(folder / name, lambda p, figure=figure: figure.savefig(p, dpi=140, bbox_inches="tight"))
-    return [folder / name for name in plots]
+    figure = plot(result)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=140, bbox_inches="tight"))
+    return path
 
 
 def colour(result: dict, method: str) -> str:
@@ -30,7 +39,8 @@ def colour(result: dict, method: str) -> str:
     return ACCENT if method == "sage" else COLOURS[list(result["methods"]).index(method) % len(COLOURS)]
 
 
-def _axes(width: float, height: float, count: int = 1):
+def new_axes(width: float, height: float, count: int = 1) -> tuple[Figure, list]:
+    """A figure of that size in inches, with `count` panels beside each other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -52,7 +62,7 @@ def kept(row: dict) -> float:
 
 def pareto(result: dict):
     """Two panels, erasing against keeping: by words, and under attack. Up and to the right is better."""
-    figure, axes = _axes(11, 4.8, 2)
+    figure, axes = new_axes(11, 4.8, 2)
     for ax, title, value in zip(axes, ("by words: concept and synonyms", "under white-box attack"), (erased, lambda r: 1 - r["attacked"])):
         for m, row in result["methods"].items():
             if value is not erased and row["attacked"] is None:
@@ -67,7 +77,7 @@ def pareto(result: dict):
 
 def ripple(result: dict):
     """How much is kept, over the distance of a word from the concept (1 - cosine of the frozen encoder's states)."""
-    figure, (ax,) = _axes(7.5, 4.4)
+    figure, (ax,) = new_axes(7.5, 4.4)
     for m, row in result["methods"].items():
         points = [(b["distance"], b["kept"]) for b in row.get("ripple", [])]
         if points:
@@ -80,7 +90,7 @@ def ripple(result: dict):
 
 def cost(result: dict):
     """UNet passes an erasure, measured here and as published, on a log axis."""
-    figure, (ax,) = _axes(7.5, 4.4)
+    figure, (ax,) = new_axes(7.5, 4.4)
     names = list(result["methods"])
     for y, m in enumerate(names):
         row = result["methods"][m]
@@ -99,7 +109,7 @@ def cost(result: dict):
 
 def attack(result: dict):
     """Share of pictures in which the attack brings the concept back, over its steps; beside it the control on the untouched model."""
-    figure, (ax,) = _axes(7.5, 4.4)
+    figure, (ax,) = new_axes(7.5, 4.4)
     rows = {m: r for m, r in result["methods"].items() if r["attacked"] is not None}
     for m, row in rows.items():
         steps, rates = zip(*(row.get("attack_curve") or {result["plan"]["attack"]["steps"]: row["attacked"]}).items())
