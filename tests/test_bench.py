@@ -9,6 +9,8 @@ from sage_core.errors import SageError
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.bench import Plan, as_markdown, missing, name_of, run
 from sage_core.evaluate.jobs import spread
+from sage_core.evaluate.published import counted_up
+from sage_core.methods import METHODS
 from sage_core.progress import Progress
 
 ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
@@ -74,3 +76,14 @@ def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
     (tmp_path / "originals").write_text("a file where a folder belongs")
     with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with"):
         spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))
+
+
+def test_a_published_training_is_counted_up_from_a_few_steps_or_within_one(thin):
+    expected = METHODS["esd"].passes(faithful=True)
+    few = counted_up(thin, "esd", "castle", steps=1)
+    assert few["steps"] == METHODS["esd"].published.steps and few["measured_steps"] == 1 and few["expected_passes"] == expected
+    assert few["passes"] == few["steps"] * few["measured_passes"]
+    assert few["expected_seconds"] == pytest.approx(few["seconds"] * expected / few["passes"], abs=0.1)
+    within = counted_up(thin, "esd", "castle", steps=1, most=0)
+    assert within["measured_steps"] == 0 and 0 < within["measured_passes"] < few["passes"] and within["expected_seconds"] > 0
+    assert "passes" not in within and thin.on_pass is None
