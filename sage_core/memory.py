@@ -38,15 +38,13 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
+        given = _storages((args, kwargs))
+        for key, storage in _storages(out).items():
+            if key not in given:  # a view, or changed in place: of a weight, say, which was there before
+                self._note(key, storage)
         return out
 
-    def _note(self, storage) -> None:
-        key = storage._cdata
-        if key in self.sizes:  # a view, or changed in place
-            return
+    def _note(self, key: int, storage) -> None:
         self.sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
@@ -54,6 +52,11 @@ class Meter(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         self.live -= self.sizes.pop(key, 0)
+
+
+def _storages(tree) -> dict:
+    """Of all tensors in there, by what tells them apart."""
+    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from .spec import ErasureSpec
 
 BROKEN_HALF = ("1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200")  # cards whose float16 ends in NaN
 SPARE = 0.9  # so much of the free memory is planned with; a GPU's allocator leaves gaps
-HEAP = 1.25  # on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into (docs/real-checkpoints.md)
+HEAP = 1.4  # on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into (docs/real-checkpoints.md)
 
 
 @dataclass(frozen=True)
