@@ -41,6 +41,13 @@ def main(argv: list[str] | None = None) -> int:
             return 130
 
 
+def console() -> int:
+    """main, as all that a process does: what is done stays done, also where Ctrl-C comes while Python takes its leave."""
+    status = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return status
+
+
 def _text(argument: str) -> str:
     """An argument that Python could not read in the terminal's encoding is tried as UTF-8."""
     try:

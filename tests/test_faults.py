@@ -94,6 +94,11 @@ def test_ctrl_c_at_random_moments_is_status_130_or_done_and_no_traceback(thin_fo
         assert not [p for p in folder.iterdir() if ".tmp" in p.name]
 
 
+def test_ctrl_c_while_python_ends_does_not_change_the_status():
+    code = "import os, signal, sys; from sage_core import cli; cli.main = lambda: 0; done = cli.console(); os.kill(os.getpid(), signal.SIGINT); sys.exit(done)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_two_runs_for_one_name_do_not_meet(thin_folder, tmp_path):
     both = [start(thin_folder, tmp_path) for _ in range(2)]
     told = [p.communicate()[1] for p in both]
