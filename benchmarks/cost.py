@@ -74,12 +74,9 @@ def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
         erasure = erase(model, spec, note)
         erasure.adapter.remove()
     start, (bank, drawn), step = marks["start"][0] - began, _since(marks, "bank", "start"), _since(marks, "erase", "bank")[0] / len(erasure.losses)
-    states = training.solver_steps * (2 * training.trajectories + training.retain_trajectories)
-    result = {"seconds": erasure.seconds, "passes": erasure.cost.passes, "step_bytes": peak.bytes, "start_seconds": start, "bank_seconds": bank,
-              "seconds_a_step": step, "steps": len(erasure.losses)}
-    if spec.steps is not None:
-        result["expected_seconds"] = start + bank / drawn * states + step * training.steps
-    return result
+    expected = erasure.seconds if spec.steps is None else start + bank / drawn * training.bank_passes + step * training.steps
+    return {"seconds": erasure.seconds, "expected_seconds": expected, "passes": erasure.cost.passes, "step_bytes": peak.bytes, "start_seconds": start,
+            "bank_seconds": bank, "seconds_a_step": step, "steps": len(erasure.losses)}
 
 
 def _since(marks: dict[str, tuple[float, int]], end: str, start: str) -> tuple[float, int]:
@@ -112,7 +109,7 @@ def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, ri
     yield result
     for method in rivals:
         result[method] = counted_up(model, method, "castle", steps, longest)
-        result[method]["times_ours"] = result[method]["expected_seconds"] / result["sage"].get("expected_seconds", result["sage"]["seconds"])
+        result[method]["times_ours"] = result[method]["expected_seconds"] / result["sage"]["expected_seconds"]
         yield result
 
 

@@ -55,6 +55,11 @@ class Training:
     guidance: float = 3.0
     fresh: bool = False
 
+    @property
+    def bank_passes(self) -> int:
+        """UNet passes that draw the latent bank: a guided trajectory of each concept prompt, a plain one of each retained."""
+        return 0 if self.fresh else self.solver_steps * (2 * self.trajectories + self.retain_trajectories)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -87,11 +92,10 @@ class Method:
         t = self.trained(faithful)
         if t is None or self.closed is not None:
             return None if t is None else 0
-        bank = 0 if t.fresh else t.solver_steps * (2 * t.trajectories + t.retain_trajectories)
         walk = t.solver_steps + 1 if t.fresh else 0  # half a guided trajectory on average, and two frozen predictions
         parts = [part for part in (self.domain, self.target, *self.retention) if hasattr(part, "passes")]
         rows = t.erase_batch * (ROW + walk) if t.fresh or t.trajectories else 0  # without noisy latents everything is in text space
-        return bank + t.steps * (rows + sum(part.passes(walk, t.erase_batch) for part in parts))
+        return t.bank_passes + t.steps * (rows + sum(part.passes(walk, t.erase_batch) for part in parts))
 
 
 # The papers' plain Adam from its first step on, here from a larger bank than sage's own.
