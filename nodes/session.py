@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,17 +112,16 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
         check_room(path, room_for(core, spec))
-        with claimed(path), bridge.training():
-            return _train(core, spec, path, camera, messages)
+        state = _state_file(spec, core.fingerprint)
+        with claimed(path), claimed(state), bridge.training():
+            return _train(core, spec, path, state, camera, messages)
     finally:
         core.on_pass = None
 
 
-def _train(core, spec: ErasureSpec, path: Path, camera, messages):
+def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
     from ..sage_core.files import write_atomically
     from ..sage_core.plan import erase_as_planned, fit
-
-    state = _state_file(spec, core.fingerprint)
 
     def on_event(event) -> None:
         text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
@@ -163,6 +163,9 @@ def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
     for state in bridge.state_folder().glob("*.resume"):
         if not state.name.startswith(wanted) and time.time() - state.stat().st_mtime > days * 86_400:
             state.unlink(missing_ok=True)
+    for half in bridge.state_folder().glob(".*.tmp"):  # of killed servers
+        if time.time() - half.stat().st_mtime > days * 86_400:
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def _usable(state: Path) -> bool:

@@ -20,27 +20,32 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then move it to its name in one step. Raises SageError where
-    that fails; what was at `path` before is still there then."""
+    """Let `write` fill a file in a temporary folder beside `path`, flush it to disk, then move it to its name in one step, with the rights
+    of any new file. Raises SageError where that fails; what was at `path` before is still there then."""
     from safetensors import SafetensorError  # what its writer raises on a full disk
 
-    temporary = path.with_name(f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    # A folder, because safetensors has a temporary file of its own, under a name that nobody could tell from someone else's
+    half = path.with_name(f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp")
+    temporary = half / f"new{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        half.mkdir()
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
+        temporary.chmod(half.stat().st_mode & 0o666)  # safetensors 0.8 leaves a file that only its owner can read
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):
+            half.rmdir()
     except (OSError, SafetensorError) as error:
         raise SageError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and the free space.") from error
     finally:
-        with contextlib.suppress(OSError):  # a folder that is gone or cannot be written
-            temporary.unlink()
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _half(path: Path) -> str:
-    """How the names of half-written files of `path` begin."""
-    return f".{path.stem[:40]}."
+    """How the names begin under which `path`, or another file of its stem, is half-written; no other stem's begin so."""
+    return f".{path.stem[:40]}.{hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:8]}."
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,9 +89,9 @@ def claimed(path: Path) -> Iterator[None]:
     except OSError:  # there is no place for locks, so there is no claim either
         pass
     try:
-        for half in path.parent.glob("*.tmp*") if path.parent.is_dir() else ():
+        for half in path.parent.glob("*.tmp") if path.parent.is_dir() else ():
             if half.name.startswith(_half(path)):
-                half.unlink(missing_ok=True)
+                shutil.rmtree(half, ignore_errors=True)
         yield
     finally:
         lock.release()

@@ -111,9 +111,7 @@ def test_two_runs_for_one_name_do_not_meet(thin_folder, tmp_path):
 
 def test_a_claim_is_refused_while_it_is_held_and_ends_with_it(tmp_path):
     path = tmp_path / "x.safetensors"
-    (tmp_path / ".x.0123abcd.tmp.safetensors").write_bytes(b"half")
     with claimed(path):
-        assert not list(tmp_path.iterdir()), "what a killed run left half-written is gone"
         with pytest.raises(SageError, match="Another run"), claimed(path):
             pass
         with claimed(tmp_path / "y.safetensors"):
