@@ -174,17 +174,18 @@ class Run:
         self.spent = 0.0  # seconds of the run before it was resumed
 
     def __call__(self, resume: bool) -> Erasure:
-        start = self.started = time.monotonic()
+        self.started = time.monotonic()
         if not (resume and saved.restore(self)):
             if self.method.warm is not None and any(name.endswith(self.method.warm.layers) for name in self.adapter.layers):
                 self.method.warm(self.context, 1)
             self.context.source = self.make_source()
             self.save_state()  # the bank takes long
-        written = time.monotonic()
+        begun, first = time.monotonic(), len(self.losses)  # steps of a run before it was resumed took other time
+        written = begun
         while len(self.losses) < self.total():
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
-            eta = (time.monotonic() - start) / done * (total - done)
+            eta = (time.monotonic() - begun) / (done - first) * (total - done)
             self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.remaining()))
             if time.monotonic() - written >= self.save_every:
                 self.save_state()

@@ -11,6 +11,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`; never the reposito
 
 import tiny
 
+TOGETHER = ("tests/comfy/", "tests/test_bench.py", "tests/test_faults.py")  # tests that share something that takes long to make, a server say
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each of TOGETHER goes to one process, every other test to whichever is free. (Marks would do, but `--dist loadgroup` of xdist 3.8
+    groups nothing under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TogetherScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+    return TogetherScheduling(config, log)
+
 
 @pytest.fixture(scope="session", params=tiny.FAMILY_NAMES)
 def family(request):

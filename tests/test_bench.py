@@ -73,8 +73,9 @@ def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
 
 
 def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
-    (tmp_path / "originals").write_text("a file where a folder belongs")
-    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with"):
+    (tmp_path / "originals").mkdir()
+    (tmp_path / "originals" / "guitar-0-2-2.safetensors").write_text("damaged")
+    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with: guitar-0-2-2.safetensors cannot be read"):
         spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from sage_core import ErasureSpec, SageError, erase, load_model
+from sage_core import ErasureSpec, SageError, cycle, erase, load_model
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.cycle import Context, Run, build_context
 from sage_core.latents import build_bank
@@ -83,6 +83,29 @@ def test_a_stopped_run_resumes_to_the_same_result(thin, tmp_path, at):
     assert same(whole, tensors(again), 1e-6) and state.exists()
     again.save(tmp_path / "a.safetensors", thin)
     assert not state.exists()
+
+
+def test_the_time_that_is_left_is_told_by_this_run_s_steps_alone(thin, tmp_path, monkeypatch):
+    """Neither the latent bank nor the steps before a stop count."""
+    clock, events, step = SimpleNamespace(now=0.0), [], Run.step
+
+    def watch(event):
+        events.append(event)
+        clock.now += 1000.0 if event.phase == "bank" else 0.0
+        stop_at(3)(event)
+
+    def seven_seconds(run):
+        clock.now += 7.0
+        return step(run)
+
+    monkeypatch.setattr(cycle, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(Run, "step", seven_seconds)
+    with pytest.raises(Stop):
+        erase(thin, SPEC, watch, state=tmp_path / "x.resume", save_every=0)
+    erase(thin, SPEC, events.append, state=tmp_path / "x.resume", resume=True, save_every=0).adapter.remove()
+    steps = [e for e in events if e.phase == "erase"]
+    assert [e.step for e in steps] == [1, 2, 3, 3, 4]  # the state is older than the event that stopped the run
+    assert all(e.eta == 7.0 * (e.total - e.step) for e in steps)
 
 
 def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):

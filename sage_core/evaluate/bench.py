@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..cycle import erase
 from ..diffusion.model import DiffusionModel
+from ..diffusion.weights import opened
 from ..errors import SageError
 from ..files import write_atomically, write_text
 from ..methods import METHODS
@@ -104,12 +105,11 @@ def work(model: DiffusionModel, task: Task, plan: Plan, out: Path, say: Callable
 
 def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) -> Baseline:
     """The original model's pictures, latents and control, made once a concept and seed and kept as a file."""
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
     path = out / "originals" / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
     if path.exists():
-        with safe_open(path, "pt") as f:
+        with opened(path) as f:
             prompts = demo_prompts(spec, plan.images, spec.seed)
             return Baseline(load_judge(model), prompts, f.get_tensor("pictures"), f.get_tensor("latents"), float(f.metadata()["attacked"]))
     base = measure_original(model, spec, plan.images, spec.seed, plan.attack)

@@ -27,13 +27,6 @@ page = _module("comfy_test_page")
 del sys.modules["server"]
 
 
-def pytest_collection_modifyitems(items):
-    """All of this folder in one process (`--dist loadgroup`), since they share the server."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("comfy"))
-
-
 def pytest_terminal_summary(terminalreporter):
     if server.find_comfy() is None:
         sentence = "NO COMFYUI FOUND: the integration tests were SKIPPED. Set COMFYUI_PATH to a ComfyUI folder to run them."
