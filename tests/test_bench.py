@@ -14,7 +14,7 @@ from sage_core.methods import METHODS
 from sage_core.progress import Progress
 
 ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
-PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=2, attack=ATTACK, cost_steps=1)
+PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=1, attack=ATTACK, cost_steps=1)
 
 
 def test_rows_of_one_concept_stand_together_and_only_some_methods_run_twice():
@@ -74,8 +74,8 @@ def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
 
 def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
     (tmp_path / "originals").mkdir()
-    (tmp_path / "originals" / "guitar-0-2-2.safetensors").write_text("damaged")
-    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with: guitar-0-2-2.safetensors cannot be read"):
+    (tmp_path / "originals" / "guitar-0-1-2.safetensors").write_text("damaged")
+    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with: guitar-0-1-2.safetensors cannot be read"):
         spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))
 
 

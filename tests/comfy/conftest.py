@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,12 @@ def comfy_path():
 def comfy(comfy_path, tmp_path_factory):
     with server.Server(comfy_path, tmp_path_factory.mktemp("comfy")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def erased_dog(comfy):
+    """(workflow, seconds) of a whole default erasure, which its file `sage/bar-dog.safetensors` holds from then on."""
+    graph, start = graphs.erase("dog", name="bar-%concept%"), time.monotonic()
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    return graph, time.monotonic() - start
