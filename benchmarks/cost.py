@@ -96,8 +96,18 @@ def floor(model, samples: int, repeat: int = 3) -> float:
     return best
 
 
+def compiled(model, samples: int) -> dict:
+    """The same with the UNet compiled: seconds that the first call takes longer, and a later call's."""
+    plain, model.unet = model.unet, torch.compile(model.unet)
+    try:
+        first, later = floor(model, samples, 1), floor(model, samples)
+    finally:
+        model.unet = plain
+    return {"compile_seconds": first - later, "compiled_floor_seconds": later}
+
+
 def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None,
-            pixels: int | None = None, longest: int | None = None) -> Iterator[dict]:
+            pixels: int | None = None, longest: int | None = None, compile_too: bool = False) -> Iterator[dict]:
     """The result so far, after every part of it."""
     model, spec = random_model(family, size, dtype, pixels), ErasureSpec("castle", steps=own_steps)
     plan = fit(model, spec, device)
@@ -107,6 +117,9 @@ def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, ri
     result["sage"] = whole(model, spec, device)
     result["floor_seconds"] = floor(model, 3)
     yield result
+    if compile_too:
+        result |= compiled(model, 3)
+        yield result
     for method in rivals:
         result[method] = counted_up(model, method, "castle", steps, longest)
         result[method]["times_ours"] = result[method]["expected_seconds"] / result["sage"]["expected_seconds"]
@@ -124,12 +137,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="of a rival's training that are timed")
     parser.add_argument("--own-steps", type=int, help="of ours (default: all; fewer are counted up as well)")
     parser.add_argument("--longest", type=int, default=400, help="UNet passes of a rival's step that is timed whole; of a longer one, a pass")
+    parser.add_argument("--compile", action="store_true", help="time the UNet alone compiled as well")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rivals = tuple(r for r in args.rivals.split(",") if r)
     for result in measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps, args.pixels,
-                          args.longest):
+                          args.longest, args.compile):
         write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
     print(draw(plots.cost, result, args.out / f"cost-{args.family}-{args.size}.png"))
