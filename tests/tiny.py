@@ -33,7 +33,8 @@ def clip(width: int, layers: int, act: str, projection: int | None = None):
 def make(family: str, seed: int = 0) -> Tiny:
     """A thin model: real structure, few channels."""
     torch.manual_seed(seed)
-    common = {"sample_size": 8, "layers_per_block": 2, "block_out_channels": (64, 128)}
+    widths = (32, 64) if family == "sd1" else (64, 128)  # heads of SD 2.x and SDXL are 64 wide
+    common = {"sample_size": 8, "layers_per_block": 2, "block_out_channels": widths}
     cross = ("CrossAttnDownBlock2D",) * 2, ("CrossAttnUpBlock2D",) * 2
     if family == "sdxl":
         encoders = [clip(64, 2, "quick_gelu"), clip(128, 3, "gelu", projection=128)]
