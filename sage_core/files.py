@@ -33,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
-        temporary.chmod(half.stat().st_mode & 0o666)  # safetensors 0.8 leaves a file that only its owner can read
+        with contextlib.suppress(OSError):  # safetensors 0.8 leaves a file that only its owner can read; some disks know no rights
+            temporary.chmod(half.stat().st_mode & 0o666)
         os.replace(temporary, path)
         with contextlib.suppress(OSError):
             half.rmdir()
