@@ -149,7 +149,7 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
     pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
-        write_atomically(path.with_suffix(".png"), lambda p: to_pil(pictures[0]).save(p))
+        write_atomically(path.with_suffix(".png"), lambda p: to_pil(pictures[0]).save(p, "PNG"))
     return path, loss_graph(spec.concept, erasure.losses), pictures
 
 

@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     # A folder, because safetensors has a temporary file of its own, under a name that nobody could tell from someone else's
     half = path.with_name(f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp")
-    temporary = half / f"new{path.suffix}"
+    temporary = half / "new"  # without an ending, so that no host lists it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.mkdir()

@@ -30,7 +30,7 @@ def draw(plot: Callable[[dict], Figure], result: dict, path: Path) -> Path:
         raise SageError("The plots need matplotlib; install it with: pip install matplotlib (the figures themselves are there).") from error
     matplotlib.use("Agg")
     figure = plot(result)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=140, bbox_inches="tight"))
+    write_atomically(path, lambda p: figure.savefig(p, format="png", dpi=140, bbox_inches="tight"))
     return path
 
 
