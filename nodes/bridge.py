@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,8 +49,26 @@ def lora_file(name: str) -> Path:
 @contextmanager
 def training() -> Iterator[None]:
     """The executor runs nodes under inference mode, in which nothing can be trained and no loaded weight be trained against."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), beside_the_page():
         yield
+
+
+@contextmanager
+def beside_the_page() -> Iterator[None]:
+    """Long work on a CPU leaves a core to whatever draws the page: torch's threads wait for each other in every operation, so one that
+    has to share its core holds up all."""
+    threads = torch.get_num_threads()
+    if device().type == "cpu":
+        torch.set_num_threads(min(threads, max(1, _cores() - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device() -> torch.device:
