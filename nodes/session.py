@@ -161,11 +161,19 @@ def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
     """Runs that nobody went on with would fill the disk. Those that are wanted now stay, whatever a wrong clock says."""
     wanted = tuple(spec.fingerprint() for spec in keep)
     for state in bridge.state_folder().glob("*.resume"):
-        if not state.name.startswith(wanted) and time.time() - state.stat().st_mtime > days * 86_400:
+        if not state.name.startswith(wanted) and _older(state, days):
             state.unlink(missing_ok=True)
     for half in bridge.state_folder().glob(".*.tmp"):  # of killed servers
-        if time.time() - half.stat().st_mtime > days * 86_400:
+        if _older(half, days):
             shutil.rmtree(half, ignore_errors=True)
+
+
+def _older(path: Path, days: float) -> bool:
+    """No, where another server has just taken it away."""
+    try:
+        return time.time() - path.stat().st_mtime > days * 86_400
+    except OSError:
+        return False
 
 
 def _usable(state: Path) -> bool:
