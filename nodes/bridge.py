@@ -153,6 +153,7 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) 
                         f"{weight.shape[0]}; the LoRA was made for another architecture.")
 
 
+@beside_the_page()
 def sample(model, clip, prompt: str, seeds: list[int], size: tuple[int, int], steps: int, guidance: float,
            on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
     """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size: (width, height) in pixels."""
@@ -164,6 +165,7 @@ def sample(model, clip, prompt: str, seeds: list[int], size: tuple[int, int], st
                                callback=lambda *_: on_step())
 
 
+@beside_the_page()
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     """ComfyUI's latents to images [n, H, W, 3] in [0, 1]."""
     with torch.inference_mode():

@@ -77,10 +77,9 @@ class CompareErasure(io.ComfyNode):
             messages("compare", done, total, f"drawing before and after: {done}/{total}")
 
         sides = []
-        with bridge.beside_the_page():
-            for model, clip in ((model_before, clip_before), (model_after, clip_after)):
-                drawn = [bridge.sample(model, clip, p, [seed + i for i in range(images)], (size, size), steps, guidance, step) for p in wanted]
-                sides.append(bridge.decode(vae, torch.cat(drawn)))
+        for model, clip in ((model_before, clip_before), (model_after, clip_after)):
+            drawn = [bridge.sample(model, clip, p, [seed + i for i in range(images)], (size, size), steps, guidance, step) for p in wanted]
+            sides.append(bridge.decode(vae, torch.cat(drawn)))
         before, after = sides
         moved = (before - after).abs().mean((1, 2, 3)).tolist()
         drift = sum(moved) / len(moved)

@@ -120,7 +120,7 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
 
 
 def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
-    from ..sage_core.files import write_atomically
+    from ..sage_core.evaluate.report import write_picture
     from ..sage_core.plan import erase_as_planned, fit
 
     def on_event(event) -> None:
@@ -149,7 +149,7 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
     pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
-        write_atomically(path.with_suffix(".png"), lambda p: to_pil(pictures[0]).save(p, "PNG"))
+        write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
     return path, loss_graph(spec.concept, erasure.losses), pictures
 
 

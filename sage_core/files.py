@@ -36,8 +36,6 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with contextlib.suppress(OSError):  # safetensors 0.8 leaves a file that only its owner can read; some disks know no rights
             temporary.chmod(half.stat().st_mode & 0o666)
         os.replace(temporary, path)
-        with contextlib.suppress(OSError):
-            half.rmdir()
     except (OSError, SafetensorError) as error:
         raise SageError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and the free space.") from error
     finally:
