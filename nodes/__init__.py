@@ -1,4 +1,4 @@
-"""The ComfyUI nodes. Thin: ComfyUI's objects in, core's objects out, and back; only bridge.py touches `comfy`."""
+"""The ComfyUI nodes. Thin: ComfyUI's objects in, core's objects out, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The only file that touches `comfy`: weights out of the graph, LoRAs onto it, progress, cancel, memory, sampling."""
+"""ComfyUI's own functions in one place: LoRAs onto the graph, progress, cancel, memory, sampling.
+
+Only this file, graph_weights.py and demo_checkpoint.py import `comfy`.
+"""
 
 from __future__ import annotations
 
@@ -103,23 +106,6 @@ def prediction(model) -> str:
     if isinstance(sampling, comfy.model_sampling.EPS):
         return "epsilon"
     raise SageError(f"The model predicts neither noise nor v ({type(sampling).__name__}); connect an SD 1.x, 2.x or SDXL model.")
-
-
-def checkpoint(model, clip) -> dict[str, torch.Tensor]:
-    """The graph's weights, upstream LoRAs included, as a single-file state dict of its own in main memory.
-
-    Call it outside `training()`: the patchers' tensors belong to inference mode. Raises SageError where a link is empty.
-    """
-    if model is None or clip is None:
-        raise SageError("The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and connect both.")
-    patchers = [model, clip.load_model()]
-    management.load_models_gpu(patchers, force_patch_weights=True)
-    try:
-        state = model.model.state_dict_for_saving(clip.get_sd(), None, None)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SageError(f"The weights of this model cannot be read ({type(model.model).__name__}); connect an SD 1.x, 2.x or SDXL checkpoint.") from error
-    with torch.inference_mode(False):
-        return {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in state.items()}
 
 
 def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):

@@ -1,6 +1,6 @@
 """The bundled model as ComfyUI sees it: a checkpoint in SD 1.x layout, and what ComfyUI must know of its sizes.
 
-With bridge.py the only file that touches `comfy`, because it describes an architecture to it.
+It imports `comfy` because it describes an architecture to it.
 """
 
 from __future__ import annotations

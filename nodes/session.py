@@ -13,6 +13,7 @@ import torch
 from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
+from .graph_weights import checkpoint
 from .pictures import before_after, loss_graph, stack_images, to_pil
 from .preview import Camera
 from .request import lora_path, lora_stem, place, same_erasure
@@ -72,7 +73,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     _forget_old_states(specs)
     prediction = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
-    weights = bridge.checkpoint(model, clip)
+    weights = checkpoint(model, clip)
     bridge.free_memory()
     try:
         finished = [_one(weights, prediction, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
