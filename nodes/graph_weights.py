@@ -19,7 +19,6 @@ import folder_paths
 import torch
 
 from ..sage_core.diffusion.architecture import UNET
-from ..sage_core.diffusion.quantised import dequantised
 from ..sage_core.diffusion.weights import read_safetensors
 from ..sage_core.errors import SageError
 
@@ -28,14 +27,10 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
     """A state dict in the single-file layout, in main memory and independent of the graph's own tensors.
 
     Call it under inference mode, as the executor runs nodes: the patchers' tensors belong to it. Raises SageError where
-    a link is empty or the weights are quantised in a way that cannot be read.
+    a link is empty or the weights cannot be read.
     """
     if model is None or clip is None:
         raise SageError("The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and connect both.")
-    return dequantised(_gathered(model, clip))
-
-
-def _gathered(model, clip) -> dict[str, torch.Tensor]:
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):
@@ -70,6 +65,7 @@ def _own_copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _own_copy(value: torch.Tensor) -> torch.Tensor:
     """A normal tensor: the graph's belong to inference mode, in which nothing can be trained against them."""
     weight = value.to("cpu")
+    weight = getattr(weight, "_qdata", weight)  # 0.8: a quantised weight as one object, its scale beside it as a tensor
     with torch.inference_mode(False):
         return torch.empty(weight.shape, dtype=weight.dtype).copy_(weight)
 

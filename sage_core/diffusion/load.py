@@ -14,6 +14,7 @@ from ..errors import SageError
 from ..files import parse_json
 from . import architecture, names
 from .model import DiffusionModel
+from .quantised import dequantised
 from .text import TextStack
 from .weights import build, fill, read_safetensors, told
 
@@ -73,6 +74,7 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
     """A model from original-layout tensors, as a single-file checkpoint or a host's memory holds them."""
     from diffusers import UNet2DConditionModel
 
+    sd = dequantised(sd)
     family = architecture.recognise(sd)
     config = architecture.unet_config(sd, family)
     unet = build(lambda c: UNet2DConditionModel(**c), config, "The UNet")

@@ -1,4 +1,4 @@
-"""One real ComfyUI server for the whole run. Without a ComfyUI these tests are skipped, loudly."""
+"""One real ComfyUI server a version for the whole run. Without a ComfyUI these tests are skipped, loudly."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ del sys.modules["server"]
 
 
 def pytest_terminal_summary(terminalreporter):
-    if server.find_comfy() is None:
+    if not server.find_comfies():
         sentence = "NO COMFYUI FOUND: the integration tests were SKIPPED. Set COMFYUI_PATH to a ComfyUI folder to run them."
         terminalreporter.write_line(sentence, red=True, bold=True)
 
 
-@pytest.fixture(scope="session")
-def comfy_path():
-    path = server.find_comfy()
-    if path is None:
+@pytest.fixture(scope="session", params=server.find_comfies() or [None], ids=lambda p: f"ComfyUI {server.version_of(p)}" if p else "no ComfyUI")
+def comfy_path(request):
+    """Each ComfyUI in turn: a host is never one version."""
+    if request.param is None:
         pytest.skip("no ComfyUI at COMFYUI_PATH or ~/ComfyUI: the integration tests did not run")
-    return path
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def english(info: dict) -> dict:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as base, server.Server(server.find_comfy(), Path(base)) as running:
+    with tempfile.TemporaryDirectory() as base, server.Server(server.find_comfies()[-1], Path(base)) as running:
         info = running.get("/object_info")
     write(Path(__file__).parent / "object_info.json", snapshot(info))
     write(server.PACK / "locales" / "en" / "nodeDefs.json", english(info))

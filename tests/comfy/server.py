@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -19,15 +20,31 @@ READY = 180  # seconds
 LONG = bool(os.environ.get("SAGE_LONG"))  # the long mode of the integration tests
 
 
-def find_comfy() -> Path | None:
-    """COMFYUI_PATH, else ~/ComfyUI."""
-    path = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI")
-    return path if (path / "main.py").is_file() else None
+def find_comfies() -> list[Path]:
+    """The folders in COMFYUI_PATH (several are separated as in PATH), else ~/ComfyUI. Raises where a named one is missing."""
+    named = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
+    if missing := [p for p in named if not (p / "main.py").is_file()]:
+        raise FileNotFoundError(f"COMFYUI_PATH names {missing[0]}, which holds no ComfyUI (no main.py)")
+    return named or [p for p in [Path.home() / "ComfyUI"] if (p / "main.py").is_file()]
+
+
+def version_of(comfy: Path) -> str:
+    return re.search(r'__version__ = "(.+)"', (comfy / "comfyui_version.py").read_text(encoding="utf-8"))[1]
+
+
+def front_end_of(comfy: Path) -> list[str]:
+    """Arguments that start the front end this ComfyUI asks for, where it lies in ComfyUI's folder for other versions.
+
+    Several ComfyUIs can share one environment then, although each wants its own comfyui-frontend-package.
+    """
+    wanted = re.search(r"comfyui-frontend-package==(\S+)", (comfy / "requirements.txt").read_text(encoding="utf-8"))[1]
+    there = comfy / "web_custom_versions" / "Comfy-Org_ComfyUI_frontend" / wanted
+    return ["--front-end-version", f"Comfy-Org/ComfyUI_frontend@v{wanted}"] if there.is_dir() else []
 
 
 def python_of(comfy: Path) -> Path:
-    own = comfy / ".venv" / "bin" / "python"
-    return Path(os.environ.get("COMFYUI_PYTHON") or own)
+    own = [comfy / ".venv" / "bin" / "python", comfy / ".venv" / "Scripts" / "python.exe"]
+    return Path(os.environ.get("COMFYUI_PYTHON") or next((p for p in own if p.exists()), own[0]))
 
 
 @dataclass
@@ -57,9 +74,7 @@ class Server:
         if not link.exists():
             link.symlink_to(PACK, target_is_directory=True)
         command = [str(python_of(self.comfy)), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base), "--disable-auto-launch",
-                   "--database-url", f"sqlite:///{self.base}/user/comfyui.db", *self.args]
-        if front_end := os.environ.get("COMFYUI_FRONT_END"):  # the `static` folder of another comfyui-frontend-package
-            command += ["--front-end-root", front_end]
+                   "--database-url", f"sqlite:///{self.base}/user/comfyui.db", *front_end_of(self.comfy), *self.args]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.base / "hf"), "PYTHONUNBUFFERED": "1"}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, env=environment)

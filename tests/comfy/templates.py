@@ -80,7 +80,7 @@ def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
 def main(names: list[str]) -> None:
     """Those named, or all."""
     FOLDER.mkdir(exist_ok=True)
-    with server.Server(server.find_comfy(), Path(tempfile.mkdtemp())) as running:
+    with server.Server(server.find_comfies()[-1], Path(tempfile.mkdtemp())) as running:
         for name, (graph, places) in workflows().items():
             if names and name not in names:
                 continue
