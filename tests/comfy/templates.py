@@ -57,9 +57,12 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
 
 
 def lay_out(page, name: str, graph: dict, places: dict) -> dict:
-    """The workflow as the page saves it."""
+    """The workflow as the page saves it.
+
+    As text: Playwright would turn `undefined`, which JSON leaves out, into null, and the front end refuses those.
+    """
     pages.show(page, graph, name)
-    return page.evaluate("""([places, note]) => {
+    text = page.evaluate("""([places, note]) => {
         const graph = window.app.graph;
         for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
         const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 260};  // for the pictures below the widgets
@@ -67,8 +70,9 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
         const text = window.LiteGraph.createNode('MarkdownNote');
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
         window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
-        return graph.serialize();
+        return JSON.stringify(graph.serialize());
     }""", [places, NOTE[name]])
+    return json.loads(text)
 
 
 def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
