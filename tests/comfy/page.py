@@ -49,6 +49,30 @@ def show(page, graph: dict, name: str = "workflow") -> None:
     time.sleep(1)
 
 
+def open_template(page, name: str) -> None:
+    """As a user does: Browse Templates, the pack's own section, the card."""
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text("sage-concept-eraser", exact=True).first.click(timeout=30_000)
+    page.click(f"[data-testid='template-workflow-{name}']", timeout=30_000)
+    page.wait_for_selector("[data-testid^='template-workflow-']", state="detached", timeout=30_000)
+    time.sleep(3)  # checks of the workflow come after it is shown
+
+
+def press_run(page) -> None:
+    page.get_by_role("button", name="Run", exact=True).first.click()
+
+
+def complaints(page, problems: list[str], ordinary: set[str]) -> list[str]:
+    """Toasts, alerts and dialogs on the page, and what the console said of us.
+
+    Left out: what the page says without this pack, and files that it looks for in vain in a new profile or outside.
+    """
+    shown = page.evaluate("""[...document.querySelectorAll('.p-toast-message, [role=alert], [role=alertdialog], [role=dialog]')]
+        .filter(e => e.offsetParent !== null).map(e => e.textContent.trim().slice(0, 300)).filter(t => t)""")
+    own = [p for p in problems if p.splitlines()[0] not in ordinary]
+    return shown + [p for p in own if not p.startswith("Failed to load resource") or "sage" in p.lower()]
+
+
 def faces(page) -> list[str]:
     """The texts on the faces of the Erase Concept nodes."""
     return page.evaluate("[...document.querySelectorAll('.sage-face')].map(e => e.firstChild.textContent)")
