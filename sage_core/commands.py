@@ -26,9 +26,9 @@ def _device(name: str):
     import torch
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+        from .batch import process_state
 
-        return PartialState(cpu=name == "cpu").device
+        return process_state(cpu=name == "cpu").device
     return torch.device(_device_name(name))
 
 
