@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .diffusion.model import DiffusionModel
 from .errors import SageError
-from .files import parse_json, slug, write_text
+from .files import parse_json, slug, write_picture, write_text
 from .lora import read_lora
 from .plan import fit
 from .progress import Progress
@@ -125,8 +125,6 @@ def write_summary(rows: list[dict], folder: Path) -> None:
     pictures = [p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()]
     if pictures:
         from PIL import Image
-
-        from .evaluate.report import write_picture
 
         parts = [Image.open(p).convert("RGB") for p in pictures[:100]]  # more than that nobody looks at in one picture
         rows = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]
