@@ -15,7 +15,7 @@ from ..sage_core.spec import ErasureSpec
 from . import bridge
 from .pictures import before_after, loss_graph, stack_images, to_pil
 from .preview import Camera
-from .request import lora_path, lora_stem, place, same_erasure
+from .request import listed_name, lora_path, lora_stem, place, same_erasure
 
 PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "done": "saving"}
 
@@ -86,7 +86,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     done = Done(model, clip)
     for path, _, _ in finished:
         done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
-        done.names.append(str(path.relative_to(bridge.loras_folder())))  # with the system's separator, as ComfyUI lists it
+        done.names.append(listed_name(path, bridge.loras_folder()))
     done.graph = stack_images([graph for _, graph, _ in finished])
     pictures = [p for _, _, p in finished if p is not None]
     done.pictures = stack_images(pictures) if pictures else None
