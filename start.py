@@ -73,7 +73,7 @@ def run_commands(mode: str, python: Path, rest: list) -> list:
 def torch_ways(python: Path, system: str = sys.platform) -> list:
     """Ways to install torch, to be tried in turn: (what it is, commands)."""
     pip = [python, "-m", "pip", "install"]
-    local = ("torch from a folder of packages on this machine", [[*pip, "--quiet", "--no-index", "--no-deps", TORCH]])
+    local = ("torch among the packages on this machine", [[*pip, "--quiet", "--no-index", "--no-deps", TORCH]])
     plain = ("torch, the build that pip chooses", [[*pip, TORCH]])
     if system == "darwin":
         return [local, plain]  # there is one build, for every Mac
@@ -173,8 +173,7 @@ def share(python: Path, folder: Path) -> None:
 def install_torch(python: Path) -> None:
     ways = torch_ways(python)
     for number, (what, commands) in enumerate(ways):
-        if number:
-            say(f"installing {what}")
+        say(f"installing {what}" if number else f"looking for {what}")
         if not any(run(command, quiet=number == 0) for command in commands):
             return
     raise Failed("torch could not be installed (see above); check the network, or start with a Python that has torch.")
