@@ -8,7 +8,6 @@ Needs Python 3.10 or newer and nothing else. torch is taken from the Python that
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -151,12 +150,14 @@ def make_environment(python: Path, made_here: bool) -> dict:
 
 def own_torch():
     """The folder of packages in which the Python that runs this file has a torch that is new enough, or None."""
+    from importlib.metadata import PackageNotFoundError, version  # not in the Pythons that are too old
+
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.origin:
         return None
     try:
-        major, minor = (int(number) for number in importlib.metadata.version("torch").split(".")[:2])
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        major, minor = (int(number) for number in version("torch").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
         return None
     return Path(spec.origin).parent.parent if (major, minor) >= OLDEST_TORCH else None
 
