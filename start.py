@@ -3,14 +3,16 @@
     python start.py demo [options of `sage-erase demo`]     # erase a concept from the bundled model
     python start.py test [options of pytest]                # check the code and run the tests
 
-Makes a virtual environment in .venv, installs torch and this project there, and runs. The next start skips all that.
-Needs Python 3.10 or newer and nothing else. torch is taken from the Python that runs this file where it has one (ComfyUI's, for example).
+Makes a virtual environment in .venv, installs torch and this project there, and runs. The next start only
+runs. Needs Python 3.10 or newer and nothing else. If the Python that runs this file has torch, as ComfyUI's
+has, that torch is used.
 """
 
 import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +35,10 @@ class Failed(Exception):
 def main(arguments: list) -> int:
     """Exit status: that of the last command; 1 where setting up failed, 2 usage, 130 interrupted."""
     if sys.version_info < (3, 10):  # noqa: UP036 (older Pythons can run this line)
-        print(f"start.py: Python 3.10 or newer is needed, and this is {sys.version.split()[0]}.", file=sys.stderr)
+        print(
+            f"start.py: Python 3.10 or newer is needed, and this is {sys.version.split()[0]}.",
+            file=sys.stderr,
+        )
         return 1
     if not arguments or arguments[0] not in TARGETS:
         asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
@@ -47,7 +52,7 @@ def main(arguments: list) -> int:
             if status:
                 return status
         return 0
-    except Failed as error:
+    except (Failed, OSError) as error:
         print(f"start.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,6 +61,7 @@ def main(arguments: list) -> int:
 
 
 # ---- what is run; no function here runs anything ----
+
 
 def python_of(venv: Path, system: str = sys.platform) -> Path:
     """The Python of a virtual environment."""
@@ -72,12 +78,19 @@ def run_commands(mode: str, python: Path, rest: list) -> list:
 def torch_ways(python: Path, system: str = sys.platform) -> list:
     """Ways to install torch, to be tried in turn: (what it is, commands)."""
     pip = [python, "-m", "pip", "install"]
-    local = ("torch among the packages on this machine", [[*pip, "--quiet", "--no-index", "--no-deps", TORCH]])
+    local = (
+        "torch among the packages on this machine",
+        [[*pip, "--quiet", "--no-index", "--no-deps", TORCH]],
+    )
     plain = ("torch, the build that pip chooses", [[*pip, TORCH]])
     if system == "darwin":
         return [local, plain]  # there is one build, for every Mac
     uv = [python, "-m", "uv", "pip", "install", "--python", python, "--torch-backend=auto", TORCH]
-    return [local, ("torch, the build for this machine: for its GPU, or for the CPU", [[*pip, "--quiet", "uv"], uv]), plain]
+    return [
+        local,
+        ("torch, the build for this machine: for its GPU, or for the CPU", [[*pip, "--quiet", "uv"], uv]),
+        plain,
+    ]
 
 
 def install_command(mode: str, python: Path) -> list:
@@ -99,6 +112,7 @@ def python_version() -> str:
 
 
 # ---- setting up ----
+
 
 def set_up(mode: str) -> Path:
     """The Python of the environment, with everything installed that the mode needs."""
@@ -134,22 +148,34 @@ def write_stamp(stamp: dict) -> None:
 
 
 def make_environment(python: Path, made_here: bool) -> dict:
-    """The stamp of a new environment, or of one that is there. One that somebody made by hand is used as it is and never deleted."""
+    """The stamp of a new environment, or of one that is there.
+
+    One that somebody made by hand is used as it is and never deleted.
+    """
     if VENV.exists() and not made_here:
         if python.exists() and not run([python, "-c", ""]):
             return {"made_here": False, "python": python_version(), "installed": {}}
-        raise Failed(f"{VENV} is there and holds no Python that runs; delete or rename this folder and start again.")
+        raise Failed(
+            f"{VENV} is there and holds no Python that runs; delete or rename this folder and start again."
+        )
     say(f"making a virtual environment in {VENV}")
-    if run([sys.executable, "-m", "venv", *(["--clear"] if made_here else []), VENV]):
-        raise Failed("no virtual environment could be made (see above); on Debian and Ubuntu install python3-venv, or take the Python "
-                     "of python.org.")
-    if (folder := own_torch()) is not None:
+    if made_here:
+        shutil.rmtree(VENV)
+    VENV.mkdir()
+    write_stamp({"made_here": True, "python": None, "installed": {}})  # so that one half made is made again
+    if run([sys.executable, "-m", "venv", VENV]):
+        raise Failed(
+            "no virtual environment could be made (see above); on Debian and Ubuntu install python3-venv, "
+            "elsewhere start with an ordinary Python instead of an embedded one."
+        )
+    folder = own_torch()
+    if folder is not None:
         share(python, folder)
     return {"made_here": True, "python": python_version(), "installed": {}}
 
 
 def own_torch():
-    """The folder of packages in which the Python that runs this file has a torch that is new enough, or None."""
+    """The folder in which the Python that runs this file has a torch that is new enough, or None."""
     from importlib.metadata import PackageNotFoundError, version  # not in the Pythons that are too old
 
     spec = importlib.util.find_spec("torch")
@@ -163,12 +189,22 @@ def own_torch():
 
 
 def share(python: Path, folder: Path) -> None:
-    """Let the new environment find that torch, after its own packages. (--system-site-packages does so only where the Python that
-    runs this file is not in a virtual environment itself, as ComfyUI's often is.)"""
+    """Let the new environment find that torch, after its own packages.
+
+    --system-site-packages would not do: a Python that is in a virtual environment itself, as ComfyUI's often
+    is, hands on the packages of the Python below it.
+    """
     say(f"using the torch in {folder}")
-    where = subprocess.run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True)
-    # A line that begins with `import` is run; in ASCII, since the encoding of such files depends on the system.
-    Path(where.stdout.strip(), "sage_shared_torch.pth").write_text(f"import sys; sys.path.append({ascii(str(folder))})\n", encoding="ascii")
+    where = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # A line that begins with `import` is run. In ASCII: the encoding of such files depends on the system.
+    Path(where.stdout.strip(), "sage_shared_torch.pth").write_text(
+        f"import sys; sys.path.append({ascii(str(folder))})\n", encoding="ascii"
+    )
 
 
 def install_torch(python: Path) -> None:
@@ -177,7 +213,9 @@ def install_torch(python: Path) -> None:
         say(f"installing {what}" if number else f"looking for {what}")
         if not any(run(command, quiet=number == 0) for command in commands):
             return
-    raise Failed("torch could not be installed (see above); check the network, or start with a Python that has torch.")
+    raise Failed(
+        "torch could not be installed (see above); check the network, or start with a Python that has torch."
+    )
 
 
 def say(text: str) -> None:
@@ -185,13 +223,20 @@ def say(text: str) -> None:
 
 
 def run(command: list, folder=None, quiet: bool = False) -> int:
-    """Exit status of a command. quiet: it may fail, so what it prints is not shown. Raises KeyboardInterrupt where Ctrl-C ended it."""
+    """Exit status of a command. quiet: it may fail, so what it prints is not shown.
+
+    Raises KeyboardInterrupt where Ctrl-C ended it.
+    """
     out = subprocess.DEVNULL if quiet else None
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
-        process = subprocess.Popen([str(part) for part in command], cwd=folder, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [str(part) for part in command], cwd=folder, env=environment, stdout=out, stderr=out
+        )
     except OSError as error:
-        raise Failed(f"{command[0]} could not be started ({error.strerror}); delete the folder {VENV} and start again.") from error
+        raise Failed(
+            f"{command[0]} could not be started ({error.strerror}); delete the folder {VENV} and start again."
+        ) from error
     status, interrupted = None, False
     while status is None:
         try:

@@ -66,7 +66,8 @@ def _print_result(args, result: dict) -> None:
     if not result:  # one process of several, of which the first speaks for all
         return
     if args.json is True:
-        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"  # Windows' pipes are in another encoding
+        # Windows' pipes are often not in UTF-8.
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         print(json.dumps(result, indent=1, ensure_ascii=not unicode))
     elif args.json:
         from .commands import output_file

@@ -72,7 +72,8 @@ def output_folder(name: str) -> Path:
 
     if Path(name).is_absolute():
         return Path(name)
-    return output_path(Path.cwd(), name.rstrip("/\\") or name, "")  # shells complete a folder with its separator
+    # Shells complete a folder with its separator.
+    return output_path(Path.cwd(), name.rstrip("/\\") or name, "")
 
 
 def run_demo(args) -> dict:
@@ -117,7 +118,8 @@ def run_erase(args) -> dict:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), **given(args))
     path = output_file(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
     if path.is_file() and Path(args.model).is_file() and path.samefile(args.model):
-        raise SageError(f"The output file {path} is the model itself, which would be overwritten; choose another name with --out.")
+        raise SageError(f"The output file {path} is the model itself, which would be overwritten; "
+                        "choose another name with --out.")
     check_room(path)  # before a model is read for minutes
     progress, device = Progress(quiet=args.json is True), _device(args.device)
     model = _load(args, device, "cpu")

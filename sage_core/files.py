@@ -17,9 +17,11 @@ from pathlib import Path
 from .errors import SageError
 
 MAX_NAME = 1000  # characters of a name with its folders
-DEVICES = {f"{port}{i}" for port in ("com", "lpt") for i in "123456789\u00b9\u00b2\u00b3"}  # Windows reads superscript digits too
-RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *DEVICES}  # names that are devices on Windows, with any ending
-ATTEMPTS = 20 if os.name == "nt" else 1  # on Windows, virus scanners and indexers hold a new file open for a moment
+# Names that are devices on Windows, with any ending; it reads superscript digits too.
+DEVICES = {f"{port}{i}" for port in ("com", "lpt") for i in "123456789\u00b9\u00b2\u00b3"}
+RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *DEVICES}
+# On Windows, virus scanners and indexers hold a new file open for a moment.
+ATTEMPTS = 20 if os.name == "nt" else 1
 PAUSE = 0.05  # seconds between two attempts
 
 
@@ -52,7 +54,7 @@ def _half(path: Path) -> str:
 
 
 def _patiently(action: Callable[[], None]) -> None:
-    """Try it again while another program has the file open. Raises PermissionError where it still has after a second."""
+    """Try it again while another program has the file open, for a second. Raises PermissionError then."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
@@ -73,8 +75,10 @@ def write_picture(image, path: Path) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Delete a file that is no longer needed; True where it is gone. One that another program holds open on Windows stays, since a
-    file too many must not fail a run that is done."""
+    """Delete a file that is no longer needed; True where it is gone.
+
+    One that another program holds open on Windows stays: a file too many must not fail a run that is done.
+    """
     try:
         _patiently(lambda: path.unlink(missing_ok=True))
     except OSError:
@@ -91,8 +95,8 @@ def parse_json(text: str | bytes) -> object:
 
 
 def check_room(path: Path, size: int = 0) -> None:
-    """Raises SageError where `path` could not be written: its folder is a file or read-only, or less than `size` bytes are free.
-    Nothing is left behind."""
+    """Raises SageError where `path` could not be written: its folder is a file or read-only, or less than `size`
+    bytes are free. Nothing is left behind."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -103,8 +107,8 @@ def check_room(path: Path, size: int = 0) -> None:
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise SageError(f"{path} cannot be written ({error.strerror}: the folder {folder} is read-only or not yours, or the path is "
-                        "too long); choose another one.") from error
+        raise SageError(f"{path} cannot be written ({error.strerror}: the folder {folder} is read-only or not "
+                        "yours, or the path is too long); choose another one.") from error
     if (free := shutil.disk_usage(folder).free) < size:
         raise SageError(f"{path} takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there; free some space or choose another folder.")
 

@@ -1,4 +1,4 @@
-"""start.py: one command that sets everything up, on every system. Nothing is installed here; what would be run is looked at."""
+"""start.py: one command that sets everything up, on every system. Nothing is installed here."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """start.py with a root of its own, whose path has a space, and a list of the commands that it would run."""
+    """start.py with a root of its own, whose path has a space. `ran` lists the commands that it would run."""
     spec = importlib.util.spec_from_file_location("sage_start", ROOT / "start.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -58,7 +58,10 @@ def words(commands) -> list[str]:
     return [" ".join(str(part) for part in command) for command in commands]
 
 
-@pytest.mark.parametrize("system, expected", [("linux", ".venv/bin/python"), ("darwin", ".venv/bin/python"), ("win32", ".venv/Scripts/python.exe")])
+@pytest.mark.parametrize(
+    "system, expected",
+    [("linux", ".venv/bin/python"), ("darwin", ".venv/bin/python"), ("win32", ".venv/Scripts/python.exe")],
+)
 def test_the_environment_s_python_is_where_each_system_has_it(start, system, expected):
     assert start.python_of(Path(".venv"), system).as_posix() == expected
 
@@ -70,12 +73,20 @@ def test_torch_comes_from_this_machine_first_then_for_its_gpu_then_as_pip_choose
     assert "--no-index" in plans[0][0] and "--no-deps" in plans[0][0], "nothing is downloaded"
     assert plans[-1] == ["py -m pip install torch>=2.1"]
     if ways == 3:
-        assert plans[1] == ["py -m pip install --quiet uv", "py -m uv pip install --python py --torch-backend=auto torch>=2.1"]
+        assert plans[1] == [
+            "py -m pip install --quiet uv",
+            "py -m uv pip install --python py --torch-backend=auto torch>=2.1",
+        ]
 
 
 def test_the_commands_pass_their_arguments_on(start):
-    assert words(start.run_commands("demo", Path("py"), ["--concept", "owl"])) == ["py -m sage_core demo --concept owl"]
-    assert words(start.run_commands("test", Path("py"), ["-k", "files"])) == ["py -m ruff check .", "py -m pytest -n 2 -k files"]
+    assert words(start.run_commands("demo", Path("py"), ["--concept", "owl"])) == [
+        "py -m sage_core demo --concept owl"
+    ]
+    assert words(start.run_commands("test", Path("py"), ["-k", "files"])) == [
+        "py -m ruff check .",
+        "py -m pytest -n 2 -k files",
+    ]
 
 
 def test_the_first_start_installs_and_the_second_only_runs(start):
@@ -93,14 +104,32 @@ def test_what_tests_need_is_installed_once_and_holds_what_the_demo_needs(start):
     assert start.main(["demo"]) == 0 and len(start.ran) == 1
     (start.ROOT / "pyproject.toml").write_text("[project]\ndependencies = ['other']\n", encoding="utf-8")
     start.ran.clear()
-    assert start.main(["demo"]) == 0 and [c[2] for c in start.ran if c[1] == "-m"] == ["pip", "pip", "sage_core"]
+    assert start.main(["demo"]) == 0 and [c[2] for c in start.ran if c[1] == "-m"] == [
+        "pip",
+        "pip",
+        "sage_core",
+    ]
 
 
 def test_another_python_gets_a_new_environment(start, monkeypatch):
     assert start.main(["demo"]) == 0
     start.ran.clear()
     monkeypatch.setattr(start, "python_version", lambda: "3.99")
-    assert start.main(["demo"]) == 0 and "--clear" in start.ran[0]
+    (start.VENV / "of the old one").touch()
+    assert start.main(["demo"]) == 0
+    assert start.ran[0][2] == "venv" and not (start.VENV / "of the old one").exists()
+
+
+def test_an_environment_that_was_half_made_is_made_again(start):
+    def interrupt(command):
+        if "venv" in command:
+            raise KeyboardInterrupt
+        return False
+
+    start.fails = interrupt
+    assert start.main(["demo"]) == 130
+    start.fails = lambda command: False
+    assert start.main(["demo"]) == 0 and sum("venv" in command for command in start.ran) == 2
 
 
 def test_an_environment_that_was_made_by_hand_is_used_and_never_cleared(start, monkeypatch):
@@ -122,7 +151,10 @@ def test_an_environment_without_a_python_is_a_sentence_and_stays(start, capsys):
 def test_a_failed_install_is_a_sentence_and_is_tried_again(start, capsys):
     start.fails = lambda command: "-e" in command
     assert start.main(["demo"]) == 1
-    assert capsys.readouterr().err == "start.py: pip could not install the project (see above); check the network and start again.\n"
+    assert (
+        capsys.readouterr().err
+        == "start.py: pip could not install the project (see above); check the network and start again.\n"
+    )
     start.fails = lambda command: False
     assert start.main(["demo"]) == 0
 
@@ -166,12 +198,20 @@ def test_an_old_python_is_told_so(start, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a console, not to a process")
 def test_ctrl_c_waits_for_the_program_that_it_also_reaches(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import start\n" \
-           "start.set_up = lambda mode: sys.executable\n" \
-           f"child = {SLOW_TO_END!r}\n" \
-           "start.run_commands = lambda *args: [[sys.executable, '-c', child]]\n" \
-           "sys.exit(start.main(['demo']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import start\n"
+        "start.set_up = lambda mode: sys.executable\n"
+        f"child = {SLOW_TO_END!r}\n"
+        "start.run_commands = lambda *args: [[sys.executable, '-c', child]]\n"
+        "sys.exit(start.main(['demo']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout.readline() == "1\n"
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The product on Windows, as far as another system can tell: `windows_rules` takes away what Windows' Python and files lack."""
+"""The product on Windows, as far as another system can tell: `windows_rules` takes away what is not there."""
 
 import ast
 import ctypes
@@ -18,26 +18,46 @@ from test_nodes import request_module  # noqa: F401 (a fixture)
 from sage_core import SageError, cli, files
 
 ROOT = Path(__file__).parent.parent
-PRODUCT = sorted(p for p in [*(ROOT / "sage_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py"), *ROOT.glob("*.py")])
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="which files are mapped is read from Linux' /proc; on Windows it is no simulation")
-BEGIN = "import sys; from pathlib import Path; import windows_rules; windows_rules.install(Path({root!r}), Path.cwd())\n"
+PRODUCT = sorted(
+    p for p in [*(ROOT / "sage_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py"), *ROOT.glob("*.py")]
+)
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="which files are mapped is read from Linux' /proc; on Windows it is no simulation",
+)
+BEGIN = """
+import sys
+from pathlib import Path
+import windows_rules
+windows_rules.install(Path({root!r}), Path.cwd())
+"""
 
 
 def on_windows(folder: Path, code: str) -> subprocess.CompletedProcess:
     """Run the code in `folder`, in a process of its own under Windows' rules."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "PYTHONIOENCODING": "cp1252"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "PYTHONIOENCODING": "cp1252",
+    }
     command = [sys.executable, "-c", BEGIN.format(root=str(ROOT)) + code]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="cp1252", timeout=600)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="cp1252", timeout=600
+    )
 
 
 def test_the_rules_take_effect_in_the_product_and_nowhere_else(tmp_path):
     (tmp_path / "sage_core").mkdir()
-    probe = "try:\n import fcntl\n has = True\nexcept ImportError:\n has = False\nimport os, signal, sys\n" \
-            "seen = [has, hasattr(os, 'fork'), hasattr(signal, 'SIGKILL'), os.name, sys.platform]\n"
+    probe = (
+        "try:\n import fcntl\n has = True\nexcept ImportError:\n has = False\nimport os, signal, sys\n"
+        "seen = [has, hasattr(os, 'fork'), hasattr(signal, 'SIGKILL'), os.name, sys.platform]\n"
+    )
     for path in ("sage_core/inside.py", "outside.py"):
         (tmp_path / path).write_text(probe, encoding="utf-8")
-    code = f"import windows_rules; windows_rules.install({'Path'}({str(tmp_path)!r})); sys.path[:0] = ['.', 'sage_core']\n" \
-           "import inside, outside; print(inside.seen, outside.seen[0])"
+    code = (
+        f"windows_rules.install(Path({str(tmp_path)!r})); sys.path[:0] = ['.', 'sage_core']\n"
+        "import inside, outside; print(inside.seen, outside.seen[0])"
+    )
     run = on_windows(tmp_path, code)
     assert run.stdout.strip() == f"[False, False, False, 'nt', 'win32'] {sys.platform != 'win32'}", run.stderr
 
@@ -46,12 +66,15 @@ def test_every_module_is_imported_without_unix_only_modules(tmp_path):
     code = """
 import importlib, types
 root = Path({root!r})
-for name, folder in (("pack", root), ("pack.nodes", root / "nodes")):  # stand-ins, since the real entry needs ComfyUI
+for name, folder in (("pack", root), ("pack.nodes", root / "nodes")):  # the entry needs ComfyUI
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [str(folder)]
-needs_host = [p.stem for p in (root / "nodes").glob("*.py") if "comfy" in p.read_text(encoding="utf-8") or "bridge" in p.read_text(encoding="utf-8")]
-names = [".".join(p.relative_to(root).with_suffix("").parts) for p in (root / "sage_core").rglob("*.py") if p.stem not in ("__init__", "__main__")]
-names += [f"pack.nodes.{{p.stem}}" for p in (root / "nodes").glob("*.py") if p.stem not in needs_host]
+def needs_host(path):
+    text = path.read_text(encoding="utf-8")
+    return "comfy" in text or "bridge" in text
+core = [p for p in (root / "sage_core").rglob("*.py") if p.stem not in ("__init__", "__main__")]
+names = [".".join(p.relative_to(root).with_suffix("").parts) for p in core]
+names += [f"pack.nodes.{{p.stem}}" for p in (root / "nodes").glob("*.py") if not needs_host(p)]
 bad = {{}}
 for name in [*sorted(names), "sage_core.demo.make.__main__"]:
     try:
@@ -68,10 +91,30 @@ sys.exit(bool(bad) or len(names) < 60)
 @pytest.mark.slow
 def test_a_concept_is_erased_from_the_command_line_and_measured(tmp_path):
     """With the preview, which rewrites the finished LoRA's metadata."""
-    arguments = ["erase", "demo", "--concept", "dog", "--steps", "3", "--rank", "2", "--device", "cpu", "--save-every", "0", "--preview", "--json", "made.json"]
+    arguments = [
+        "erase",
+        "demo",
+        "--concept",
+        "dog",
+        "--steps",
+        "3",
+        "--rank",
+        "2",
+        "--device",
+        "cpu",
+        "--save-every",
+        "0",
+        "--preview",
+        "--json",
+        "made.json",
+    ]
     run = on_windows(tmp_path, f"from sage_core import cli; sys.exit(cli.main({arguments!r}))")
     assert run.returncode == 0, run.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["erased-dog.png", "erased-dog.safetensors", "made.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "erased-dog.png",
+        "erased-dog.safetensors",
+        "made.json",
+    ]
     assert json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))["cost"]["unet_forwards"] > 0
 
 
@@ -118,7 +161,9 @@ def comfy_server():
     """The modules of tests/comfy, which is no package."""
     modules = []
     for name in ("server", "graphs"):
-        spec = importlib.util.spec_from_file_location(f"windows_{name}", ROOT / "tests" / "comfy" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"windows_{name}", ROOT / "tests" / "comfy" / f"{name}.py"
+        )
         modules.append(importlib.util.module_from_spec(spec))
         sys.modules[spec.name] = modules[-1]
         spec.loader.exec_module(modules[-1])
@@ -130,28 +175,48 @@ def test_a_concept_is_erased_in_comfyui(tmp_path, monkeypatch):
     server, graphs = comfy_server()
     comfy = server.find_comfy()
     if comfy is None:
-        pytest.skip("NO COMFYUI FOUND: erasing in ComfyUI under Windows' rules WAS NOT TESTED. Set COMFYUI_PATH to a ComfyUI folder.")
+        pytest.skip(
+            "NO COMFYUI FOUND: erasing there under Windows' rules WAS NOT TESTED. Set COMFYUI_PATH."
+        )
     hook, base = tmp_path / "hook", tmp_path / "base"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
         "import importlib.util, sys\nfrom pathlib import Path\n"
-        f"spec = importlib.util.spec_from_file_location('windows_rules', {str(ROOT / 'tests' / 'windows_rules.py')!r})\n"
+        f"file = {str(ROOT / 'tests' / 'windows_rules.py')!r}\n"
+        "spec = importlib.util.spec_from_file_location('windows_rules', file)\n"
         "rules = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(rules)\n"
-        f"rules.install(Path({str(ROOT)!r}), Path({str(base)!r}))\nprint('under the rules of Windows', file=sys.stderr, flush=True)\n", encoding="utf-8")
+        f"rules.install(Path({str(ROOT)!r}), Path({str(base)!r}))\n"
+        "print('under the rules of Windows', file=sys.stderr, flush=True)\n",
+        encoding="utf-8",
+    )
     monkeypatch.setenv("PYTHONPATH", str(hook))
     with server.Server(comfy, base) as running:
         assert "under the rules of Windows" in running.text()
         graph = graphs.erase("dog", steps=3, name="win")
-        apply = {"class_type": "SAGE_ApplyErasures", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_1": "sage\\win.safetensors", "strength_1": 1.0}}
+        apply = {
+            "class_type": "SAGE_ApplyErasures",
+            "inputs": {
+                "model": ["1", 0],
+                "clip": ["1", 1],
+                "lora_1": "sage\\win.safetensors",
+                "strength_1": 1.0,
+            },
+        }
         outcome = running.run(graph, 400)
         assert outcome.status == "success", outcome.error
         saved = base / "models" / "loras" / "sage" / "win.safetensors"
         assert saved.exists() and saved.with_suffix(".png").exists()
-        assert not list((base / "user" / "sage_concept_eraser").glob("*.resume")), "the state of the finished run is gone"
-        outcome = running.run(graphs.draw({"1": graph["1"], "2": apply}, 10, ["2", 0], ["2", 1], "a dog", 1, steps=1), 200)
+        assert not list((base / "user" / "sage_concept_eraser").glob("*.resume")), (
+            "the state of the finished run is gone"
+        )
+        outcome = running.run(
+            graphs.draw({"1": graph["1"], "2": apply}, 10, ["2", 0], ["2", 1], "a dog", 1, steps=1), 200
+        )
         assert outcome.status == "success", outcome.error
         if sys.platform == "linux":
-            assert windows_rules.mapped_or_open(str(saved), str(running.process.pid)) is None, "the user could not delete it"
+            assert windows_rules.mapped_or_open(str(saved), str(running.process.pid)) is None, (
+                "the user could not delete it"
+            )
 
 
 def unix_imports(tree: ast.Module) -> set[str]:
@@ -175,9 +240,21 @@ def test_no_unix_only_module_is_imported_with_the_file_and_text_files_name_their
     assert not unix_imports(tree)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        binary = any(isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value for a in call.args[1:2])
-        if name in ("read_text", "write_text") and getattr(call.func, "value", None) is not None or name == "open" and isinstance(call.func, ast.Name):
-            assert binary or "encoding" in {k.arg for k in call.keywords} or ast.unparse(call) == "open(os.devnull, 'w')", ast.unparse(call)
+        binary = any(
+            isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value
+            for a in call.args[1:2]
+        )
+        if (
+            name in ("read_text", "write_text")
+            and getattr(call.func, "value", None) is not None
+            or name == "open"
+            and isinstance(call.func, ast.Name)
+        ):
+            assert (
+                binary
+                or "encoding" in {k.arg for k in call.keywords}
+                or ast.unparse(call) == "open(os.devnull, 'w')"
+            ), ast.unparse(call)
 
 
 def test_a_file_that_another_program_holds_for_a_moment_is_replaced_after_it(tmp_path, monkeypatch):
@@ -216,6 +293,7 @@ def test_a_file_that_cannot_be_deleted_does_not_stop_a_run_that_is_done(tmp_path
 
 def test_a_folder_without_rights_is_refused_before_the_run_though_os_access_allows_it(tmp_path, monkeypatch):
     """Windows' os.access looks at the read-only mark alone."""
+
     def mkdir(self, *args, **options):
         raise PermissionError(13, "Access is denied")
 
@@ -231,11 +309,17 @@ def test_a_name_in_capitals_is_the_same_claim_where_the_system_says_so(tmp_path,
     with files.claimed(tmp_path / "dog"), files.claimed(tmp_path / "Dog"):
         pass
     monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
-    with pytest.raises(SageError, match="Another run"), files.claimed(tmp_path / "dog"), files.claimed(tmp_path / "Dog"):
+    with (
+        pytest.raises(SageError, match="Another run"),
+        files.claimed(tmp_path / "dog"),
+        files.claimed(tmp_path / "Dog"),
+    ):
         pass
 
 
-@pytest.mark.parametrize("name", ["com1", "COM\u00b9", "lpt\u00b2.x", "conin$", "nul .txt", "aux.tar.gz", "a\tb"])
+@pytest.mark.parametrize(
+    "name", ["com1", "COM\u00b9", "lpt\u00b2.x", "conin$", "nul .txt", "aux.tar.gz", "a\tb"]
+)
 def test_names_of_windows_devices_are_refused(tmp_path, name):
     with pytest.raises(SageError, match="not usable"):
         files.output_path(tmp_path, name)
@@ -243,8 +327,14 @@ def test_names_of_windows_devices_are_refused(tmp_path, name):
 
 def test_a_lora_is_named_as_each_system_lists_it(request_module):  # noqa: F811
     listed = request_module.listed_name
-    assert listed(PureWindowsPath("C:/models/loras/sage/x.safetensors"), PureWindowsPath("c:\\models\\loras")) == "sage\\x.safetensors"
-    assert listed(PurePosixPath("/models/loras/sage/x.safetensors"), PurePosixPath("/models/loras")) == "sage/x.safetensors"
+    assert (
+        listed(PureWindowsPath("C:/models/loras/sage/x.safetensors"), PureWindowsPath("c:\\models\\loras"))
+        == "sage\\x.safetensors"
+    )
+    assert (
+        listed(PurePosixPath("/models/loras/sage/x.safetensors"), PurePosixPath("/models/loras"))
+        == "sage/x.safetensors"
+    )
 
 
 def test_json_on_a_console_of_few_letters_is_still_json(monkeypatch):
@@ -286,7 +376,9 @@ def test_the_peak_of_memory_comes_from_windows_own_counters(monkeypatch):
         def __call__(self, *args):
             return self.call(*args)
 
-    kernel = SimpleNamespace(GetCurrentProcess=Function(lambda: 2**64 - 1), K32GetProcessMemoryInfo=Function(fill))
+    kernel = SimpleNamespace(
+        GetCurrentProcess=Function(lambda: 2**64 - 1), K32GetProcessMemoryInfo=Function(fill)
+    )
     monkeypatch.setattr(ctypes, "WinDLL", lambda name: kernel, raising=False)
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

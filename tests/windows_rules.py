@@ -1,8 +1,8 @@
-"""Windows' rules on another system, for the product's own code: what Windows' Python lacks is not there, and files that are open or
-mapped can be neither replaced nor deleted.
+"""Windows' rules on another system, for the product's own code.
 
-Only imports and attributes that the product's files ask for are refused, by the caller's file. Libraries (torch, diffusers, ComfyUI)
-have their own code for Windows, which cannot run here, so they keep this system's modules.
+What Windows' Python lacks cannot be found, and files that are open or mapped can be neither replaced nor
+deleted. Only what the product's files ask for is refused, by the caller's file. Libraries (torch, diffusers,
+ComfyUI) have code for Windows of their own, which cannot run here, so they keep this system's modules.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ import sys
 import types
 from pathlib import Path
 
-UNIX_ONLY = {
-    "_curses", "_posixsubprocess", "crypt", "curses", "fcntl", "grp", "nis", "ossaudiodev", "posix", "pty", "pwd", "readline",
-    "resource", "spwd", "syslog", "termios", "tty",
-}
+UNIX_MODULES = """
+    _curses _posixsubprocess crypt curses fcntl grp nis ossaudiodev posix pty pwd readline resource spwd
+    syslog termios tty
+"""
+UNIX_ONLY = set(UNIX_MODULES.split())
+MISSING_IN_OS = """
+    chown chroot confstr copy_file_range ctermid eventfd fchdir fchown fdatasync fork forkpty fpathconf
+    fstatvfs getegid geteuid getgid getgrouplist getgroups getloadavg getpgid getpgrp getpriority
+    getresgid getresuid getsid getuid getxattr initgroups killpg lchown listxattr lockf major makedev
+    memfd_create minor mkfifo mknod nice O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC openpty
+    pathconf pipe2 posix_fadvise posix_fallocate posix_spawn posix_spawnp pread preadv pwrite pwritev
+    readv register_at_fork removexattr sched_getaffinity sched_getparam sched_getscheduler
+    sched_setaffinity sched_yield sendfile setegid seteuid setgid setgroups setpgid setpriority setsid
+    setuid setxattr statvfs sync sysconf tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4 waitid
+    WIFEXITED WIFSIGNALED WNOHANG writev
+"""
+MISSING_IN_SIGNAL = """
+    alarm getitimer pause pthread_kill pthread_sigmask setitimer SIGALRM SIGCHLD SIGCONT SIGHUP
+    siginterrupt SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 SIGWINCH sigwait
+"""
 MISSING = {
-    "asyncio": {"SelectorEventLoopPolicy", "ThreadedChildWatcher"},
-    "multiprocessing": set(),
-    "os": {
-        "abort_on_fork", "chown", "chroot", "confstr", "copy_file_range", "ctermid", "EX_OK", "eventfd", "fchdir", "fchown",
-        "fdatasync", "fork", "forkpty", "fpathconf", "fstatvfs", "getegid", "geteuid", "getgid", "getgrouplist", "getgroups",
-        "getloadavg", "getpgid", "getpgrp", "getpriority", "getresgid", "getresuid", "getsid", "getuid", "getxattr", "initgroups",
-        "killpg", "lchown", "listxattr", "lockf", "major", "makedev", "memfd_create", "minor", "mkfifo", "mknod", "nice", "O_CLOEXEC",
-        "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC", "openpty", "pathconf", "pipe2", "posix_fadvise", "posix_fallocate",
-        "posix_spawn", "posix_spawnp", "pread", "preadv", "pwrite", "pwritev", "readv", "register_at_fork", "removexattr",
-        "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_setaffinity", "sched_yield", "sendfile", "setegid",
-        "seteuid", "setgid", "setgroups", "setpgid", "setpriority", "setsid", "setuid", "setxattr", "statvfs", "sync", "sysconf",
-        "tcgetpgrp", "tcsetpgrp", "ttyname", "uname", "wait", "wait3", "wait4", "waitid", "WIFEXITED", "WIFSIGNALED", "WNOHANG", "writev",
-    },
+    "os": set(MISSING_IN_OS.split()),
     "select": {"epoll", "poll"},
-    "signal": {
-        "alarm", "getitimer", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP",
-        "siginterrupt", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "sigwait",
-    },
-    "socket": {"AF_UNIX", "socketpair_unix"},
+    "signal": set(MISSING_IN_SIGNAL.split()),
+    "socket": {"AF_UNIX"},
     "sys": set(),
     "time": {"clock_gettime", "clock_settime", "pthread_getcpuclockid", "tzset"},
 }
@@ -64,7 +65,10 @@ class AsOnWindows(types.ModuleType):
 
 def install(root: Path, folder: Path | None = None) -> None:
     """Put the product's files below `root` under Windows' rules, and the files below `folder` too."""
-    ours = tuple(os.path.realpath(root / part) for part in ("sage_core", "nodes", "__init__.py", "install.py", "start.py"))
+    ours = tuple(
+        os.path.realpath(root / part)
+        for part in ("sage_core", "nodes", "__init__.py", "install.py", "start.py")
+    )
     proxies = {name: AsOnWindows(_real_import_module(name)) for name in MISSING}
 
     def is_ours(names: dict | None) -> bool:
@@ -110,10 +114,13 @@ def _guard_files(folder: str) -> None:
     def guarded(real, paths: int):
         def action(*args, **options):
             for path in args[:paths]:
-                where = os.path.realpath(path) if options.get("dir_fd") is None and not options.get("src_dir_fd") else ""
+                where = os.path.realpath(path) if options.get("dir_fd") is None else ""
                 if where.startswith(folder) and os.path.isfile(where) and (how := mapped_or_open(where)):
-                    raise PermissionError(13, f"Access is denied, since this process has the file {how}", str(path))
+                    raise PermissionError(
+                        13, f"Access is denied, since this process has the file {how}", str(path)
+                    )
             return real(*args, **options)
+
         return action
 
     for name, paths in (("replace", 2), ("rename", 2), ("unlink", 1), ("remove", 1)):

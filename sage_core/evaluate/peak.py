@@ -11,7 +11,10 @@ MB = 2**20
 
 
 def peak_memory_mb() -> float | None:
-    """Peak memory in MB: of the GPU where one is used, else resident memory of this process. None where the system does not say."""
+    """Peak memory in MB: of the GPU where one is used, else resident memory of this process.
+
+    None where the system does not say.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MB
     try:
