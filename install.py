@@ -30,7 +30,8 @@ def missing(requirements: str) -> list[str]:
 def main() -> int:
     problems = missing((Path(__file__).parent / "requirements.txt").read_text(encoding="utf-8"))
     for problem in problems:
-        print(f"[SAGE Concept Eraser] {problem}. Install it with: {sys.executable} -m pip install -r requirements.txt")
+        repair = f'"{sys.executable}" -m pip install -r requirements.txt'
+        print(f"[SAGE Concept Eraser] {problem}. Install it with: {repair}")
     if not problems:
         print("[SAGE Concept Eraser] everything it needs is here.")
     return 1 if problems else 0

@@ -44,6 +44,8 @@ def lora_names() -> list[str]:
 def lora_file(name: str) -> Path:
     """The file behind a listed name. Raises SageError where there is none."""
     path = folder_paths.get_full_path("loras", name)
+    if path is None:  # a workflow from Windows names it with another separator
+        path = folder_paths.get_full_path("loras", name.replace("\\", "/"))
     if path is None:
         raise SageError(f"There is no LoRA {name!r} in models/loras; choose one from the list, or erase the concept first.")
     return Path(path)
@@ -110,7 +112,8 @@ def prediction(model) -> str:
 
 def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):
     """(model, clip) with the LoRA on them, exactly as core's loader does it, but refused unless every layer lands."""
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped file.
+    tensors = {k: v.clone() for k, v in comfy.utils.load_torch_file(str(path), safe_load=True).items()}
     layers = {k.removesuffix(".lora_up.weight") for k in tensors if k.endswith(".lora_up.weight")}
     keys: dict = {}
     if model is not None:

@@ -7,15 +7,23 @@ from collections.abc import Callable
 
 from ..sage_core.errors import SageError
 
-NEEDED = ("diffusers", "transformers", "safetensors")
+NEEDED = {  # package: the module that it installs
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "safetensors": "safetensors",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "filelock": "filelock",
+}
 
 
 def require_packages() -> None:
     """Raises SageError naming what is missing or broken and the command that repairs it."""
-    bad = {name: problem for name in NEEDED if (problem := _problem(name)) is not None}
+    bad = {package: problem for package, module in NEEDED.items() if (problem := _problem(module)) is not None}
     if bad:
-        found = " and ".join(f"{name} {problem}" for name, problem in bad.items())
-        raise SageError(f"{found}; run this in ComfyUI's Python and restart: pip install --upgrade-strategy only-if-needed {' '.join(bad)}")
+        found = " and ".join(f"{package} {problem}" for package, problem in bad.items())
+        raise SageError(f"{found}; run this in ComfyUI's Python and restart: "
+                        f"pip install --upgrade-strategy only-if-needed {' '.join(bad)}")
 
 
 def _problem(name: str) -> str | None:

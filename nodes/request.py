@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..sage_core.errors import SageError
 from ..sage_core.files import output_path, slug
@@ -61,6 +61,11 @@ def lora_stem(pattern: str, concept: str, several: bool) -> str:
 def lora_path(folder: Path, stem: str) -> Path:
     """`stem` below `folder`/sage. Raises SageError for names that would leave it or that a file system refuses."""
     return output_path(folder / FOLDER, stem + ".safetensors", ".safetensors")
+
+
+def listed_name(path: PurePath, loras: PurePath) -> str:
+    """A LoRA file as ComfyUI's lists name it: relative to the folder, with the system's own separator."""
+    return str(path.relative_to(loras))
 
 
 def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:

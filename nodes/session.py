@@ -16,7 +16,7 @@ from . import bridge
 from .graph_weights import checkpoint
 from .pictures import before_after, loss_graph, stack_images, to_pil
 from .preview import Camera
-from .request import lora_path, lora_stem, place, same_erasure
+from .request import listed_name, lora_path, lora_stem, place, same_erasure
 
 PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "done": "saving"}
 
@@ -87,7 +87,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     done = Done(model, clip)
     for path, _, _ in finished:
         done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
-        done.names.append(path.relative_to(bridge.loras_folder()).as_posix())
+        done.names.append(listed_name(path, bridge.loras_folder()))
     done.graph = stack_images([graph for _, graph, _ in finished])
     pictures = [p for _, _, p in finished if p is not None]
     done.pictures = stack_images(pictures) if pictures else None
@@ -121,7 +121,7 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
 
 
 def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
-    from ..sage_core.evaluate.report import write_picture
+    from ..sage_core.files import write_picture
     from ..sage_core.plan import erase_as_planned, fit
 
     def on_event(event) -> None:
@@ -160,10 +160,12 @@ def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
 
 def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
     """Runs that nobody went on with would fill the disk. Those that are wanted now stay, whatever a wrong clock says."""
+    from ..sage_core.files import remove
+
     wanted = tuple(spec.fingerprint() for spec in keep)
     for state in bridge.state_folder().glob("*.resume"):
         if not state.name.startswith(wanted) and _older(state, days):
-            state.unlink(missing_ok=True)
+            remove(state)
     for half in bridge.state_folder().glob(".*.tmp"):  # of killed servers
         if _older(half, days):
             shutil.rmtree(half, ignore_errors=True)
@@ -180,6 +182,7 @@ def _older(path: Path, days: float) -> bool:
 def _usable(state: Path) -> bool:
     """A state that a crash or another version left unreadable is dropped: it must not stop the next queue."""
     from ..sage_core.diffusion.weights import opened
+    from ..sage_core.files import remove
 
     if not state.exists():
         return False
@@ -187,7 +190,7 @@ def _usable(state: Path) -> bool:
         with opened(state) as f:
             return "sage.state" in (f.metadata() or {})
     except SageError:
-        state.unlink(missing_ok=True)
+        remove(state)
         return False
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .diffusion.model import DiffusionModel
 from .errors import SageError
-from .files import parse_json, slug, write_text
+from .files import parse_json, slug, write_picture, write_text
 from .lora import read_lora
 from .plan import fit
 from .progress import Progress
@@ -59,6 +59,16 @@ def own_share() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def process_state(**options):
+    """accelerate's state of this process. Raises SageError where accelerate is not installed: only several processes need it."""
+    try:
+        from accelerate import PartialState
+    except ModuleNotFoundError as error:
+        raise SageError(f"WORLD_SIZE is {own_share()[1]}, so several processes share the work, which needs accelerate; "
+                        "install it with: pip install accelerate") from error
+    return PartialState(**options)
+
+
 def run_jobs(model: DiffusionModel, specs: list[ErasureSpec], folder: Path, device, progress: Progress, preview: bool | None) -> list[dict]:
     """This process's share of the erasures, a row each; one that fails is a row with an "error", and the others go on."""
     rank, world = own_share()
@@ -100,11 +110,11 @@ def share_rows(rows: list[dict]) -> list[dict] | None:
     rank, world = own_share()
     if world == 1:
         return rows
-    from accelerate import PartialState
+    state = process_state()
     from accelerate.utils import gather_object
 
     everyone = sorted(gather_object(rows), key=lambda row: row["number"])
-    PartialState().destroy_process_group()
+    state.destroy_process_group()
     return everyone if rank == 0 else None
 
 
@@ -115,8 +125,6 @@ def write_summary(rows: list[dict], folder: Path) -> None:
     pictures = [p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()]
     if pictures:
         from PIL import Image
-
-        from .evaluate.report import write_picture
 
         parts = [Image.open(p).convert("RGB") for p in pictures[:100]]  # more than that nobody looks at in one picture
         rows = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]

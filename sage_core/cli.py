@@ -16,9 +16,7 @@ from .errors import Cancelled, SageError
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed with one sentence on standard error, 2 usage, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a console that lacks a letter must not end hours of training
+    escape_unprintable()
     args = parser().parse_args([_text(a) for a in (sys.argv[1:] if argv is None else map(str, argv))])
     _quiet_libraries()
     with _interrupt() as interrupted:
@@ -41,6 +39,13 @@ def main(argv: list[str] | None = None) -> int:
             return 130
 
 
+def escape_unprintable() -> None:
+    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of training."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def console() -> int:
     """main, as all that a process does: what is done stays done, also where Ctrl-C comes while Python takes its leave."""
     status = main()
@@ -58,16 +63,17 @@ def _text(argument: str) -> str:
 
 def _print_result(args, result: dict) -> None:
     """The machine-readable form, to where it was asked for."""
-    text = json.dumps(result, indent=1, ensure_ascii=False)
     if not result:  # one process of several, of which the first speaks for all
         return
     if args.json is True:
-        print(text)
+        # Windows' pipes are often not in UTF-8.
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        print(json.dumps(result, indent=1, ensure_ascii=not unicode))
     elif args.json:
         from .commands import output_file
         from .files import write_text
 
-        write_text(output_file(args.json, ".json"), text)
+        write_text(output_file(args.json, ".json"), json.dumps(result, indent=1, ensure_ascii=False))
 
 
 @contextlib.contextmanager

@@ -26,9 +26,9 @@ def _device(name: str):
     import torch
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+        from .batch import process_state
 
-        return PartialState(cpu=name == "cpu").device
+        return process_state(cpu=name == "cpu").device
     return torch.device(_device_name(name))
 
 
@@ -70,7 +70,10 @@ def output_folder(name: str) -> Path:
     """The same for a folder."""
     from .files import output_path
 
-    return Path(name) if Path(name).is_absolute() else output_path(Path.cwd(), name, "")
+    if Path(name).is_absolute():
+        return Path(name)
+    # Shells complete a folder with its separator.
+    return output_path(Path.cwd(), name.rstrip("/\\") or name, "")
 
 
 def run_demo(args) -> dict:
@@ -114,6 +117,9 @@ def run_erase(args) -> dict:
     else:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), **given(args))
     path = output_file(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
+    if path.is_file() and Path(args.model).is_file() and path.samefile(args.model):
+        raise SageError(f"The output file {path} is the model itself, which would be overwritten; "
+                        "choose another name with --out.")
     check_room(path)  # before a model is read for minutes
     progress, device = Progress(quiet=args.json is True), _device(args.device)
     model = _load(args, device, "cpu")
@@ -221,7 +227,8 @@ def run_bench(args) -> dict:
 
 def run_generate(args) -> dict:
     """Draw one picture."""
-    from .evaluate.report import to_pil, write_picture
+    from .evaluate.report import to_pil
+    from .files import write_picture
     from .lora import load_lora
 
     path = output_file(args.out, ".png")

@@ -20,6 +20,7 @@ from .descent import descend
 from .diffusion.model import Cost, DiffusionModel
 from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
+from .files import remove
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
 from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
@@ -65,7 +66,7 @@ class Erasure:
         metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
         write_lora(path, self.adapter, metadata, self.dtype)
         if self.state is not None:
-            self.state.unlink(missing_ok=True)
+            remove(self.state)
         return path
 
 

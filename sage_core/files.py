@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,12 @@ from pathlib import Path
 from .errors import SageError
 
 MAX_NAME = 1000  # characters of a name with its folders
-RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+# Names that are devices on Windows, with any ending; it reads superscript digits too.
+DEVICES = {f"{port}{i}" for port in ("com", "lpt") for i in "123456789\u00b9\u00b2\u00b3"}
+RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *DEVICES}
+# On Windows, virus scanners and indexers hold a new file open for a moment.
+ATTEMPTS = 20 if os.name == "nt" else 1
+PAUSE = 0.05  # seconds between two attempts
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -35,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(f.fileno())
         with contextlib.suppress(OSError):  # safetensors 0.8 leaves a file that only its owner can read; some disks know no rights
             temporary.chmod(half.stat().st_mode & 0o666)
-        os.replace(temporary, path)
+        _patiently(lambda: os.replace(temporary, path))
     except (OSError, SafetensorError) as error:
         raise SageError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and the free space.") from error
     finally:
@@ -47,8 +53,37 @@ def _half(path: Path) -> str:
     return f".{path.stem[:40]}.{hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:8]}."
 
 
+def _patiently(action: Callable[[], None]) -> None:
+    """Try it again while another program has the file open, for a second. Raises PermissionError then."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except PermissionError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(PAUSE)
+
+
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    """UTF-8, and the same bytes on every system."""
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_picture(image, path: Path) -> None:
+    """A PIL image as a PNG file."""
+    write_atomically(path, lambda p: image.save(p, "PNG"))
+
+
+def remove(path: Path) -> bool:
+    """Delete a file that is no longer needed; True where it is gone.
+
+    One that another program holds open on Windows stays: a file too many must not fail a run that is done.
+    """
+    try:
+        _patiently(lambda: path.unlink(missing_ok=True))
+    except OSError:
+        return False
+    return True
 
 
 def parse_json(text: str | bytes) -> object:
@@ -60,15 +95,20 @@ def parse_json(text: str | bytes) -> object:
 
 
 def check_room(path: Path, size: int = 0) -> None:
-    """Raises SageError where `path` could not be written: a folder that is none or that is read-only, or less than `size` bytes free.
-    Nothing is created, so that nothing is left behind."""
+    """Raises SageError where `path` could not be written: its folder is a file or read-only, or less than `size`
+    bytes are free. Nothing is left behind."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir() or path.is_dir():
         raise SageError(f"{path} cannot be written ({path if path.is_dir() else folder} is {'a' if path.is_dir() else 'no'} folder); choose another name.")
-    if not os.access(folder, os.W_OK):
-        raise SageError(f"{path} cannot be written (the folder {folder} is read-only); choose another one.")
+    trial = folder / f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp"
+    try:  # os.access knows neither the rights of Windows nor its longest path
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise SageError(f"{path} cannot be written ({error.strerror}: the folder {folder} is read-only or not "
+                        "yours, or the path is too long); choose another one.") from error
     if (free := shutil.disk_usage(folder).free) < size:
         raise SageError(f"{path} takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there; free some space or choose another folder.")
 
@@ -79,7 +119,7 @@ def claimed(path: Path) -> Iterator[None]:
     another run is at it. The system ends the claim of a killed process; its file lies in the temporary folder."""
     from filelock import FileLock, Timeout
 
-    whole = str(path.parent.resolve() / path.name)
+    whole = os.path.normcase(path.parent.resolve() / path.name)  # on Windows, Dog and dog are one file
     lock = FileLock(Path(tempfile.gettempdir()) / f"sage-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock")
     try:
         lock.acquire(timeout=0)
@@ -105,8 +145,7 @@ def output_path(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
     """`folder`/`name`, refused where the name would leave the folder or cannot be a file on every system."""
     plain = name.replace("\\", "/")
     parts = plain.removesuffix(suffix).split("/")
-    bad = next((p for p in parts if p in ("", ".", "..") or p.lower().split(".")[0] in RESERVED or re.search(r'[<>:"|?*\x00-\x1f]', p) or p != p.strip(" .")
-                or _too_long(p)), None)
+    bad = next((p for p in parts if _unusable(p)), None)
     if bad is not None or plain.startswith("/") or len(plain) > MAX_NAME:
         part = "" if bad is None else f" (part {bad[:80]!r})"
         raise SageError(f"The output name {name[:80]!r} is not usable as a file inside {folder}{part}; use letters, digits, spaces, - and _.")
@@ -114,6 +153,13 @@ def output_path(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise SageError(f"The output name {name[:80]!r} leads out of {folder}; give a plain name.")
     return path
+
+
+def _unusable(part: str) -> bool:
+    """Whether a system cannot have a file or folder of that name; Windows' rules are the strictest."""
+    device = part.lower().split(".")[0].rstrip(" ") in RESERVED
+    strange = re.search(r'[<>:"|?*\x00-\x1f]', part) is not None
+    return part in ("", ".", "..") or device or strange or part != part.strip(" .") or _too_long(part)
 
 
 def _too_long(part: str) -> bool:

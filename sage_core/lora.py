@@ -13,7 +13,7 @@ from torch import nn
 from .adapters import Adapter, linear_layers
 from .diffusion.architecture import Family
 from .diffusion.model import DiffusionModel
-from .diffusion.weights import opened, read_safetensors, refuse_nan
+from .diffusion.weights import copied, opened, refuse_nan
 from .errors import SageError
 from .files import parse_json, write_atomically
 from .spec import ErasureSpec, shown
@@ -140,7 +140,8 @@ def rewrite_metadata(path: Path, extra: dict[str, str]) -> None:
     """Add metadata to a finished file, atomically (the measured result is only known after the file is there)."""
     from safetensors.torch import save_file
 
-    tensors, metadata = read_safetensors(path), read_lora(path).metadata
+    with opened(path) as f:
+        tensors, metadata = copied(f), dict(f.metadata() or {})
     write_atomically(path, lambda p: save_file(tensors, p, metadata={**metadata, **extra}))
 
 
@@ -155,7 +156,7 @@ def read_lora(path: Path) -> LoraFile:
         metadata, names = dict(f.metadata() or {}), list(f.keys())
         strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
         if strange is None:  # else it is told before gigabytes of another kind of file are read
-            tensors = {k: f.get_tensor(k) for k in names}
+            tensors = copied(f)
     if strange is not None or not names:
         raise SageError(f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be loaded here.")
     return LoraFile(_layers(tensors, path.name), metadata)

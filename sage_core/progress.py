@@ -17,6 +17,7 @@ class Progress:
         self.stream, self.quiet = stream or sys.stderr, quiet
         self.live = self.stream.isatty()
         self.open_line, self.last = False, 0.0
+        self.width = 0  # of the line on the terminal
 
     def __call__(self, event: Event | str) -> None:
         if self.quiet:
@@ -37,8 +38,9 @@ class Progress:
         eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
         line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
         if self.live:
-            print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
-            self.open_line = True
+            # Spaces over the rest of the last line: not every Windows console knows the escape that erases it.
+            print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
+            self.open_line, self.width = True, len(line)
             if finished:
                 self._end_line()
         else:
@@ -47,4 +49,4 @@ class Progress:
     def _end_line(self) -> None:
         if self.open_line:
             print(file=self.stream, flush=True)
-            self.open_line = False
+            self.open_line, self.width = False, 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from .adapters import surface_layers
 from .cycle import Erasure
 from .diffusion.model import Cost, DiffusionModel
-from .files import check_room, claimed
+from .files import check_room, claimed, write_picture
 from .lora import RESULT_KEY, rewrite_metadata
 from .plan import Plan, erase_as_planned
 from .progress import Progress
@@ -49,10 +49,10 @@ def room_for(model: DiffusionModel, spec: ErasureSpec) -> int:
 
 def save_measured(model: DiffusionModel, erasure: Erasure, path: Path, images: int, attack, progress: Progress):
     """Save the LoRA, then measure it, put the result into its metadata and a preview picture beside it. Returns the Evaluation."""
+    erasure.save(path, model)  # first: whatever goes wrong below, the training is not lost
     from .evaluate.measure import evaluate, measure_original
-    from .evaluate.report import picture, write_picture
+    from .evaluate.report import picture
 
-    erasure.save(path, model)
     spec, lora = erasure.spec, {"path": str(path), "bytes": path.stat().st_size, "rank": erasure.spec.rank}
     with erasure.adapter.off():
         base = measure_original(model, spec, images, spec.seed % 1000, attack, progress)

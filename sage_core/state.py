@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .diffusion.text import Tokens
-from .diffusion.weights import opened
+from .diffusion.weights import copied, opened
 from .domain.prompts import ConceptPrompts
 from .errors import SageError
 from .files import parse_json, write_atomically
@@ -61,7 +61,7 @@ def restore(run) -> bool:
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     with opened(path) as f:
         meta = parse_json(f.metadata()["sage.state"])
-        return meta, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
+        return meta, copied(f)
 
 
 def _check(run, meta: dict) -> None:

@@ -81,3 +81,18 @@ def test_processes_of_accelerate_share_the_work_and_make_the_same_files(here):
     for row in summary(here / "one").values():
         one, two = (read_lora(here / folder / row["lora"]).layers for folder in ("one", "two"))
         assert all(torch.allclose(one[k][i], two[k][i], atol=1e-5) for k in one for i in (0, 1))
+
+
+def test_several_processes_without_accelerate_are_a_sentence(here, capsys, monkeypatch):
+    (here / "jobs.txt").write_text("dog\n", encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert cli.main(["batch", "demo", "jobs.txt", "--method", "uce"]) == 1
+    assert "WORLD_SIZE is 2" in capsys.readouterr().err and not (here / "erased").exists()
+
+
+def test_one_process_needs_neither_peft_nor_accelerate_nor_psutil(here):
+    code = "import sys; sys.modules |= dict.fromkeys(('accelerate', 'peft', 'psutil')); from sage_core import cli; sys.exit(cli.main(sys.argv[1:]))"
+    arguments = ["erase", "demo", "--concept", "dog", "--steps", "1", "--rank", "2", "--device", "cpu", "--no-preview"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.returncode == 0 and (here / "erased-dog.safetensors").exists(), run.stderr

@@ -40,8 +40,8 @@ def test_a_bench_writes_rows_a_table_a_csv_and_plots(benched):
         assert (out / f"guitar-0-{m}" / f"guitar-0-{m}.safetensors").exists() and (out / f"guitar-0-{m}" / "report.html").exists()
         assert list(row["attack_curve"]) == [1, 2] and row["attack_curve"][2] == row["attacked"]
         assert [b["prompts"] for b in row["ripple"]] and all(0 <= b["kept"] <= 1 for b in row["ripple"])
-    assert json.loads((out / "bench.json").read_text()) == json.loads(json.dumps(result))
-    lines = (out / "bench.csv").read_text().splitlines()
+    assert json.loads((out / "bench.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+    lines = (out / "bench.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("method,concept,synonyms") and len(lines) == 3
     assert as_markdown(result).count("\n") == 4
     pytest.importorskip("matplotlib")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sage_core import cli
+from sage_core import cli, commands
 from sage_core.diffusion.load import DEMO
 from sage_core.lora import read_lora
 
@@ -98,7 +98,7 @@ def broken(path, kind):
         from safetensors.torch import load_file
 
         file = target / "unet" / "diffusion_pytorch_model.safetensors"
-        sd = load_file(file)
+        sd = {k: v.clone() for k, v in load_file(file).items()}  # not mapped from the file, which is written below
         sd["conv_out.bias"][0] = float("nan")
         save_file(sd, file)
     elif kind == "bare-folder":
@@ -155,6 +155,16 @@ def refused(capsys, folder, words):
 def test_wrong_input_is_one_sentence_and_leaves_nothing(here, capsys, arguments, words):
     assert cli.main(arguments) == 1
     refused(capsys, here, words)
+
+
+def test_the_model_itself_is_not_overwritten(here, capsys):
+    (here / "model.safetensors").write_bytes(b"gigabytes")
+    assert cli.main(["erase", "model.safetensors", "--concept", "dog", "--out", str(here / "model.safetensors")]) == 1
+    assert "is the model itself" in capsys.readouterr().err and (here / "model.safetensors").read_bytes() == b"gigabytes"
+
+
+def test_a_folder_may_end_with_the_separator_that_shells_complete(here):
+    assert commands.output_folder("out/") == commands.output_folder("out") == here / "out"
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["erase"], ["erase", "demo", "--steps", "many"]])

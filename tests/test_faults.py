@@ -80,6 +80,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_result(thin_folder, und
     print(f"{kills} kills in {runs} runs")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a console, not to a process")
 def test_ctrl_c_at_random_moments_is_status_130_or_done_and_no_traceback(thin_folder, undisturbed, tmp_path):
     rng = random.Random(time.time())
     for i in range(INTERRUPTS):
@@ -95,7 +96,8 @@ def test_ctrl_c_at_random_moments_is_status_130_or_done_and_no_traceback(thin_fo
 
 
 def test_ctrl_c_while_python_ends_does_not_change_the_status():
-    code = "import os, signal, sys; from sage_core import cli; cli.main = lambda: 0; done = cli.console(); os.kill(os.getpid(), signal.SIGINT); sys.exit(done)"
+    code = "import signal, sys; from sage_core import cli; cli.main = lambda: 0; done = cli.console(); " \
+           "signal.raise_signal(signal.SIGINT); sys.exit(done)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -123,6 +125,8 @@ def test_a_claim_is_refused_while_it_is_held_and_ends_with_it(tmp_path):
 @pytest.fixture
 def tmpfs(tmp_path):
     """A disk of 4 MB."""
+    if sys.platform != "linux":
+        pytest.skip("NOT TESTED ON A REAL FULL DISK: only Linux mounts one in memory")
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
@@ -321,7 +325,7 @@ def test_a_state_that_was_altered_is_a_sentence(thin, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         erase(thin, SPEC, stop, state=state, save_every=0)
-    whole = load_file(state)
+    whole = {k: v.clone() for k, v in load_file(state).items()}  # not mapped from the file, which is written below
     from safetensors import safe_open
 
     with safe_open(state, "pt") as f:

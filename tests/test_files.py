@@ -20,12 +20,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 
     def fail(temporary: Path):
         temporary.write_text("half")
-        assert path.read_text() == "old"
+        assert path.read_text(encoding="utf-8") == "old"
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
         write_atomically(path, fail)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_safetensors_file_has_the_rights_of_any_new_file_and_nothing_is_left_beside_it(tmp_path):
@@ -70,6 +70,9 @@ def test_ordinary_names_are_kept(tmp_path, name, expected):
 
 def test_a_link_that_leads_out_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "link").symlink_to(tmp_path)
+    try:
+        (tmp_path / "in" / "link").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("NOT TESTED: making a link takes rights on Windows that are not here")
     with pytest.raises(SageError, match="leads out"):
         output_path(tmp_path / "in", "link/x")

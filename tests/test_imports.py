@@ -42,15 +42,15 @@ def test_files_stay_short():
 def test_install_py_checks_and_changes_nothing():
     run = subprocess.run([sys.executable, "install.py"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0 and "everything it needs is here" in run.stdout
-    assert "pip" not in (ROOT / "install.py").read_text().replace("-m pip install -r", "")
+    assert "pip" not in (ROOT / "install.py").read_text(encoding="utf-8").replace("-m pip install -r", "")
 
 
 def test_requirements_are_floors_without_torch():
-    lines = (ROOT / "requirements.txt").read_text().split()
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
     assert all(">=" in line and "==" not in line for line in lines) and not any(line.startswith("torch") for line in lines)
 
 
 def test_the_version_that_the_registry_reads_is_in_the_changelog():
-    path = re.search(r'\[tool\.comfy\.version\]\npath = "(.+)"', (ROOT / "pyproject.toml").read_text())[1]
-    version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(), re.M)[1]
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    path = re.search(r'\[tool\.comfy\.version\]\npath = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
+    version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(encoding="utf-8"), re.M)[1]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

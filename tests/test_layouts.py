@@ -42,7 +42,7 @@ def half(sd: dict) -> dict:
 def sharded(folder: Path) -> Path:
     """The UNet in two files with an index, as large models are saved."""
     whole = folder / "unet" / f"{PART}.safetensors"
-    tensors = load_file(whole)
+    tensors = {k: v.clone() for k, v in load_file(whole).items()}  # not mapped from the file, which is deleted below
     names, files = sorted(tensors), [f"{PART}-0000{i}-of-00002.safetensors" for i in (1, 2)]
     parts = names[::2], names[1::2]
     for file, some in zip(files, parts):

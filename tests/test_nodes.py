@@ -98,3 +98,18 @@ def test_help_pages_and_locales_exist_for_every_node():
     assert [p.name for p in (ROOT / "web").rglob("*.js")] == ["sage.js"]
 
 
+
+
+def test_the_node_checks_every_package_that_the_pack_requires(request_module):
+    errors = importlib.import_module("sage_pack.nodes.errors")
+    required = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()}
+    assert set(errors.NEEDED) == required
+    errors.require_packages()
+
+
+@pytest.mark.parametrize("package, module", [("filelock", "filelock"), ("pillow", "PIL")])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(request_module, error, monkeypatch, package, module):
+    errors = importlib.import_module("sage_pack.nodes.errors")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(error, match=f"{package} is not installed; .*pip install .* {package}$"):
+        errors.require_packages()

@@ -35,8 +35,20 @@ def told(error: BaseException) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def copied(file) -> dict[str, torch.Tensor]:
+    """All tensors of an `opened` file, in memory of their own.
+
+    What `get_tensor` returns is mapped from the file, also after it is closed, and Windows neither replaces nor
+    deletes a mapped file.
+    """
+    return {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file. Raises SageError where it is no safetensors, truncated, or its header lies."""
+    """All tensors of a file, mapped from it.
+
+    Raises SageError where it is not safetensors, is truncated, or its header is wrong.
+    """
     with opened(path) as f:
         return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
 

@@ -17,6 +17,7 @@ from ..errors import SageError
 if TYPE_CHECKING:
     from .bench import Plan, Task
 
+MOST = 61  # processes that a pool can wait for on Windows
 _models = []  # a process's own, loaded when it starts
 
 
@@ -24,7 +25,7 @@ def spread(tasks: list[Task], plan: Plan, out: Path, jobs: int, say: Callable[[s
     """Do them in `jobs` processes, which share the processor's cores. What fails is told when the others are done; what is done
     is kept. Raises SageError."""
     threads, failures = max(1, (os.cpu_count() or 1) // jobs), []
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (threads,))
+    pool = ProcessPoolExecutor(min(jobs, MOST), multiprocessing.get_context("spawn"), _start, (threads,))
     try:
         for future in as_completed([pool.submit(_do, task, plan, out, not getattr(say, "quiet", False)) for task in tasks]):
             if error := future.exception():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +12,7 @@ from ..diffusion.model import Cost, DiffusionModel
 from ..spec import ErasureSpec
 from .attack import ConceptInversion, attack_images, concept_latents, invert
 from .cells import CELLS, Prompt, demo_prompts, plain_prompts
+from .peak import peak_memory_mb
 
 INVERSION = ConceptInversion()
 
@@ -61,14 +60,6 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
 
 
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process, or of the GPU where one is used."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 1024)
-
-
 @dataclass
 class Baseline:
     """What the original model does: its pictures for all prompts, latents of the concept, the attack's control."""
@@ -106,11 +97,12 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
     if attack is not None and base.latents is not None:
         on_event("attacking: learning words that bring the concept back")
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
+    peak = peak_memory_mb()
     report = {
         "spec": spec.resolved().to_json(), "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
         "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
         "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2),
-                 "peak_memory_mb": round(peak_memory_mb(), 1)},
+                 "peak_memory_mb": None if peak is None else round(peak, 1)},
         "lora": lora, "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
     if len(curve) > 1:

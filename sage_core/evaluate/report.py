@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import write_atomically, write_text
+from ..files import write_picture, write_text
 from .cells import CELLS
 from .measure import Evaluation
 
@@ -36,8 +36,9 @@ def table(report: dict) -> str:
     for name in (*CELLS, "attacked"):
         lines.append(f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])}  {cell(report['drift'].get(name))}".rstrip())
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
+    peak = cost["peak_memory_mb"]
     lines.append(f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
-                 f"{cost['seconds']:.0f} s, peak memory {cost['peak_memory_mb']:.0f} MB")
+                 f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB"))
     return "\n".join(lines)
 
 
@@ -127,10 +128,6 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "report.json", json.dumps(evaluation.report, indent=1, ensure_ascii=False))
     write_text(folder / "report.html", page(evaluation))
     write_picture(picture(evaluation), folder / "before_after.png")
-
-
-def write_picture(image: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda p: image.save(p, "PNG"))
 
 
 def sheet(images: torch.Tensor, labels: list[str], columns: int = 8, side: int = TILE) -> Image.Image:

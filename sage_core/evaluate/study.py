@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from ..cli import escape_unprintable
 from ..cycle import erase
 from ..diffusion.load import load_model
 from ..domain.word import Word
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--images", type=int, default=24, help="pictures a cell")
     args = parser.parse_args()
+    escape_unprintable()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     concepts, ablated, attacked = (tuple(filter(None, names.split(","))) for names in (args.concepts, args.ablate, args.attack))
     run(args.out, args.method, concepts, args.seeds, ablated, attacked, args.images)

@@ -21,7 +21,8 @@ def rasterised(work: Path) -> Path:
     png = work / "png"
     if not (png / "emojione").exists():
         shutil.copy(HERE / "package.json", work)
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=work, check=True)
+        npm = shutil.which("npm") or "npm"  # npm.cmd on Windows, which is not started by its bare name
+        subprocess.run([npm, "install", "--no-audit", "--no-fund", "--silent"], cwd=work, check=True)
         subprocess.run(["node", HERE / "rasterise.mjs", HERE.parent / "concepts.txt", png], cwd=work, check=True)
     return png
 
