@@ -97,8 +97,8 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
 
 def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
     """(path, loss graph, pictures) of one concept, trained now or found as a file."""
-    from ..sage_core.diffusion.load import load_model
     from ..sage_core.files import check_room, claimed
+    from ..sage_core.models import load_model
     from ..sage_core.runs import room_for
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))

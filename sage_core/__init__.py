@@ -7,7 +7,7 @@ import importlib
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "diffusion.load", "load_lora": "lora",
+    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "models", "load_lora": "lora",
     "SageError": "errors", "Cancelled": "errors",
 }
 __all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "erase", "load_lora", "load_model"]

@@ -49,7 +49,7 @@ def _load(args, wanted, device=None):
     """The model in the precision for the wanted device, on it unless another is given."""
     import torch
 
-    from .diffusion.load import load_model
+    from .models import load_model
     from .plan import frozen_dtype
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision) or frozen_dtype(wanted)
@@ -76,10 +76,10 @@ def output_folder(name: str) -> Path:
 def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
-    from .diffusion.load import load_model
     from .evaluate.attack import ConceptInversion
     from .evaluate.report import table, write_report
     from .files import check_room, claimed, slug
+    from .models import load_model
     from .progress import Progress
     from .runs import save_measured
 
@@ -196,9 +196,9 @@ def run_evaluate(args) -> dict:
 
 def run_bench(args) -> dict:
     """Every method on the same work; what is in the folder already is not made again."""
-    from .diffusion.load import load_model
     from .evaluate.bench import CONCEPTS, Plan, as_markdown, run
     from .methods import METHODS
+    from .models import load_model
     from .progress import Progress
 
     def listed(text: str | None, known, default) -> tuple[str, ...]:

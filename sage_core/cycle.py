@@ -69,19 +69,6 @@ class Erasure:
         return path
 
 
-def check_vocabulary(model: DiffusionModel, names: list[str]) -> None:
-    """The bundled model can draw a fixed list of things; a word outside it cannot be erased from it."""
-    if not model.is_demo:
-        return
-    from .demo import vocabulary
-
-    for name in names:
-        if vocabulary.find(name) is None and name.lower() not in vocabulary.STYLES:
-            examples = ", ".join(vocabulary.names()[:8])
-            raise SageError(f"The bundled model cannot draw {name!r}; choose one of its {len(vocabulary.names())} concepts, such as {examples}, "
-                            f"or a style ({', '.join(vocabulary.STYLES)}).")
-
-
 def latent_bank(context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]) -> LatentBank:
     """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
     # A short run does not draw more stops than its steps can use.
@@ -118,7 +105,7 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     Raises SageError on bad input and where the loss is no number any more.
     """
     spec = spec.resolved()
-    check_vocabulary(model, [spec.concept, *spec.synonyms])
+    model.knowledge.check([spec.concept, *spec.synonyms])
     method, on_event = METHODS[spec.method], on_event or (lambda event: None)
     generator = torch.Generator().manual_seed(spec.seed)
     layers = {k: v for k, v in surface_layers(model, spec.surface).items() if any(part in k for part in method.layers)}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from sage_core import cli
-from sage_core.diffusion.load import DEMO
+from sage_core.demo import DEMO
 from sage_core.lora import read_lora
 
 QUICK = ["--concept", "dog", "--steps", "2", "--rank", "2", "--device", "cpu"]

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sage_core.demo import vocabulary
-from sage_core.diffusion.load import DEMO
+from sage_core.demo import DEMO, vocabulary
 
 
 def test_vocabulary_is_large_and_unambiguous():

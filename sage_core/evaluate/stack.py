@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ..cycle import erase
 from ..demo import vocabulary
-from ..diffusion.load import load_model
 from ..diffusion.model import DiffusionModel
 from ..files import write_text
 from ..lora import load_lora
 from ..merge import merge_loras
+from ..models import load_model
 from ..spec import ErasureSpec
 from .cells import EVALUATION_SEED, Prompt
 from .measure import load_judge, seen

@@ -18,20 +18,14 @@ STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic bo
 
 def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
     """Styles that stay while another is erased."""
-    if model.is_demo:
-        from ..demo.vocabulary import STYLES as known
-    else:
-        known = STYLES
     taken = {w for name in erased for w in name.lower().split()}
-    return [s for s in known if not taken & set(s.split())]
+    return [s for s in model.knowledge.styles or STYLES if not taken & set(s.split())]
 
 
 def candidates(model: DiffusionModel) -> list[str]:
-    """The bundled model's retained half of its vocabulary, or a general list of everyday things and styles."""
-    if model.is_demo:
-        from ..demo import vocabulary
-
-        return [c.name for c in vocabulary.retained()]
+    """The words that are known for this model, or a general list of everyday things and styles."""
+    if model.knowledge.words is not None:
+        return list(model.knowledge.words)
     lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from ...diffusion.load import DEMO, load_model
 from ...evaluate.measure import load_judge
 from ...evaluate.report import sheet, write_picture
 from ...files import write_text
+from ...models import load_model
+from .. import DEMO
 from ..vocabulary import CANONICAL, HELD_OUT_PAIRS, STYLES, concepts
 from . import judge as probe_training
 
