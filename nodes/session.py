@@ -105,6 +105,8 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
     with bridge.training():
         core = load_model(weights, "cpu", bridge.training_dtype(), prediction)
     core.on_pass = bridge.check_cancelled
+    state = _state_file(spec, core.fingerprint)
+    taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
     try:
         path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
         camera = Camera(core, model, vae, spec)
@@ -112,14 +114,14 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
         check_room(path, room_for(core, spec))
-        state = _state_file(spec, core.fingerprint)
         with claimed(path), claimed(state), bridge.training():
-            return _train(core, spec, path, state, camera, messages)
+            return _train(core, spec, path, state, camera, messages, taken)
     finally:
         core.on_pass = None
 
 
-def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
+def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
+    """`taken`: what to tell about a guess of the concept's kind; empty if the user said it."""
     from ..sage_core.evaluate.report import write_picture
     from ..sage_core.plan import erase_as_planned, fit
 
@@ -129,6 +131,8 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
             text += f", {min(event.residual, 1.0):.0%} of it left"
         if event.eta is not None:
             text += f", at most {event.eta:.0f} s"
+        if taken:  # last, since the node cuts off what is too long
+            text += f"; {taken}"
         data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
         messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
@@ -136,8 +140,9 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
         messages("plan", 1, 1, f"{spec.concept}: {text}")
 
     plan = fit(core, spec, bridge.device())
-    if plan is not None:
-        say(str(plan))
+    for part in (taken, str(plan or "")):
+        if part:
+            say(part)
     camera.before(messages)
     erasure = erase_as_planned(core, spec, plan, on_event, say, state, _usable(state))
     try:

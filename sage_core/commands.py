@@ -12,13 +12,19 @@ from .spec import HOST_SYNTAX
 
 def given(args) -> dict:
     """The same as fields of a spec."""
-    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "seed")
+    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "seed", "kind")
     return {name: getattr(args, name) for name in names}
 
 
 def _say(args, text: str) -> None:
     if args.json is not True:
         print(text)
+
+
+def _say_kind(progress, model, spec) -> None:
+    """Report a guess of what the concept is."""
+    if taken := spec.taken_as(model.knowledge.styles):
+        progress(f"{spec.concept!r}: {taken}")
 
 
 def _device(name: str):
@@ -83,12 +89,13 @@ def run_demo(args) -> dict:
     from .progress import Progress
     from .runs import save_measured
 
-    spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
+    spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface, kind=args.kind)
     folder = output_folder(args.out)
     progress = Progress(quiet=args.json is True)
     model = load_model("demo")
     path = folder / f"erased-{slug(spec.concept)}.safetensors"
     check_room(path)
+    _say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     with claimed(path):
         erasure = erase(model, spec, progress)
@@ -122,6 +129,7 @@ def run_erase(args) -> dict:
         progress(str(plan))
     if args.plan:
         return _planned(args, model, spec, plan)
+    _say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
     made = make_lora(model, spec, path, plan, progress, args.resume, args.save_every, args.preview)
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes_of(made)} UNet passes, {made['cost']['seconds']:.0f} s")
@@ -154,11 +162,14 @@ def _planned(args, model, spec, plan) -> dict:
     from .methods import METHODS
     from .plan import seconds_a_pass
 
+    spec, taken = spec.resolved(model.knowledge.styles), spec.taken_as(model.knowledge.styles)
     passes, each = METHODS[spec.method].passes(spec.faithful), seconds_a_pass(model, spec)
+    if taken:
+        _say(args, f"{spec.concept!r}: {taken}")
     _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, about {passes * each / 60:.1f} minutes")
     memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
                                         "samples_at_once": plan.at_once}
-    return {"spec": spec.resolved().to_json(), "unet_passes": passes, "seconds": round(passes * each, 1), "memory": memory}
+    return {"spec": spec.to_json(), "unet_passes": passes, "seconds": round(passes * each, 1), "memory": memory}
 
 
 def run_evaluate(args) -> dict:

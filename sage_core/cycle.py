@@ -75,14 +75,16 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
     shown = max(training.trajectories, len(context.names)) if training.trajectories else 0  # every name is seen
     scenes = context.scenes(rng, min(shown, useful))
-    concept = [context.plain(context.names[i % len(context.names)], scene) for i, scene in enumerate(scenes)]
+    names = [context.names[i % len(context.names)] for i in range(len(scenes))]
+    concept = [context.plain(name, scene) for name, scene in zip(names, scenes)]
+    neutral = [context.neutral(scene, name) for name, scene in zip(names, scenes)]
     retained = min(training.retain_trajectories, 4 * useful)
     words = retained_bank_words(context, rng, retained, training.adjacent)
     retain = context.retained_prompts(rng, rng.sample(words, len(words)), scenes)
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
-                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(s) for s in scenes], scenes=scenes,
+                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=neutral, scenes=scenes,
                           dealt=training.dealt)
 
 
@@ -104,7 +106,7 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save; resume: go on from it.
     Raises SageError on bad input and where the loss is no number any more.
     """
-    spec = spec.resolved()
+    spec = spec.resolved(model.knowledge.styles)
     model.knowledge.check([spec.concept, *spec.synonyms])
     method, on_event = METHODS[spec.method], on_event or (lambda event: None)
     generator = torch.Generator().manual_seed(spec.seed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..evaluate.cells import CELLS, EVALUATION_SEED, Prompt
+from ..prompts.templates import fill
 from ..spec import ErasureSpec
 from . import vocabulary
 
 # Ways to ask for a style that no eraser is given (the bundled model knows them all).
-PARAPHRASES = ("a {name} in {style} style", "{style} style {name}", "a picture of a {name}, {style} style", "{name}, {style}")
+PARAPHRASES = ("{a_thing} in {style} style", "{style} style {thing}", "a picture of {a_thing}, {style} style", "{thing}, {style}")
 
 
 def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
@@ -32,7 +33,7 @@ def _thing_rows(concept: vocabulary.Concept, spec: ErasureSpec, images: int) -> 
             turn, place = divmod(i, len(words[cell]))
             word, expected = words[cell][place]
             style = vocabulary.STYLES[(turn + place) % len(vocabulary.STYLES)]  # every word meets every style
-            rows[cell].append((vocabulary.CANONICAL.format(style=style, name=word), expected))
+            rows[cell].append((vocabulary.canonical(style=style, name=word), expected))
     return rows
 
 
@@ -44,10 +45,10 @@ def _style_rows(style: str, images: int) -> dict[str, list[tuple[str, str]]]:
     others = [s for s in vocabulary.STYLES if s != style]
     asked = [style if i % 2 else others[i % len(others)] for i in range(images)]
     return {
-        "concept": [(vocabulary.CANONICAL.format(style=style, name=n), style) for n in things],
-        "synonyms": [(PARAPHRASES[i % len(PARAPHRASES)].format(style=style, name=n), style) for i, n in enumerate(things)],
-        "near": [(vocabulary.CANONICAL.format(style=others[i % len(others)], name=n), others[i % len(others)]) for i, n in enumerate(things)],
-        "far": [(vocabulary.CANONICAL.format(style=s, name=n), n) for s, n in zip(asked, things)],
+        "concept": [(vocabulary.canonical(style=style, name=n), style) for n in things],
+        "synonyms": [(fill(PARAPHRASES[i % len(PARAPHRASES)], n, style), style) for i, n in enumerate(things)],
+        "near": [(vocabulary.canonical(style=others[i % len(others)], name=n), others[i % len(others)]) for i, n in enumerate(things)],
+        "far": [(vocabulary.canonical(style=s, name=n), n) for s, n in zip(asked, things)],
     }
 
 

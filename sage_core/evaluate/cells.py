@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..diffusion.model import DiffusionModel
+from ..prompts.kinds import guess
+from ..prompts.templates import picture_of
 from ..spec import ErasureSpec
 
 CELLS = ("concept", "synonyms", "near", "far")
@@ -25,9 +27,13 @@ def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: i
     """The same for any other model, from what the spec says and the built-in words; there is no probe to judge them."""
     from ..retention.words import candidates
 
-    words = candidates(model)
+    words, styles = candidates(model), model.knowledge.styles
+    kinds = {word: spec.kind_of(styles) for word in (spec.concept, *spec.synonyms)}
     groups = {"concept": [spec.concept], "synonyms": list(spec.synonyms), "near": list(spec.retain), "far": words[:: max(1, len(words) // 12)]}
-    return [
-        Prompt(cell, f"a picture of a {group[i % len(group)]}", group[i % len(group)], EVALUATION_SEED + 1000 * seed + i)
-        for cell, group in groups.items() for i in range(images if group else 0)
-    ]
+    prompts = []
+    for cell, group in groups.items():
+        for i in range(images if group else 0):
+            word = group[i % len(group)]
+            text = picture_of(word, kinds.get(word) or guess(word, styles))
+            prompts.append(Prompt(cell, text, word, EVALUATION_SEED + 1000 * seed + i))
+    return prompts

@@ -51,7 +51,7 @@ def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
 
 
 def _prompt(word: str, i: int) -> str:
-    return vocabulary.CANONICAL.format(style=vocabulary.STYLES[i % len(vocabulary.STYLES)], name=word)
+    return vocabulary.canonical(vocabulary.STYLES[i % len(vocabulary.STYLES)], word)
 
 
 def _seed(concept, i: int) -> int:
