@@ -54,9 +54,9 @@ class EraseConcept(io.ComfyNode):
                 advanced(io.Int.Input("resolution", optional=True, default=0, min=0, max=2048, step=64,
                                       tooltip="Side in pixels of what is trained on; 0 is the model's own. Smaller is quicker and takes less memory.")),
                 advanced(io.Combo.Input("kind", optional=True, options=[GUESSED, *KINDS], default=GUESSED,
-                                        tooltip="What the concepts are. It decides how prompts are worded: \"a photo of an owl\", \"a drawing of a "
-                                                "house by Hokusai\", \"a portrait of Ada Lovelace\". Automatic guesses from the words; the guess is "
-                                                "shown on the node while it trains.")),
+                                        tooltip="What the concepts are. It decides how prompts are worded: \"a photo of an owl\", \"a painting of "
+                                                "a house by Hokusai\", \"a portrait of Ada Lovelace\". Automatic guesses from the words and shows the "
+                                                "guess on the node while it trains.")),
             ],
             outputs=[
                 io.Model.Output("erased_model", display_name="MODEL", tooltip="The model with the erasure applied."),

@@ -37,6 +37,18 @@ def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, caps
     assert "concept: dog" in capsys.readouterr().out
 
 
+def test_the_kind_is_guessed_and_reported_or_given_and_the_file_says_it(here, capsys):
+    uce = ["erase", "demo", "--method", "uce", "--no-preview"]
+    assert cli.main([*uce, "--concept", "ink", "--out", "guessed.safetensors"]) == 0
+    assert "'ink': taken as a style; set kind to change it" in capsys.readouterr().err
+    assert cli.main([*uce, "--concept", "ink", "--kind", "thing", "--out", "given.safetensors"]) == 0
+    assert "taken as" not in capsys.readouterr().err
+    guessed, given = (read_lora(here / f"{name}.safetensors") for name in ("guessed", "given"))
+    assert (guessed.spec()["kind"], given.spec()["kind"]) == ("style", "thing")
+    assert any(not torch.equal(guessed.layers[k][0], given.layers[k][0]) for k in given.layers if guessed.layers[k][0].shape == given.layers[k][0].shape) \
+        or any(guessed.layers[k][0].shape != given.layers[k][0].shape for k in given.layers)
+
+
 def test_merged_erasures_are_one_file_that_says_what_it_erases(here, capsys):
     for concept in ("dog", "castle"):
         assert cli.main(["erase", "demo", *QUICK, "--concept", concept, "--no-preview", "--out", f"{concept}.safetensors"]) == 0

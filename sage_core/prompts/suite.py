@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 THING_LOOKS = ("a photo of {a_thing}", "a painting of {a_thing}", "a drawing of {a_thing}", "a picture of {a_thing}")
 PERSON_LOOKS = ("a photo of {thing}", "a portrait of {thing}", "a painting of {thing}", "{thing} smiling")
-SHOWN_ON = ("house", "cat", "tree", "car")  # a style is shown on these; every model draws them
+SHOWN_ON = ("house", "cat", "tree", "car", "apple", "guitar", "castle", "fish")  # for styles; every model draws them
 
 
 def comparison_prompts(model: DiffusionModel, spec: ErasureSpec, count: int = 8) -> list[str]:
