@@ -289,10 +289,19 @@ def run_inspect(args) -> dict:
     for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
     if result["result"]:
-        lines += [f"  measured {when}: " + ", ".join(f"{k} {v}" for k, v in result["result"][when].items()) for when in ("before", "after")]
+        lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]
     _say(args, "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))  # a file may hold a terminal's commands
     return result
+
+
+def _measured_lines(result: dict) -> list[str]:
+    """The measured cells before and after; no line where nothing was judged."""
+    lines = []
+    for when in ("before", "after"):
+        cells = [f"{name} {value}" for name, value in result[when].items() if value is not None]
+        lines += [f"  measured {when}: {', '.join(cells)}"] if cells else []
+    return lines
 
 
 def run_methods(args) -> dict:

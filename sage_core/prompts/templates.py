@@ -70,6 +70,7 @@ MEDIA = frozenset({
     "photography", "embroidery", "tapestry", "window",
 })
 
+BEHIND_COMMA = ("inspired by ", "style of ", "painted by ", "drawn by ", "art by ", "artwork by ")
 DETERMINERS = frozenset({
     "a", "an", "the", "this", "that", "these", "those", "some", "any", "no", "every", "each", "many", "several", "few", "all",
     "both", "my", "your", "his", "her", "its", "our", "their", "one", "two", "three", "four", "five", "six", "seven", "eight",
@@ -116,7 +117,7 @@ def form(style: str) -> str:
     words = style.lower().split()
     if words[0] == "by":
         return "by"
-    if words[0] in BEHIND or style.lower().startswith(("inspired by ", "style of ", "painted by ", "drawn by ")):
+    if words[0] in BEHIND or style.lower().startswith(BEHIND_COMMA):
         return "phrase"
     if is_movement(style):
         return "movement"
