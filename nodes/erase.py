@@ -54,9 +54,10 @@ class EraseConcept(io.ComfyNode):
                 advanced(io.Int.Input("resolution", optional=True, default=0, min=0, max=2048, step=64,
                                       tooltip="Side in pixels of what is trained on; 0 is the model's own. Smaller is quicker and takes less memory.")),
                 advanced(io.Combo.Input("kind", optional=True, options=[GUESSED, *KINDS], default=GUESSED,
-                                        tooltip="What the concepts are. It decides how prompts are worded: \"a photo of an owl\", \"a painting of "
-                                                "a house by Hokusai\", \"a portrait of Ada Lovelace\". Automatic guesses from the words and shows the "
-                                                "guess on the node while it trains.")),
+                                        tooltip="What the concepts are. It decides how prompts are worded: "
+                                                '"a photo of an owl", "a painting of a house by Hokusai", '
+                                                '"a portrait of Ada Lovelace". Automatic guesses from the '
+                                                "words and shows the guess on the node while it trains.")),
             ],
             outputs=[
                 io.Model.Output("erased_model", display_name="MODEL", tooltip="The model with the erasure applied."),
@@ -69,8 +70,8 @@ class EraseConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="", surface=AUTOMATIC, strength=0.0, resolution=0,
-                        kind=GUESSED):
+    def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="",
+                        surface=AUTOMATIC, strength=0.0, resolution=0, kind=GUESSED):
         """Sentences before anything runs. ComfyUI's own check of lists does not know this schema's, so they are named here too."""
         from .request import lora_path, lora_stem
 
@@ -97,7 +98,8 @@ class EraseConcept(io.ComfyNode):
         require_packages()
         from . import session
 
-        wanted = specs(concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution, kind)
+        wanted = specs(concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution,
+                       kind)
         values = {"concepts": concepts, "method": method, "effort": effort, "lora_name": lora_name, "seed": seed, "retain": retain, "surface": surface,
                   "rank": rank, "steps": steps, "strength": strength, "resolution": resolution, "kind": kind}
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)

@@ -26,7 +26,7 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", surface: str = AUTOMATIC, rank: int = 0, steps: int = 0,
           strength: float = 0.0, resolution: int = 0, kind: str = GUESSED) -> list[ErasureSpec]:
-    """One spec a concept. Zero and "as the method has it" mean the method's default. Raises SageError on bad values.
+    """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
 
     The specs are not resolved: what kind a concept is can depend on the model.
     """
@@ -40,7 +40,8 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
         raise SageError(f"The strength is {strength}; it is a number from 0 (the method's default) to 10.")
     wanted = [
         ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or None, rank or None,
-                    eta=strength or None, resolution=resolution or None, kind=None if kind == GUESSED else kind)
+                    eta=strength or None, resolution=resolution or None,
+                    kind=None if kind == GUESSED else kind)
         for name, synonyms in _few(concepts)
     ]
     return wanted if steps else [_with_effort(spec, EFFORTS[effort]) for spec in wanted]

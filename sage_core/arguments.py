@@ -101,7 +101,7 @@ def _settings(sub: argparse.ArgumentParser) -> None:
 
 
 def _kind(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--kind", choices=KINDS, help="what the concept is (default: guessed from its words, and reported)")
+    sub.add_argument("--kind", choices=KINDS, help="what the concept is (default: guessed from its words)")
 
 
 def _model(sub: argparse.ArgumentParser) -> None:

@@ -28,12 +28,14 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    return *_pairs(context, config, context.names, _some_things(context), config.styled, True), kept_moment(context, config)
+    edited, wanted = _pairs(context, config, context.names, _some_things(context), config.styled, plain=True)
+    return edited, wanted, kept_moment(context, config)
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
     """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in some styles, a style on other things."""
-    return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), True, False)
+    names, things = context.names[:UNSEEN_NAMES], _some_things(context, skip=1)
+    return _pairs(context, config, names, things, styled=True, plain=False)
 
 
 def in_styles(context, name: str) -> list[str]:
@@ -43,15 +45,17 @@ def in_styles(context, name: str) -> list[str]:
 
 
 def unstyled(context, name: str, count: int) -> list[str]:
-    """Templates that show a thing or a person alone: the bare name, and `count` more, all with the name last, so that its
-    token stands before the end."""
+    """Templates that show a thing or a person alone: the bare name, and `count` more.
+
+    All have the name last, so that its token stands before the end.
+    """
     ending = [t for t in concept_templates(name, context.kind) if t.endswith(OPEN)]
     return [OPEN, *ending[:count]]
 
 
 def _pairs(context, config: ClosedForm, names: list[str], things: list[str], styled: bool,
            plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the names: of a style on those things, of a thing alone (`plain`) and in styles (`styled`)."""
+    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles (`styled`)."""
     aim, pairs = config.aim.strip(), []
     for name in names:
         if context.style:
@@ -109,8 +113,8 @@ def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
 
 
 def _style_pairs(context, name: str, thing: str, aim: str) -> Pairs:
-    """Of a thing in the style: the style's last token and everything behind it become what stands in their place, counted from
-    the end, in the prompt without the style."""
+    """Of a thing in the style: the style's last token and all tokens behind it become what the prompt without
+    the style has in their place, counted from the end."""
     without = aim or context.neutral(thing, name)
     own, goal = _states(context, context.plain(name, thing)), _states(context, without)
     last, end = _place(context, name, thing)

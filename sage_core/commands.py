@@ -12,7 +12,8 @@ from .spec import HOST_SYNTAX
 
 def given(args) -> dict:
     """The same as fields of a spec."""
-    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "seed", "kind")
+    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution",
+             "seed", "kind")
     return {name: getattr(args, name) for name in names}
 
 
@@ -169,7 +170,8 @@ def _planned(args, model, spec, plan) -> dict:
     _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, about {passes * each / 60:.1f} minutes")
     memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
                                         "samples_at_once": plan.at_once}
-    return {"spec": spec.to_json(), "unet_passes": passes, "seconds": round(passes * each, 1), "memory": memory}
+    seconds = round(passes * each, 1)
+    return {"spec": spec.to_json(), "unet_passes": passes, "seconds": seconds, "memory": memory}
 
 
 def run_evaluate(args) -> dict:

@@ -23,8 +23,9 @@ THINGS = 200  # so many of the first retained words are plain things; the built-
 
 @dataclass
 class Context:
-    """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share its state; `kind`:
-    what the concept is, one of kinds.KINDS; `styled`: the share of a thing's erased and of retained prompts that are in a style.
+    """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share
+    its state; `kind`: what the concept is, one of kinds.KINDS; `styled`: the share of a thing's erased and of
+    retained prompts that are in a style.
 
     A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one of the other styles
     that the erased thing is shown in, or None, the concept alone. Erased as a bare word only, a thing comes back in some styles.
@@ -108,10 +109,12 @@ class Context:
         return templates.plainest_in_style(name, scene, leave="thing", kind=self.kind)
 
     def neutral(self, scene: str | None, name: str | None = None) -> str:
-        """What `plain(name, scene)` says without the concept; name: the concept's first name unless one is given."""
+        """What `plain(name, scene)` says without the concept. name: its first name if none is given."""
         if scene is None:
             return ""
-        return templates.without_style(scene, name or self.names[0]) if self.style else templates.without_thing(scene)
+        if self.style:
+            return templates.without_style(scene, name or self.names[0])
+        return templates.without_thing(scene)
 
     def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
         """One of the concept's names in a plain template."""
@@ -171,7 +174,8 @@ def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter, st
     names = [spec.concept, *(s for s in spec.synonyms if s != spec.concept)]
     with adapter.off():
         retained = retained_words(model, names, spec.retain)
-    return Context(model, adapter, names, retained, spec.kind_of(model.knowledge.styles), other_styles(model, names), styled)
+    kind = spec.kind_of(model.knowledge.styles)
+    return Context(model, adapter, names, retained, kind, other_styles(model, names), styled)
 
 
 def _draw(rng: random.Random, words: list[str], count: int) -> list[str]:

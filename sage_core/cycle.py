@@ -84,7 +84,8 @@ def latent_bank(context: Context, training: Training, rng: random.Random, on_eve
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
-                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=neutral, scenes=scenes,
+                          lambda done, total: on_event(Event("bank", done, total)),
+                          neutral_prompts=neutral, scenes=scenes,
                           dealt=training.dealt)
 
 

@@ -1,4 +1,4 @@
-"""What is known about one particular model beyond its tensors. The core asks here; nothing in it knows a model by name."""
+"""What is known about one particular model beyond its tensors. The core knows no model by name."""
 
 from __future__ import annotations
 

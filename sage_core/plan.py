@@ -113,7 +113,8 @@ def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded
 def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
     """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
 
-    None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError where nothing fits.
+    None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError
+    if nothing fits.
     """
     plan = None
     if not model.knowledge.quick and METHODS[spec.method].closed is None:

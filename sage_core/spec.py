@@ -29,7 +29,7 @@ class ErasureSpec:
     surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer blocks); eta: strength of
     the negative guidance; faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
     resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
-    kind: what the concept is, "thing", "style" or "person"; None: guessed from its words (see prompts/kinds.py).
+    kind: what the concept is, "thing", "style" or "person"; None: guessed from its words (prompts/kinds.py).
     """
 
     concept: str
@@ -70,7 +70,8 @@ class ErasureSpec:
         if not isinstance(self.faithful, bool):
             raise SageError(f"faithful is true or false, not {shown(self.faithful)}.")
         if self.kind is not None and self.kind not in KINDS:
-            raise SageError(f"There is no kind {shown(self.kind)}; choose one of {', '.join(KINDS)}, or leave it out to have it guessed.")
+            raise SageError(f"There is no kind {shown(self.kind)}; choose one of {', '.join(KINDS)}, or leave "
+                            "it out to have it guessed.")
         method = METHODS[self.method]
         if self.faithful and method.published is None:
             raise SageError(f"There is no published training of {method.title} to be faithful to; leave that out.")
@@ -93,7 +94,7 @@ class ErasureSpec:
         return math.ceil((1 + len(self.synonyms)) / NAMES)
 
     def resolved(self, styles: tuple[str, ...] = ()) -> ErasureSpec:
-        """The same erasure with the method's defaults and its kind written out; this is what a file's metadata holds.
+        """The same erasure with the method's defaults and its kind written out, as in a file's metadata.
 
         `styles`: those that the model is known to have (model.knowledge.styles); the kind may depend on them.
         """
@@ -104,7 +105,8 @@ class ErasureSpec:
         times = 1 if self.faithful or method.closed is not None else self.times
         rank = self.rank or times * training.rank
         defaults = {"surface": method.surface, "steps": times * training.steps, "rank": rank, "learning_rate": training.learning_rate,
-                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None), "kind": self.kind_of(styles)}
+                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None),
+                    "kind": self.kind_of(styles)}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def to_json(self) -> dict:

@@ -34,7 +34,8 @@ def test_the_core_imports_no_host_and_runs_no_code_from_text(path):
     assert not called & {"eval", "exec"} and "pickle" not in imported
 
 
-KNOW_THE_BUNDLED_MODEL = ("demo/", "models.py", "commands.py", "evaluate/stack.py")  # edges and tools; the rest is the core
+# Edges and tools; the rest is the core.
+KNOW_THE_BUNDLED_MODEL = ("demo/", "models.py", "commands.py", "evaluate/stack.py")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""The bundled model is recognised by its token embeddings; a model that only has its shape is an unknown one."""
+"""The bundled model is recognised by its token embeddings; a model that only has its shape is unknown."""
 
 import shutil
 
@@ -22,17 +22,24 @@ def checkpoint(model) -> dict[str, torch.Tensor]:
     """A model as ComfyUI's graph holds it: one state dict in SD 1.x' layout."""
     encoder = names.with_text_model(model.text.encoders[0].state_dict())
     prefix = FAMILIES["sd1"].text_prefixes[0]
-    return names.unet_to_original(model.unet.state_dict(), model.unet.config, UNET) | {prefix + k: v for k, v in encoder.items()}
+    return names.unet_to_original(model.unet.state_dict(), model.unet.config, UNET) | {
+        prefix + k: v for k, v in encoder.items()
+    }
 
 
 def retrained(sd: dict[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Tensor]:
     """The same shapes with every tensor moved a little, as in a model that was trained on its own."""
     g = torch.Generator().manual_seed(seed)
-    return {k: v + 0.02 * v.float().std(correction=0) * torch.randn(v.shape, generator=g) if v.is_floating_point() else v for k, v in sd.items()}
+    return {
+        k: v + 0.02 * v.float().std(correction=0) * torch.randn(v.shape, generator=g)
+        if v.is_floating_point()
+        else v
+        for k, v in sd.items()
+    }
 
 
 def with_upstream_loras(sd: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every linear layer of the text encoder and every K and V of the UNet changed, as behind another erasure."""
+    """The text encoder's linear layers and the UNet's K and V changed, as behind another erasure."""
     touched = ("attn2.to_k.weight", "attn2.to_v.weight", "_proj.weight", "fc1.weight", "fc2.weight")
     moved = retrained({k: v for k, v in sd.items() if k.endswith(touched)})
     assert len(moved) > 20
@@ -52,7 +59,12 @@ def stranger(bundled):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_bundled_model_is_recognised_as_file_and_out_of_a_graph_in_every_precision(bundled, dtype):
-    for source in ("demo", DEMO, checkpoint(bundled), {k: v.to(dtype) for k, v in checkpoint(bundled).items()}):
+    for source in (
+        "demo",
+        DEMO,
+        checkpoint(bundled),
+        {k: v.to(dtype) for k, v in checkpoint(bundled).items()},
+    ):
         model = load_model(source, dtype=dtype)
         assert model.knowledge is bundled.knowledge is not UNKNOWN and model.pixels == 64
 
@@ -73,8 +85,12 @@ def test_a_model_of_the_same_shape_is_an_unknown_one(stranger, bundled):
     assert [p.shape for p in stranger.unet.parameters()] == [p.shape for p in bundled.unet.parameters()]
     assert stranger.knowledge is UNKNOWN and load_judge(stranger) is None and load_judge(bundled) is not None
     assert stranger.pixels == 512, "an SD 1.x checkpoint does not say its size"
-    assert "in the style of Hokusai" in candidates(stranger) and "in the style of Hokusai" not in candidates(bundled)
-    assert fit(bundled, ErasureSpec("dog"), CPU) is None and fit(stranger, ErasureSpec("dog"), CPU) is not None
+    assert "in the style of Hokusai" in candidates(stranger) and "in the style of Hokusai" not in candidates(
+        bundled
+    )
+    assert (
+        fit(bundled, ErasureSpec("dog"), CPU) is None and fit(stranger, ErasureSpec("dog"), CPU) is not None
+    )
 
 
 def test_its_size_is_the_one_in_its_own_configuration(tmp_path):
@@ -89,7 +105,9 @@ def test_its_size_is_the_one_in_its_own_configuration(tmp_path):
 
 def test_any_concept_may_be_erased_from_an_unknown_model_and_nothing_is_judged(stranger, bundled):
     spec = ErasureSpec("xylophone", method="uce")
-    with pytest.raises(SageError, match="bundled model cannot draw 'xylophone'; choose one of its 117 concepts"):
+    with pytest.raises(
+        SageError, match="bundled model cannot draw 'xylophone'; choose one of its 117 concepts"
+    ):
         erase(bundled, spec)
     erasure = erase(stranger, spec)
     try:

@@ -49,7 +49,8 @@ def test_effort_scales_the_method_s_steps_and_zero_means_the_default(request_mod
 def test_a_kind_is_guessed_later_or_given(request_module, error):
     """The model may decide it, so a spec that is not told keeps no kind until the model is loaded."""
     assert request_module.specs("dog\nby Hokusai", "sage", "standard", 0)[0].kind is None
-    assert [s.kind for s in request_module.specs("Hokusai\nRembrandt", "sage", "quick", 0, kind="person")] == ["person", "person"]
+    persons = request_module.specs("Hokusai\nRembrandt", "sage", "quick", 0, kind="person")
+    assert [s.kind for s in persons] == ["person", "person"]
     with pytest.raises(error, match="no kind"):
         request_module.specs("dog", "sage", "standard", 0, kind="animal")
 

@@ -1,4 +1,4 @@
-"""Load a model from a diffusers folder, a single-file checkpoint, or a state dict in memory. Never downloads."""
+"""Load a model from a diffusers folder, a checkpoint file, or a state dict in memory. Never downloads."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | to
                prediction: str = "auto", tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
     """`source`: a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
 
-    `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for checkpoints
-    whose vocabulary has another size. Raises SageError with one sentence for anything that cannot be used.
+    `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for
+    checkpoints whose vocabulary has another size. Raises SageError with one sentence for what cannot be used.
     """
     try:
         model = _load(source, prediction, dtype, tokenizers)
@@ -46,7 +46,8 @@ def _load(source, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, .
     return _from_path(Path(source), prediction, dtype, tokenizers)
 
 
-def _from_path(path: Path, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...]) -> DiffusionModel:
+def _from_path(path: Path, prediction: str, dtype: torch.dtype,
+               tokenizers: tuple[Path, ...]) -> DiffusionModel:
     if path.is_dir():
         return from_folder(path, prediction, dtype)
     if path.suffix.lower() in PICKLES:
@@ -66,8 +67,8 @@ def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto", dtype: torch.dtype = torch.float32,
-                    tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
+def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto",
+                    dtype: torch.dtype = torch.float32, tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
     """A model from original-layout tensors, as a single-file checkpoint or a host's memory holds them."""
     from diffusers import UNet2DConditionModel
 
@@ -83,11 +84,16 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
         encoders.append(_clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype))
     velocity = architecture.predicts_velocity(sd, family) if prediction == "auto" else prediction == "v"
     text = text_stack(family, encoders, tokenizers)
-    return DiffusionModel(family, text, unet, _vae(sd, family, dtype), schedule_alphas(), velocity, source, pixels=family.sample_size)
+    vae, alphas, pixels = _vae(sd, family, dtype), schedule_alphas(), family.sample_size
+    return DiffusionModel(family, text, unet, vae, alphas, velocity, source, pixels=pixels)
 
 
-def text_stack(family: architecture.Family, encoders: list[torch.nn.Module], tokenizers: tuple[Path, ...] = ()) -> TextStack:
-    """A family's encoders with the tokenizer that has their vocabulary's size: CLIP's, or one of `tokenizers`. Raises SageError."""
+def text_stack(family: architecture.Family, encoders: list[torch.nn.Module],
+               tokenizers: tuple[Path, ...] = ()) -> TextStack:
+    """A family's encoders with the tokenizer of their vocabulary's size: CLIP's, or one of `tokenizers`.
+
+    Raises SageError if there is none.
+    """
     return TextStack(encoders, _tokenizer_for(encoders[0], tokenizers), family.clip_layer, _pads(family))
 
 
@@ -110,7 +116,8 @@ def _tokenizer_for(encoder, tokenizers: tuple[Path, ...]):
     for folder in (CLIP_TOKENIZER, *tokenizers):
         if folder.exists() and len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == vocabulary:
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    raise SageError(f"The text encoder has {vocabulary} tokens; no tokenizer of that size is known (CLIP's own has 49408).")
+    raise SageError(f"The text encoder has {vocabulary} tokens; no tokenizer of that size is known "
+                    "(CLIP's own has 49408).")
 
 
 def _clip(sd: dict, quick_gelu: bool, projected: bool, dtype: torch.dtype):

@@ -118,14 +118,15 @@ class TextStack:
 
 
 def embedding_fingerprint(tables: list[torch.Tensor]) -> str:
-    """SHA-256 over tables [vocabulary, width] in bfloat16, so that copies in fp32, fp16 and bf16 have the same.
+    """SHA-256 over tables [vocabulary, width] in bfloat16: the same for copies in fp32, fp16 and bf16.
 
     LoRAs change linear layers only, so a model keeps it whatever LoRAs are applied.
     """
     digest = hashlib.sha256()
     for table in tables:
         digest.update(str(tuple(table.shape)).encode())
-        digest.update(table.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        rounded = table.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 
 

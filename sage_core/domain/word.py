@@ -31,4 +31,6 @@ class WordDomain:
         return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), scene) for scene in scenes])
 
     def prompt(self, rng: random.Random, name: str, scene: str | None) -> str:
-        return put(self.context.template(rng, scene, name), name) if self.config.templates else self.context.plain(name, scene)
+        if not self.config.templates:
+            return self.context.plain(name, scene)
+        return put(self.context.template(rng, scene, name), name)

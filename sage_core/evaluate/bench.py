@@ -111,7 +111,8 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
         with opened(path) as f:
             judge = load_judge(model)
             prompts = judge.prompts(spec, plan.images, spec.seed)
-            return Baseline(judge, prompts, f.get_tensor("pictures"), f.get_tensor("latents"), float(f.metadata()["attacked"]))
+            attacked = float(f.metadata()["attacked"])
+            return Baseline(judge, prompts, f.get_tensor("pictures"), f.get_tensor("latents"), attacked)
     base = measure_original(model, spec, plan.images, spec.seed, plan.attack)
     tensors = {"pictures": base.pictures.contiguous(), "latents": base.latents.contiguous()}
     write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(base.attacked)}))

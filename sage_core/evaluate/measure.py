@@ -103,7 +103,8 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
         on_event("attacking: learning words that bring the concept back")
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     report = {
-        "spec": spec.resolved(model.knowledge.styles).to_json(), "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
+        "spec": spec.resolved(model.knowledge.styles).to_json(),
+        "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
         "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
         "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2),
                  "peak_memory_mb": round(peak_memory_mb(), 1)},

@@ -1,1 +1,1 @@
-"""The words of every prompt: what kind of thing a concept is, which templates it goes into, which article it takes."""
+"""The words of every prompt: what kind a concept is, its templates, its article."""

@@ -2,11 +2,11 @@
 
 A guess is one of three, by the first rule that holds:
 
-style: a phrase ("in the style of ...", "by Hokusai"), words that end in "style" or "aesthetic", a medium or a way
-of drawing ("watercolor", "dark oil painting"), an art movement, an artist of the built-in list by name alone ("Van
-Gogh"), or the name of a style that the model is known to have.
-person: a title with a name ("President Lincoln"), or a name of two or more capitalised words, unless one of its
-words says that it is a place, a building, a brand, an animal or an object ("Eiffel Tower", "Mickey Mouse").
+style: a phrase ("in the style of ...", "by Hokusai"), words that end in "style" or "aesthetic", a medium or a
+way of drawing ("watercolor", "dark oil painting"), an art movement, an artist of the built-in list by name
+alone ("Van Gogh"), or the name of a style that the model is known to have.
+person: a title with a name ("President Lincoln"), or a name of two or more capitalised words, unless a word
+in it says that it is a place, a building, a brand, an animal or an object ("Eiffel Tower", "Mickey Mouse").
 thing: everything else. Names in lower case and single names are things: there `kind` has to be given.
 """
 
@@ -20,12 +20,30 @@ THING, STYLE, PERSON = "thing", "style", "person"
 KINDS = (THING, STYLE, PERSON)
 
 ARTICLES = frozenset({"a", "an", "the"})
-BEHIND = frozenset({"in", "by", "like", "as", "with"})  # a style that begins with one of these stands behind a thing
-PHRASES = ("in the style of ", "in style of ", "in the manner of ", "inspired by ", "style of ", "art by ", "artwork by ",
-           "painting by ", "painted by ", "drawing by ", "drawn by ", "illustration by ")
-PARTICLES = frozenset({"van", "von", "der", "den", "de", "da", "di", "del", "della", "la", "le", "du", "bin", "ibn", "al", "el"})
+BEHIND = frozenset(
+    {"in", "by", "like", "as", "with"}
+)  # a style that begins with one of these stands behind a thing
+PHRASES = (
+    "in the style of ",
+    "in style of ",
+    "in the manner of ",
+    "inspired by ",
+    "style of ",
+    "art by ",
+    "artwork by ",
+    "painting by ",
+    "painted by ",
+    "drawing by ",
+    "drawn by ",
+    "illustration by ",
+)
+PARTICLES = frozenset(
+    {"van", "von", "der", "den", "de", "da", "di", "del", "della", "la", "le", "du", "bin", "ibn", "al", "el"}
+)
 JOINING = frozenset({"of", "the", "and"})  # also in names of places and works
-INNER = frozenset({"of", "in", "on", "at", "with", "from", "and", "for", "near", "over", "under", "playing", "wearing"})
+INNER = frozenset(
+    {"of", "in", "on", "at", "with", "from", "and", "for", "near", "over", "under", "playing", "wearing"}
+)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Prompts that show what an erasure did: the concept, other words for it, what is close to it, and other things."""
+"""Prompts that show what an erasure did: the concept, other words for it, close words, and other things."""
 
 from __future__ import annotations
 
@@ -14,16 +14,30 @@ if TYPE_CHECKING:
     from ..diffusion.model import DiffusionModel
     from ..spec import ErasureSpec
 
-THING_LOOKS = ("a photo of {a_thing}", "a painting of {a_thing}", "a drawing of {a_thing}", "a picture of {a_thing}")
+THING_LOOKS = (
+    "a photo of {a_thing}",
+    "a painting of {a_thing}",
+    "a drawing of {a_thing}",
+    "a picture of {a_thing}",
+)
 PERSON_LOOKS = ("a photo of {thing}", "a portrait of {thing}", "a painting of {thing}", "{thing} smiling")
-SHOWN_ON = ("house", "cat", "tree", "car", "apple", "guitar", "castle", "fish")  # for styles; every model draws them
+SHOWN_ON = (
+    "house",
+    "cat",
+    "tree",
+    "car",
+    "apple",
+    "guitar",
+    "castle",
+    "fish",
+)  # for styles; every model draws them
 
 
 def comparison_prompts(model: DiffusionModel, spec: ErasureSpec, count: int = 8) -> list[str]:
-    """`count` prompts, no two alike, in this order: the concept, other words for it, close words, other things.
+    """`count` different prompts in this order: the concept, other words for it, close words, other things.
 
-    Every group has as many as the others, if it has enough words; fewer than `count` prompts come back only if all
-    words are used up. The same for the same spec and model, whatever LoRAs are applied and whether it was trained.
+    The groups are equally large if each has enough words. Fewer than `count` prompts come back only if all
+    words are used up. The same spec and model give the same prompts, trained or not, with any LoRAs.
     """
     kind = spec.kind_of(model.knowledge.styles)
     groups = _of_style(model, spec) if kind == STYLE else _of_thing(model, spec, kind)
@@ -42,12 +56,18 @@ def _of_thing(model: DiffusionModel, spec: ErasureSpec, kind: str) -> list[list[
     synonyms, (close, others) = _synonyms(model, spec), _words(model, spec)
     looks = model.knowledge.styles or (PERSON_LOOKS if kind == PERSON else THING_LOOKS)
     own = [_look(model, spec.concept, kind, i) for i in range(len(looks))]
-    return [own, [_look(model, word, kind, i + 1) for i, word in enumerate(synonyms)],
-            *([_look(model, word, _kind(model, word), i) for i, word in enumerate(words)] for words in (close, others))]
+    return [
+        own,
+        [_look(model, word, kind, i + 1) for i, word in enumerate(synonyms)],
+        *(
+            [_look(model, word, _kind(model, word), i) for i, word in enumerate(words)]
+            for words in (close, others)
+        ),
+    ]
 
 
 def _of_style(model: DiffusionModel, spec: ErasureSpec) -> list[list[str]]:
-    """The four groups for a style: it, other words for it, other styles, and the things that they are shown on."""
+    """The four groups for a style: it, other words for it, other styles, and things without a style."""
     names = [spec.concept, *spec.synonyms]
     asked = [word for word in spec.retain if _kind(model, word) == STYLE]
     beside = list(dict.fromkeys([*asked, *_nearest(model, spec.concept, other_styles(model, names))]))
@@ -61,7 +81,7 @@ def _of_style(model: DiffusionModel, spec: ErasureSpec) -> list[list[str]]:
 
 
 def _look(model: DiffusionModel, word: str, kind: str, turn: int) -> str:
-    """One of the ways to draw a word, in turn: in a style that the model is known to have, or in a general one."""
+    """One of the ways to draw a word, in turn: in the model's known styles, or in general ones."""
     styles = model.knowledge.styles
     if kind == STYLE:
         return picture_of(word, kind, SHOWN_ON[turn % len(SHOWN_ON)])
@@ -76,8 +96,12 @@ def _kind(model: DiffusionModel, word: str) -> str:
 
 
 def _synonyms(model: DiffusionModel, spec: ErasureSpec) -> list[str]:
-    """Words that the model is known to have and the erasure was not given first: they say more; then the given ones."""
-    return list(dict.fromkeys(w for w in (*model.knowledge.synonyms(spec.concept), *spec.synonyms) if w != spec.concept))
+    """Known words that the erasure was not given come first, since they say more; then the given ones."""
+    return list(
+        dict.fromkeys(
+            w for w in (*model.knowledge.synonyms(spec.concept), *spec.synonyms) if w != spec.concept
+        )
+    )
 
 
 def _words(model: DiffusionModel, spec: ErasureSpec, close: int = 8) -> tuple[list[str], list[str]]:
@@ -105,5 +129,8 @@ def _nearest(model: DiffusionModel, concept: str, words: list[str]) -> list[str]
 def _embedding(model: DiffusionModel, text: str) -> torch.Tensor:
     """Mean token embedding of a text, the encoders' one behind the other; [sum of widths]."""
     ids = torch.tensor(model.text.words(text), dtype=torch.long)
-    rows = [e.get_input_embeddings().weight[ids.to(model.text.device)].float().mean(0) for e in model.text.encoders]
+    rows = [
+        e.get_input_embeddings().weight[ids.to(model.text.device)].float().mean(0)
+        for e in model.text.encoders
+    ]
     return torch.cat([torch.nn.functional.normalize(row, dim=0) for row in rows]).cpu()

@@ -10,7 +10,9 @@ from ..diffusion.checkpointing import SWITCHES
 from ..diffusion.model import DiffusionModel
 from ..domain.prompts import last_word
 
-SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "for", "like", "as", "style", "from", "to"])
+SMALL_WORDS = frozenset({
+    "a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "for", "like", "as", "from", "to", "style",
+})
 TOO_LIKE = 0.8  # likeness above which a word counts as another name of the concept
 
 STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic book", "3d render", "pixel art", "ink drawing")
@@ -23,7 +25,7 @@ def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
 
 
 def telling_words(names: list[str]) -> set[str]:
-    """The words of these names, without those that say nothing: "in the style of" alone makes no two styles alike."""
+    """The words of these names, without small ones: "in the style of" makes no two styles alike."""
     return {w for name in names for w in name.lower().split()} - SMALL_WORDS
 
 

@@ -123,10 +123,11 @@ def test_several_concepts_become_a_file_each(comfy):
 def test_the_bundled_model_is_known_behind_another_erasure_and_its_styles_are_guessed(comfy):
     graph = graphs.erase("frog", steps=2, name="before", vae=False)
     second = graphs.erase(steps=2, vae=False)["2"]["inputs"] | {"model": ["2", 0], "clip": ["2", 1]}
-    refused = comfy.run(graph | {"3": {"class_type": "SAGE_EraseConcept", "inputs": second | {"concepts": "carburettor"}}})
+    node = {"class_type": "SAGE_EraseConcept", "inputs": second | {"concepts": "carburettor"}}
+    refused = comfy.run(graph | {"3": node})
     assert refused.status == "error" and "cannot draw 'carburettor'" in refused.error
     for kind, wanted in (("automatic", "style"), ("thing", "thing")):
-        node = {"class_type": "SAGE_EraseConcept", "inputs": second | {"concepts": "ink", "lora_name": f"ink-{kind}", "kind": kind}}
+        node["inputs"] = second | {"concepts": "ink", "lora_name": f"ink-{kind}", "kind": kind}
         outcome = comfy.run(graph | {"3": node})
         assert outcome.status == "success", outcome.error
         assert read_lora(comfy.base / f"models/loras/sage/ink-{kind}.safetensors").spec()["kind"] == wanted
