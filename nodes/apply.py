@@ -89,7 +89,8 @@ def _line(name: str, strength: float, path) -> str:
     try:
         lora = read_lora(path)
         result = lora.result()
-        measured = f"; measured after: {', '.join(f'{k} {v}' for k, v in result['after'].items() if v is not None)}" if result else ""
+        cells = [f"{k} {v}" for k, v in (result or {"after": {}})["after"].items() if v is not None]
+        measured = f"; measured after: {', '.join(cells)}" if cells else ""
         erased = ", ".join(f"{spec['concept']!r} with {spec['method']}" for spec in lora.specs())
         return f"{name} ({strength:g}): erases {erased}{measured}"
     except SageError:

@@ -14,10 +14,10 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
+from ..sage_core.demo import DEMO
 from ..sage_core.diffusion import names
 from ..sage_core.diffusion.architecture import FAMILIES, UNET
 from ..sage_core.diffusion.autoencoder import PREFIX
-from ..sage_core.diffusion.load import DEMO
 from ..sage_core.diffusion.weights import read_safetensors
 
 CLIP_CONFIG: dict = json.loads((DEMO / "text_encoder" / "config.json").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from .errors import require_packages, sentence_of
 from .inputs import advanced
-from .request import AUTOMATIC, EFFORTS, specs
+from .request import AUTOMATIC, EFFORTS, GUESSED, specs
 
 
 class EraseConcept(io.ComfyNode):
@@ -15,6 +15,7 @@ class EraseConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         from ..sage_core.methods import METHODS
+        from ..sage_core.prompts.kinds import KINDS
         from ..sage_core.spec import SURFACES
 
         return io.Schema(
@@ -52,6 +53,11 @@ class EraseConcept(io.ComfyNode):
                                                 "0 is the method's default. Stronger erases surer and costs the neighbours more.")),
                 advanced(io.Int.Input("resolution", optional=True, default=0, min=0, max=2048, step=64,
                                       tooltip="Side in pixels of what is trained on; 0 is the model's own. Smaller is quicker and takes less memory.")),
+                advanced(io.Combo.Input("kind", optional=True, options=[GUESSED, *KINDS], default=GUESSED,
+                                        tooltip="What the concepts are. It decides how prompts are worded: "
+                                                '"a photo of an owl", "a painting of a house by Hokusai", '
+                                                '"a portrait of Ada Lovelace". Automatic guesses from the '
+                                                "words and shows the guess on the node while it trains.")),
             ],
             outputs=[
                 io.Model.Output("erased_model", display_name="MODEL", tooltip="The model with the erasure applied."),
@@ -64,7 +70,8 @@ class EraseConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="", surface=AUTOMATIC, strength=0.0, resolution=0):
+    def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="",
+                        surface=AUTOMATIC, strength=0.0, resolution=0, kind=GUESSED):
         """Sentences before anything runs. ComfyUI's own check of lists does not know this schema's, so they are named here too."""
         from .request import lora_path, lora_stem
 
@@ -72,7 +79,7 @@ class EraseConcept(io.ComfyNode):
             if concepts is None or lora_name is None:  # linked: known when it runs
                 return
             own = specs(concepts, method or "sage", effort or "standard", 0, retain or "", surface or AUTOMATIC, strength=_number(strength),
-                        resolution=resolution or 0)
+                        resolution=resolution or 0, kind=kind or GUESSED)
             for spec in own:
                 lora_path(_folder(), lora_stem(lora_name, spec.concept, len(own) > 1))
 
@@ -87,13 +94,14 @@ class EraseConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, concepts, method, effort, lora_name, seed, vae=None, retain="", surface=AUTOMATIC, rank=0, steps=0,
-                strength=0.0, resolution=0) -> io.NodeOutput:
+                strength=0.0, resolution=0, kind=GUESSED) -> io.NodeOutput:
         require_packages()
         from . import session
 
-        wanted = specs(concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution)
+        wanted = specs(concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution,
+                       kind)
         values = {"concepts": concepts, "method": method, "effort": effort, "lora_name": lora_name, "seed": seed, "retain": retain, "surface": surface,
-                  "rank": rank, "steps": steps, "strength": strength, "resolution": resolution}
+                  "rank": rank, "steps": steps, "strength": strength, "resolution": resolution, "kind": kind}
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
         return io.NodeOutput(done.model, done.clip, "\n".join(done.names), done.graph, done.pictures, ui=ui.PreviewImage(done.shown, cls=cls))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..sage_core.prompts.templates import picture_of
 from . import bridge
 from .pictures import row_to_pil
 
@@ -17,7 +18,7 @@ class Camera:
 
     def __init__(self, core, model, vae, spec):
         self.core, self.model, self.vae = core, model, vae
-        self.prompt = f"a picture of a {spec.concept}"
+        self.prompt = picture_of(spec.concept, spec.kind_of(core.knowledge.styles))
         self.first: torch.Tensor | None = None
         self.last: torch.Tensor | None = None
 

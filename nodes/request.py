@@ -16,6 +16,7 @@ FOLDER = "sage"  # below models/loras
 EFFORTS = {"quick": 0.5, "standard": 1.0, "thorough": 2.0}
 MAX_CONCEPTS = 20
 AUTOMATIC = "as the method has it"
+GUESSED = "automatic"  # of a concept's kind
 
 
 def parse_words(text: str) -> tuple[str, ...]:
@@ -24,8 +25,11 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 
 def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", surface: str = AUTOMATIC, rank: int = 0, steps: int = 0,
-          strength: float = 0.0, resolution: int = 0) -> list[ErasureSpec]:
-    """One spec a concept. Zero and "as the method has it" mean the method's default. Raises SageError on bad values."""
+          strength: float = 0.0, resolution: int = 0, kind: str = GUESSED) -> list[ErasureSpec]:
+    """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
+
+    The specs are not resolved: what kind a concept is can depend on the model.
+    """
     from ..sage_core.methods import METHODS
 
     if method not in METHODS:
@@ -36,10 +40,16 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
         raise SageError(f"The strength is {strength}; it is a number from 0 (the method's default) to 10.")
     wanted = [
         ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or None, rank or None,
-                    eta=strength or None, resolution=resolution or None).resolved()
+                    eta=strength or None, resolution=resolution or None,
+                    kind=None if kind == GUESSED else kind)
         for name, synonyms in _few(concepts)
     ]
-    return wanted if steps else [dataclasses.replace(spec, steps=max(1, round(spec.steps * EFFORTS[effort]))) for spec in wanted]
+    return wanted if steps else [_with_effort(spec, EFFORTS[effort]) for spec in wanted]
+
+
+def _with_effort(spec: ErasureSpec, share: float) -> ErasureSpec:
+    """With that share of the method's own steps."""
+    return dataclasses.replace(spec, steps=max(1, round(spec.resolved().steps * share)))
 
 
 def _few(text: str) -> list[tuple[str, tuple[str, ...]]]:

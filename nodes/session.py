@@ -98,14 +98,16 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
 
 def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
     """(path, loss graph, pictures) of one concept, trained now or found as a file."""
-    from ..sage_core.diffusion.load import load_model
     from ..sage_core.files import check_room, claimed
+    from ..sage_core.models import load_model
     from ..sage_core.runs import room_for
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
     with bridge.training():
         core = load_model(weights, "cpu", bridge.training_dtype(), prediction)
     core.on_pass = bridge.check_cancelled
+    state = _state_file(spec, core.fingerprint)
+    taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
     try:
         path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
         camera = Camera(core, model, vae, spec)
@@ -113,14 +115,14 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
         check_room(path, room_for(core, spec))
-        state = _state_file(spec, core.fingerprint)
         with claimed(path), claimed(state), bridge.training():
-            return _train(core, spec, path, state, camera, messages)
+            return _train(core, spec, path, state, camera, messages, taken)
     finally:
         core.on_pass = None
 
 
-def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
+def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
+    """`taken`: what to report about a guess of the concept's kind; empty if the user said it."""
     from ..sage_core.files import write_picture
     from ..sage_core.plan import erase_as_planned, fit
 
@@ -130,6 +132,8 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
             text += f", {min(event.residual, 1.0):.0%} of it left"
         if event.eta is not None:
             text += f", at most {event.eta:.0f} s"
+        if taken:  # last, since the node cuts off what is too long
+            text += f"; {taken}"
         data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
         messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
@@ -137,8 +141,9 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
         messages("plan", 1, 1, f"{spec.concept}: {text}")
 
     plan = fit(core, spec, bridge.device())
-    if plan is not None:
-        say(str(plan))
+    for part in (taken, str(plan or "")):
+        if part:
+            say(part)
     camera.before(messages)
     erasure = erase_as_planned(core, spec, plan, on_event, say, state, _usable(state))
     try:

@@ -7,10 +7,11 @@ import importlib
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "diffusion.load", "load_lora": "lora",
-    "SageError": "errors", "Cancelled": "errors",
+    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "models",
+    "load_lora": "lora", "comparison_prompts": "prompts.suite", "SageError": "errors", "Cancelled": "errors",
 }
-__all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "erase", "load_lora", "load_model"]
+__all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "comparison_prompts", "erase",
+           "load_lora", "load_model"]
 
 
 def __getattr__(name: str):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from . import __version__
+from .prompts.kinds import KINDS
 from .spec import SURFACES
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--method", default="sage")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--surface", choices=SURFACES, help="what is trained (default: the method's)")
+    _kind(demo)
     demo.add_argument("--out", default="sage-demo", metavar="DIR", help="folder for the LoRA, the picture and the report")
 
     erase = command("erase", "erase a concept from a model and save a LoRA")
@@ -95,6 +97,11 @@ def _settings(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--resolution", type=int, metavar="PIXELS", help="side of what is trained on (default: what the model was made for)")
     sub.add_argument("--seed", type=int, default=0)
+    _kind(sub)
+
+
+def _kind(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--kind", choices=KINDS, help="what the concept is (default: guessed from its words)")
 
 
 def _model(sub: argparse.ArgumentParser) -> None:

@@ -75,7 +75,9 @@ def run_jobs(model: DiffusionModel, specs: list[ErasureSpec], folder: Path, devi
     rows, plans = [], {}
     for i, (spec, stem) in list(enumerate(zip(specs, stems(specs))))[rank::world]:
         path, row = folder / f"{stem}.safetensors", {"number": i, "concept": spec.concept, "method": spec.method, "lora": f"{stem}.safetensors"}
-        progress(f"{i + 1}/{len(specs)} {spec.concept!r}")
+        taken = spec.taken_as(model.knowledge.styles)
+        progress(f"{i + 1}/{len(specs)} {spec.concept!r}" + (f": {taken}" if taken else ""))
+        spec = spec.resolved(model.knowledge.styles)
         try:
             rows.append(row | _made(path, spec, model.fingerprint) if path.exists() else row | _make(model, spec, path, device, progress, preview, plans))
         except SageError as error:

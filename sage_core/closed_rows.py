@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .domain.prompts import TEMPLATES, is_phrase, last_word, style_templates
+from .domain.prompts import last_word
+from .prompts.kinds import STYLE
+from .prompts.templates import OPEN, concept_templates, ends_with_thing, in_style, put
 
 if TYPE_CHECKING:
     from .closed_form import ClosedForm
@@ -26,31 +28,42 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
     state knows of the style; each is to become what the prompt without the style has there.
     """
-    ending = [t for t in TEMPLATES if t.endswith("{}")]  # where the name comes last, its token stands before the end
-    prompts = ["{}", *ending[: config.templates], *(in_styles(context) if config.styled else [])]
-    return *_pairs(context, config, context.names, _some_things(context), prompts), kept_moment(context, config)
+    edited, wanted = _pairs(context, config, context.names, _some_things(context), config.styled, plain=True)
+    return edited, wanted, kept_moment(context, config)
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
     """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in some styles, a style on other things."""
-    return _pairs(context, config, context.names[:UNSEEN_NAMES], _some_things(context, skip=1), in_styles(context))
+    names, things = context.names[:UNSEEN_NAMES], _some_things(context, skip=1)
+    return _pairs(context, config, names, things, styled=True, plain=False)
 
 
-def in_styles(context) -> list[str]:
-    """Templates that show a thing in other styles, its name last; none where the concept is a style itself."""
-    if context.style:
-        return []
-    styles = [s for s in context.other_styles if not is_phrase(s)][:STYLE_THINGS]
-    return [context.plain_template(context.names[0], s) for s in styles or ["new"]]
+def in_styles(context, name: str) -> list[str]:
+    """Templates that show a thing in other styles, its name last."""
+    styles = [s for s in context.other_styles if ends_with_thing(s)][:STYLE_THINGS]
+    return [context.plain_template(name, s) for s in styles or ["new"]]
 
 
-def _pairs(context, config: ClosedForm, names: list[str], things: list[str], templates: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the names: of a style on those things, of a thing in those templates, all of which end with it."""
-    aim = config.aim.strip()
-    if context.style:
-        pairs = [pair for name in names for thing in things for pair in _style_pairs(context, name, thing, aim)]
-    else:
-        pairs = [pair for name in names for template in templates for pair in _thing_pairs(context, template.format(name), aim)]
+def unstyled(context, name: str, count: int) -> list[str]:
+    """Templates that show a thing or a person alone: the bare name, and `count` more.
+
+    All have the name last, so that its token stands before the end.
+    """
+    ending = [t for t in concept_templates(name, context.kind) if t.endswith(OPEN)]
+    return [OPEN, *ending[:count]]
+
+
+def _pairs(context, config: ClosedForm, names: list[str], things: list[str], styled: bool,
+           plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles (`styled`)."""
+    aim, pairs = config.aim.strip(), []
+    for name in names:
+        if context.style:
+            pairs += [pair for thing in things for pair in _style_pairs(context, name, thing, aim)]
+            continue
+        shown = unstyled(context, name, config.templates) if plain else []
+        for template in [*shown, *(in_styles(context, name) if styled else [])]:
+            pairs += _thing_pairs(context, put(template, name), aim)
     rows, wanted = zip(*pairs)
     return torch.stack(rows), torch.stack(wanted)
 
@@ -71,17 +84,26 @@ def kept_prompts(context, config: ClosedForm) -> list[str]:
     """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
     words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
     beside = [context.plain(s, w) for s in context.other_styles for w in _some_things(context)] if context.style else []
-    prompts = [template.format(word) for i, word in enumerate([*words, *beside])
-               for template in ["{}", *(TEMPLATES[(i + j) % len(TEMPLATES)] for j in range(min(2, config.templates)))]]
-    if config.everywhere:  # every word in two styles
-        styles = [context.other_styles[i % len(context.other_styles)] for i in range(2 * len(words))]
-        prompts += [style_templates(s)[i % len(style_templates(s))].replace("{thing}", words[i // 2]).format(s) for i, s in enumerate(styles)]
+    prompts = []
+    for i, word in enumerate([*words, *beside]):
+        own = concept_templates(word, context.kind_of(word))
+        prompts += [word, *(put(own[(i + j) % len(own)], word) for j in range(min(2, config.templates)))]
+    if config.everywhere and context.other_styles:  # every word in two styles
+        for i in range(2 * len(words)):
+            prompts.append(_in_a_style(context, words[i // 2], i))
     return prompts
 
 
+def _in_a_style(context, word: str, turn: int) -> str:
+    """A retained word in one of the other styles; one that is a style itself in a template of its own."""
+    kind, style = context.kind_of(word), context.other_styles[turn % len(context.other_styles)]
+    own = concept_templates(word, kind) if kind == STYLE else in_style(word, style, leave="style", kind=kind)
+    return put(own[turn % len(own)], word if kind == STYLE else style)
+
+
 def _some_things(context, skip: int = 0) -> list[str]:
-    """A few of the retained words from all over the list, `skip` words later."""
-    return context.retained[skip :: max(1, len(context.retained) // STYLE_THINGS)][:STYLE_THINGS]
+    """A few of the things from all over the list, `skip` things later."""
+    return context.things[skip :: max(1, len(context.things) // STYLE_THINGS)][:STYLE_THINGS]
 
 
 def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
@@ -91,19 +113,22 @@ def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
 
 
 def _style_pairs(context, name: str, thing: str, aim: str) -> Pairs:
-    """Of a thing in the style: the style's own state becomes what stands before it, everything behind it what it is without."""
-    own, goal = _states(context, context.plain(name, thing)), _states(context, aim or context.neutral(thing))
-    start, length, end = _place(context, name, thing)
-    pairs = [(own[start + length - 1], goal[start - 1])] + [(own[p], goal[p - length]) for p in range(start + length, end + 1)]
-    return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 :].mean(0))]
+    """Of a thing in the style: the style's last token and all tokens behind it become what the prompt without
+    the style has in their place, counted from the end."""
+    without = aim or context.neutral(thing, name)
+    own, goal = _states(context, context.plain(name, thing)), _states(context, without)
+    last, end = _place(context, name, thing)
+    shift = end - 1 - len(context.model.text.words(without))
+    pairs = [(own[p], goal[max(0, p - shift)]) for p in range(last, end + 1)]
+    return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 + max(0, -shift) :].mean(0))]
 
 
 def _states(context, prompt: str) -> torch.Tensor:
     return context.frozen(prompt).hidden[0].cpu().double()
 
 
-def _place(context, name: str, thing: str) -> tuple[int, int, int]:
-    """Where the name starts in its plain prompt, how many tokens it has, and where the prompt ends."""
+def _place(context, name: str, thing: str) -> tuple[int, int]:
+    """Positions of the name's last token and of the end token in its plain prompt."""
     text = context.model.text
-    before = len(text.words(context.plain_template(name, thing).split("{}")[0].strip()))
-    return 1 + before, len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))
+    before = text.words(context.plain_template(name, thing).split(OPEN, 1)[0].strip())
+    return len(before) + len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))

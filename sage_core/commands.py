@@ -12,13 +12,20 @@ from .spec import HOST_SYNTAX
 
 def given(args) -> dict:
     """The same as fields of a spec."""
-    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "seed")
+    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution",
+             "seed", "kind")
     return {name: getattr(args, name) for name in names}
 
 
 def _say(args, text: str) -> None:
     if args.json is not True:
         print(text)
+
+
+def _say_kind(progress, model, spec) -> None:
+    """Report a guess of what the concept is."""
+    if taken := spec.taken_as(model.knowledge.styles):
+        progress(f"{spec.concept!r}: {taken}")
 
 
 def _device(name: str):
@@ -49,7 +56,7 @@ def _load(args, wanted, device=None):
     """The model in the precision for the wanted device, on it unless another is given."""
     import torch
 
-    from .diffusion.load import load_model
+    from .models import load_model
     from .plan import frozen_dtype
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision) or frozen_dtype(wanted)
@@ -79,19 +86,20 @@ def output_folder(name: str) -> Path:
 def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from .cycle import ErasureSpec, erase
-    from .diffusion.load import load_model
     from .evaluate.attack import ConceptInversion
     from .evaluate.report import table, write_report
     from .files import check_room, claimed, slug
+    from .models import load_model
     from .progress import Progress
     from .runs import save_measured
 
-    spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface)
+    spec = ErasureSpec(args.concept, method=args.method, seed=args.seed, surface=args.surface, kind=args.kind)
     folder = output_folder(args.out)
     progress = Progress(quiet=args.json is True)
     model = load_model("demo")
     path = folder / f"erased-{slug(spec.concept)}.safetensors"
     check_room(path)
+    _say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     with claimed(path):
         erasure = erase(model, spec, progress)
@@ -128,6 +136,7 @@ def run_erase(args) -> dict:
         progress(str(plan))
     if args.plan:
         return _planned(args, model, spec, plan)
+    _say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
     made = make_lora(model, spec, path, plan, progress, args.resume, args.save_every, args.preview)
     _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes_of(made)} UNet passes, {made['cost']['seconds']:.0f} s")
@@ -160,11 +169,15 @@ def _planned(args, model, spec, plan) -> dict:
     from .methods import METHODS
     from .plan import seconds_a_pass
 
+    spec, taken = spec.resolved(model.knowledge.styles), spec.taken_as(model.knowledge.styles)
     passes, each = METHODS[spec.method].passes(spec.faithful), seconds_a_pass(model, spec)
+    if taken:
+        _say(args, f"{spec.concept!r}: {taken}")
     _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, about {passes * each / 60:.1f} minutes")
     memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
                                         "samples_at_once": plan.at_once}
-    return {"spec": spec.resolved().to_json(), "unet_passes": passes, "seconds": round(passes * each, 1), "memory": memory}
+    seconds = round(passes * each, 1)
+    return {"spec": spec.to_json(), "unet_passes": passes, "seconds": seconds, "memory": memory}
 
 
 def run_evaluate(args) -> dict:
@@ -202,9 +215,9 @@ def run_evaluate(args) -> dict:
 
 def run_bench(args) -> dict:
     """Every method on the same work; what is in the folder already is not made again."""
-    from .diffusion.load import load_model
     from .evaluate.bench import CONCEPTS, Plan, as_markdown, run
     from .methods import METHODS
+    from .models import load_model
     from .progress import Progress
 
     def listed(text: str | None, known, default) -> tuple[str, ...]:
@@ -285,10 +298,19 @@ def run_inspect(args) -> dict:
     for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
     if result["result"]:
-        lines += [f"  measured {when}: " + ", ".join(f"{k} {v}" for k, v in result["result"][when].items()) for when in ("before", "after")]
+        lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]
     _say(args, "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))  # a file may hold a terminal's commands
     return result
+
+
+def _measured_lines(result: dict) -> list[str]:
+    """The measured cells before and after; no line where nothing was judged."""
+    lines = []
+    for when in ("before", "after"):
+        cells = [f"{name} {value}" for name, value in result[when].items() if value is not None]
+        lines += [f"  measured {when}: {', '.join(cells)}"] if cells else []
+    return lines
 
 
 def run_methods(args) -> dict:

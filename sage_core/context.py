@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from .adapters import Adapter
 from .diffusion.model import DiffusionModel
 from .diffusion.text import Conditioning
-from .domain.prompts import BARE_STYLES, BEHIND, NEUTRAL, STYLE_TEMPLATES, compose, is_phrase, meaning, style_templates
-from .domain.prompts import TEMPLATES as CONCEPT_TEMPLATES
-from .retention.words import TEMPLATES, likeness_to, other_styles, retained_words
+from .domain.prompts import compose, meaning
+from .prompts import templates
+from .prompts.kinds import STYLE, THING, guess
+from .retention.words import likeness_to, other_styles, retained_words
 from .spec import ErasureSpec
 
 ADJACENT = 12  # so many retained words count as the concept's neighbourhood
@@ -21,8 +23,9 @@ THINGS = 200  # so many of the first retained words are plain things; the built-
 
 @dataclass
 class Context:
-    """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share its state; `style`:
-    the concept is a style; `styled`: the share of a thing's erased and of retained prompts that are in a style.
+    """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share
+    its state; `kind`: what the concept is, one of kinds.KINDS; `styled`: the share of a thing's erased and of
+    retained prompts that are in a style.
 
     A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one of the other styles
     that the erased thing is shown in, or None, the concept alone. Erased as a bare word only, a thing comes back in some styles.
@@ -32,7 +35,7 @@ class Context:
     adapter: Adapter
     names: list[str]
     retained: list[str]
-    style: bool = False
+    kind: str = THING
     other_styles: list[str] = field(default_factory=list)
     styled: float = 0.0
     source: object = None
@@ -40,6 +43,21 @@ class Context:
     _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
     _frozen: dict[str, Conditioning] = field(default_factory=dict)
     _nearest: list[str] | None = None
+
+    @property
+    def style(self) -> bool:
+        """Whether the concept is a style."""
+        return self.kind == STYLE
+
+    @cached_property
+    def things(self) -> list[str]:
+        """Retained words on which a style can be shown: plain things."""
+        plain = [w for w in self.retained[:THINGS] if self.kind_of(w) == THING]
+        return plain or ["house", "tree", "person"]
+
+    def kind_of(self, word: str) -> str:
+        """The kind of a retained word, guessed."""
+        return guess(word, self.model.knowledge.styles)
 
     @property
     def empty_end(self) -> torch.Tensor:
@@ -68,38 +86,42 @@ class Context:
     def scenes(self, rng: random.Random, count: int) -> list[str | None]:
         """What the concept is shown with, without repetition where possible: a style always with things, a thing partly in styles."""
         if self.style:
-            return _draw(rng, self.retained[:THINGS], count)
+            return _draw(rng, self.things, count)
         shown = _draw(rng, self.other_styles, round(self.styled * count)) if self.other_styles else []
         return [*shown, *[None] * (count - len(shown))]
 
     def template(self, rng: random.Random, scene: str | None, name: str) -> str:
         """A template with one place left, the concept's."""
         if scene is None:
-            return rng.choice(CONCEPT_TEMPLATES)
-        return self._around(rng.choice(style_templates(name if self.style else scene)), scene)
+            return rng.choice(templates.concept_templates(name, self.kind))
+        if self.style:
+            return rng.choice(templates.in_style(scene, name, leave="style"))
+        return rng.choice(templates.in_style(name, scene, leave="thing", kind=self.kind))
 
     def plain(self, name: str, scene: str | None) -> str:
         """The plainest prompt of the concept: its bare name, or a thing in a style."""
-        return name if scene is None else self.plain_template(name, scene).format(name)
+        return name if scene is None else templates.put(self.plain_template(name, scene), name)
 
     def plain_template(self, name: str, scene: str) -> str:
-        """The same with one place left, the concept's; without the concept it says `neutral`."""
-        return self._around(STYLE_TEMPLATES[0 if is_phrase(name if self.style else scene) else BEHIND], scene)
+        """Like `plain`, with "{}" in place of the concept; see `neutral` for the prompt without it."""
+        if self.style:
+            return templates.plainest_in_style(scene, name, leave="style")
+        return templates.plainest_in_style(name, scene, leave="thing", kind=self.kind)
 
-    def neutral(self, scene: str | None) -> str:
-        """The same without the concept."""
+    def neutral(self, scene: str | None, name: str | None = None) -> str:
+        """What `plain(name, scene)` says without the concept. name: its first name if none is given."""
         if scene is None:
             return ""
-        return NEUTRAL.format(thing=scene) if self.style else BARE_STYLES[not is_phrase(scene)].format(scene)
-
-    def _around(self, template: str, scene: str) -> str:
-        """A style's template with the scene in it and the concept's place left."""
-        return template.replace("{thing}", scene) if self.style else template.replace("{}", scene).replace("{thing}", "{}")
+        if self.style:
+            return templates.without_style(scene, name or self.names[0])
+        return templates.without_thing(scene)
 
     def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
         """One of the concept's names in a plain template."""
         name = rng.choice(self.names)
-        return rng.choice(TEMPLATES).format(name) if scene is None else self.template(rng, scene, name).format(name)
+        if scene is None:
+            return templates.put(rng.choice(templates.plain_templates(name, self.kind)), name)
+        return templates.put(self.template(rng, scene, name), name)
 
     def nearest(self, count: int = ADJACENT) -> list[str]:
         """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
@@ -128,10 +150,11 @@ class Context:
         return 0.5 if self.style else self.styled
 
     def shown(self, rng: random.Random, word: str, style: str | None) -> str:
-        """A word in a plain template, or in a style."""
-        if style is None:
-            return rng.choice(TEMPLATES).format(word)
-        return rng.choice(style_templates(style)).replace("{thing}", word).format(style)
+        """A word in a plain template, or in a style. A word that is a style itself gets no other one."""
+        kind = self.kind_of(word)
+        if style is None or kind == STYLE:
+            return templates.put(rng.choice(templates.plain_templates(word, kind)), word)
+        return templates.put(rng.choice(templates.in_style(word, style, leave="style", kind=kind)), style)
 
     def predict_frozen(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """eps0(z, h): the original UNet's prediction, differentiable with respect to the conditioning."""
@@ -151,7 +174,8 @@ def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter, st
     names = [spec.concept, *(s for s in spec.synonyms if s != spec.concept)]
     with adapter.off():
         retained = retained_words(model, names, spec.retain)
-    return Context(model, adapter, names, retained, spec.is_style, other_styles(model, names), styled)
+    kind = spec.kind_of(model.knowledge.styles)
+    return Context(model, adapter, names, retained, kind, other_styles(model, names), styled)
 
 
 def _draw(rng: random.Random, words: list[str], count: int) -> list[str]:

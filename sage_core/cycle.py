@@ -70,33 +70,23 @@ class Erasure:
         return path
 
 
-def check_vocabulary(model: DiffusionModel, names: list[str]) -> None:
-    """The bundled model can draw a fixed list of things; a word outside it cannot be erased from it."""
-    if not model.is_demo:
-        return
-    from .demo import vocabulary
-
-    for name in names:
-        if vocabulary.find(name) is None and name.lower() not in vocabulary.STYLES:
-            examples = ", ".join(vocabulary.names()[:8])
-            raise SageError(f"The bundled model cannot draw {name!r}; choose one of its {len(vocabulary.names())} concepts, such as {examples}, "
-                            f"or a style ({', '.join(vocabulary.STYLES)}).")
-
-
 def latent_bank(context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]) -> LatentBank:
     """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where possible."""
     # A short run does not draw more stops than its steps can use.
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
     shown = max(training.trajectories, len(context.names)) if training.trajectories else 0  # every name is seen
     scenes = context.scenes(rng, min(shown, useful))
-    concept = [context.plain(context.names[i % len(context.names)], scene) for i, scene in enumerate(scenes)]
+    names = [context.names[i % len(context.names)] for i in range(len(scenes))]
+    concept = [context.plain(name, scene) for name, scene in zip(names, scenes)]
+    neutral = [context.neutral(scene, name) for name, scene in zip(names, scenes)]
     retained = min(training.retain_trajectories, 4 * useful)
     words = retained_bank_words(context, rng, retained, training.adjacent)
     retain = context.retained_prompts(rng, rng.sample(words, len(words)), scenes)
     seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
     with context.adapter.off():
         return build_bank(context.model, concept, retain, seeds, training.solver_steps, training.guidance,
-                          lambda done, total: on_event(Event("bank", done, total)), neutral_prompts=[context.neutral(s) for s in scenes], scenes=scenes,
+                          lambda done, total: on_event(Event("bank", done, total)),
+                          neutral_prompts=neutral, scenes=scenes,
                           dealt=training.dealt)
 
 
@@ -118,8 +108,8 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save; resume: go on from it.
     Raises SageError on bad input and where the loss is no number any more.
     """
-    spec = spec.resolved()
-    check_vocabulary(model, [spec.concept, *spec.synonyms])
+    spec = spec.resolved(model.knowledge.styles)
+    model.knowledge.check([spec.concept, *spec.synonyms])
     method, on_event = METHODS[spec.method], on_event or (lambda event: None)
     generator = torch.Generator().manual_seed(spec.seed)
     layers = {k: v for k, v in surface_layers(model, spec.surface).items() if any(part in k for part in method.layers)}

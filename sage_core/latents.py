@@ -137,10 +137,12 @@ class FreshTrajectories:
     def concept(self, rng: random.Random, count: int) -> States:
         """`count` states on one fresh guided trajectory each, stopped at the same random time."""
         scenes = self.context.scenes(rng, count)
-        prompts = [self.context.plain(rng.choice(self.context.names), scene) for scene in scenes]
+        names = [rng.choice(self.context.names) for _ in scenes]
+        prompts = [self.context.plain(name, scene) for name, scene in zip(names, scenes)]
+        neutral = [self.context.neutral(scene, name) for name, scene in zip(names, scenes)]
         z, t = self._walk(prompts, rng)
         with self.context.adapter.off():
-            cond = Conditioning.cat([self.model.encode(prompts), self.model.encode([self.context.neutral(scene) for scene in scenes])])
+            cond = Conditioning.cat([self.model.encode(prompts), self.model.encode(neutral)])
             eps_concept, eps_empty = self.model.predict_noise(torch.cat([z, z]), torch.cat([t, t]), cond).chunk(2)
         return States(z, t, eps_concept, eps_empty, scenes)
 

@@ -113,10 +113,11 @@ def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded
 def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
     """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
 
-    None for the bundled model, which fits anywhere, and for a closed form, which has no step. Raises SageError where nothing fits.
+    None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError
+    if nothing fits.
     """
     plan = None
-    if not model.is_demo and METHODS[spec.method].closed is None:
+    if not model.knowledge.quick and METHODS[spec.method].closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
         plan = make_plan(model, spec, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
         plan.set_up(model)

@@ -25,7 +25,7 @@ def make_lora(model: DiffusionModel, spec: ErasureSpec, path: Path, plan: Plan |
     with claimed(path):
         erasure = erase_as_planned(model, spec, plan, progress, progress, path.with_suffix(".resume"), resume, save_every)
         try:
-            quick = model.is_demo or model.device.type != "cpu"
+            quick = model.knowledge.quick or model.device.type != "cpu"
             if model.vae is None or not (quick if preview is None else preview):
                 erasure.save(path, model)
             else:

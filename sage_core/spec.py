@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import SageError
+from .prompts.kinds import KINDS, guess
 
 MAX_TEXT = 300  # characters
 MAX_WORDS = 1000  # in a list of them
@@ -28,6 +29,7 @@ class ErasureSpec:
     surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer blocks); eta: strength of
     the negative guidance; faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
     resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
+    kind: what the concept is, "thing", "style" or "person"; None: guessed from its words (prompts/kinds.py).
     """
 
     concept: str
@@ -43,6 +45,7 @@ class ErasureSpec:
     eta: float | None = None
     resolution: int | None = None
     faithful: bool = False
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         from .methods import METHODS
@@ -66,6 +69,9 @@ class ErasureSpec:
                 raise SageError(f"resolution is a multiple of 64, not {self.resolution}.")
         if not isinstance(self.faithful, bool):
             raise SageError(f"faithful is true or false, not {shown(self.faithful)}.")
+        if self.kind is not None and self.kind not in KINDS:
+            raise SageError(f"There is no kind {shown(self.kind)}; choose one of {', '.join(KINDS)}, or leave "
+                            "it out to have it guessed.")
         method = METHODS[self.method]
         if self.faithful and method.published is None:
             raise SageError(f"There is no published training of {method.title} to be faithful to; leave that out.")
@@ -74,21 +80,24 @@ class ErasureSpec:
         if self.concept in self.retain:
             raise SageError(f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists.")
 
-    @property
-    def is_style(self) -> bool:
-        """Whether the concept is a way of drawing instead of a thing: said in so many words, or a style of the bundled model."""
-        from .demo.vocabulary import STYLES
+    def kind_of(self, styles: tuple[str, ...] = ()) -> str:
+        """The kind of the concept, as given or guessed. `styles`: those that the model is known to have."""
+        return self.kind or guess(self.concept, tuple(styles))
 
-        words = self.concept.lower().split()
-        return self.concept.lower() in STYLES or words[-1] == "style" or words[:4] == ["in", "the", "style", "of"]
+    def taken_as(self, styles: tuple[str, ...] = ()) -> str:
+        """What to tell the user about a guess; empty where the kind was given."""
+        return "" if self.kind else f"taken as a {self.kind_of(styles)}; set kind to change it"
 
     @property
     def times(self) -> int:
         """So many times a method's steps and rank for the names of this erasure: once for every four."""
         return math.ceil((1 + len(self.synonyms)) / NAMES)
 
-    def resolved(self) -> ErasureSpec:
-        """The same erasure with the method's defaults written out; this is what a file's metadata holds."""
+    def resolved(self, styles: tuple[str, ...] = ()) -> ErasureSpec:
+        """The same erasure with the method's defaults and its kind written out, as in a file's metadata.
+
+        `styles`: those that the model is known to have (model.knowledge.styles); the kind may depend on them.
+        """
         from .methods import METHODS
 
         method = METHODS[self.method]
@@ -96,7 +105,8 @@ class ErasureSpec:
         times = 1 if self.faithful or method.closed is not None else self.times
         rank = self.rank or times * training.rank
         defaults = {"surface": method.surface, "steps": times * training.steps, "rank": rank, "learning_rate": training.learning_rate,
-                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None)}
+                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None),
+                    "kind": self.kind_of(styles)}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def to_json(self) -> dict:

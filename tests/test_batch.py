@@ -48,6 +48,19 @@ def test_a_wrong_job_file_is_a_sentence_that_says_where(here, content, words):
         read_jobs(here / "none.txt", {})
 
 
+def test_a_job_may_say_what_its_concept_is(here, capsys):
+    (here / "a.json").write_text('["dog", {"concept": "ink", "kind": "thing"}]', encoding="utf-8")
+    assert [s.kind for s in read_jobs(here / "a.json", {"kind": None})] == [None, "thing"]
+    (here / "b.txt").write_text("ink\nglossy\n", encoding="utf-8")
+    command = ["batch", "demo", "b.txt", "--method", "uce", "--no-preview", "--out", "out"]
+    assert cli.main(command) == 0 and "1/2 'ink': taken as a style" in capsys.readouterr().err
+    kinds = [read_lora(here / "out" / f"erased-{c}.safetensors").spec()["kind"] for c in ("ink", "glossy")]
+    assert kinds == ["style", "style"]
+    assert cli.main(command) == 0, "the same erasures are found again"
+    assert [row["note"] for row in summary(here / "out").values()] == ["was there", "was there"]
+    assert cli.main([*command, "--kind", "thing"]) == 1 and "another erasure" in capsys.readouterr().err
+
+
 def test_one_that_fails_does_not_stop_the_others_and_a_second_run_makes_only_what_is_missing(here, capsys):
     jobs = here / "jobs.txt"
     jobs.write_text("castle\nxylophone\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from sage_core import cli, commands
-from sage_core.diffusion.load import DEMO
+from sage_core.demo import DEMO
 from sage_core.lora import read_lora
 
 QUICK = ["--concept", "dog", "--steps", "2", "--rank", "2", "--device", "cpu"]
@@ -35,6 +35,18 @@ def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, caps
     assert shown["spec"]["concept"] == "dog" and shown["rank"] == 2 and shown["surfaces"] == ["te", "unet"]
     assert cli.main(["inspect", "dog.safetensors"]) == 0
     assert "concept: dog" in capsys.readouterr().out
+
+
+def test_the_kind_is_guessed_and_reported_or_given_and_the_file_says_it(here, capsys):
+    uce = ["erase", "demo", "--method", "uce", "--no-preview"]
+    assert cli.main([*uce, "--concept", "ink", "--out", "guessed.safetensors"]) == 0
+    assert "'ink': taken as a style; set kind to change it" in capsys.readouterr().err
+    assert cli.main([*uce, "--concept", "ink", "--kind", "thing", "--out", "given.safetensors"]) == 0
+    assert "taken as" not in capsys.readouterr().err
+    guessed, given = (read_lora(here / f"{name}.safetensors") for name in ("guessed", "given"))
+    assert (guessed.spec()["kind"], given.spec()["kind"]) == ("style", "thing")
+    downs = [(guessed.layers[k][0], given.layers[k][0]) for k in given.layers]
+    assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in downs)
 
 
 def test_merged_erasures_are_one_file_that_says_what_it_erases(here, capsys):

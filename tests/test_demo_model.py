@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sage_core.demo import vocabulary
-from sage_core.diffusion.load import DEMO
+from sage_core.demo import DEMO, vocabulary
 
 
 def test_vocabulary_is_large_and_unambiguous():
@@ -49,11 +48,11 @@ def test_the_probe_sees_what_is_asked_for(demo):
 
     judge, chosen = load_judge(demo), vocabulary.concepts()[::12]
     pairs = [(c, s) for c in chosen for s in vocabulary.STYLES if (c.name, s) not in vocabulary.HELD_OUT_PAIRS]
-    images = demo.generate([vocabulary.CANONICAL.format(style=s, name=c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs))))
+    images = demo.generate([vocabulary.canonical(s, c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs))))
     right = [seen.concept == c.name for seen, (c, _) in zip(judge.look(images), pairs)]
     assert sum(right) / len(right) >= 0.90
     words = [(c, c.synonyms[i % len(c.synonyms)], vocabulary.STYLES[i % 4]) for i, c in enumerate(chosen)]
-    images = demo.generate([vocabulary.CANONICAL.format(style=s, name=w) for _, w, s in words], list(range(9500, 9500 + len(words))))
+    images = demo.generate([vocabulary.canonical(s, w) for _, w, s in words], list(range(9500, 9500 + len(words))))
     right = [seen.concept == c.name for seen, (c, _, _) in zip(judge.look(images), words)]
     assert sum(right) / len(right) >= 0.85
 

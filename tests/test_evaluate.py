@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from sage_core import ErasureSpec, erase
+from sage_core.demo.judging import demo_prompts
 from sage_core.diffusion.model import Cost
 from sage_core.evaluate.attack import ConceptInversion
-from sage_core.evaluate.cells import CELLS, demo_prompts
+from sage_core.evaluate.cells import CELLS
 from sage_core.evaluate.measure import evaluate, measure_original
 from sage_core.evaluate.report import write_report
 

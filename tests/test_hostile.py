@@ -25,7 +25,7 @@ many = settings(max_examples=10_000 if LONG else 200, deadline=None, database=No
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large, HealthCheck.filter_too_much])
 few = settings(many, max_examples=1_000 if LONG else 40)  # where a case loads a model
 
-FIELDS = ("concept", "synonyms", "retain", "method", "seed", "surface", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "faithful")
+FIELDS = ("concept", "synonyms", "retain", "method", "seed", "surface", "steps", "rank", "alpha", "learning_rate", "eta", "resolution", "faithful", "kind")
 ODD = st.sampled_from(["", " ", "\x00", "\x1b[2J", "\ud800", "🐶", "👨‍👩‍👧", "a" * 400, "\u202e", "dog", "sage", "uce", "both", "../x", "(dog:1.2)",
                        "embedding:x", "<lora:a:1>", 10**400, -(10**400), 2**63, 0, -1, 1.5, float("nan"), float("inf"), True, None])
 VALUES = st.recursive(ODD | st.text(max_size=20) | st.integers() | st.floats(),

@@ -34,6 +34,22 @@ def test_the_core_imports_no_host_and_runs_no_code_from_text(path):
     assert not called & {"eval", "exec"} and "pickle" not in imported
 
 
+# Edges and tools; the rest is the core.
+KNOW_THE_BUNDLED_MODEL = ("demo/", "models.py", "commands.py", "evaluate/stack.py")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_does_not_know_the_bundled_model(path):
+    """What is special about it reaches the core as a value (knowledge.py)."""
+    name = path.relative_to(ROOT / "sage_core").as_posix()
+    if name.startswith(KNOW_THE_BUNDLED_MODEL):
+        pytest.skip("not the core")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        parts = (getattr(node, "module", None) or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        assert "demo" not in [*parts, *(part for n in names for part in n.split("."))], ast.unparse(node)
+
+
 def test_files_stay_short():
     long = {str(p.relative_to(ROOT)): n for p in (ROOT / "sage_core").rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
     assert not long

@@ -46,6 +46,15 @@ def test_effort_scales_the_method_s_steps_and_zero_means_the_default(request_mod
     assert (own.steps, own.rank, own.eta, own.surface, own.resolution, own.retain) == (7, 4, 0.5, "both", 128, ("wolf", "fox"))
 
 
+def test_a_kind_is_guessed_later_or_given(request_module, error):
+    """The model may decide it, so a spec that is not told keeps no kind until the model is loaded."""
+    assert request_module.specs("dog\nby Hokusai", "sage", "standard", 0)[0].kind is None
+    persons = request_module.specs("Hokusai\nRembrandt", "sage", "quick", 0, kind="person")
+    assert [s.kind for s in persons] == ["person", "person"]
+    with pytest.raises(error, match="no kind"):
+        request_module.specs("dog", "sage", "standard", 0, kind="animal")
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:\\x", "nul", "a\0b", "..", "x" * 5000, "con.txt", "a/ /b"])
 def test_names_that_leave_the_folder_are_refused(request_module, error, tmp_path, name):
     with pytest.raises(error):

@@ -20,6 +20,23 @@ def test_defaults_written_out_are_the_same_erasure():
     assert all(getattr(spec.resolved(), name) is not None for name in ("surface", "steps", "rank", "alpha", "learning_rate", "eta"))
 
 
+def test_a_kind_is_kept_guessed_where_it_is_not_given_and_part_of_the_erasure():
+    assert ErasureSpec.from_json(ErasureSpec("Hokusai", kind="person").to_json()).kind == "person"
+    assert ErasureSpec("Hokusai").resolved().kind == "style"
+    assert ErasureSpec("Hokusai", kind="person").resolved().kind == "person"
+    thing, style, automatic = (ErasureSpec("dog", kind=k).fingerprint() for k in ("thing", "style", None))
+    assert thing == automatic != style
+    assert ErasureSpec("dog").taken_as() == "taken as a thing; set kind to change it"
+    assert ErasureSpec("dog", kind="thing").taken_as() == ""
+
+
+def test_a_file_of_an_earlier_version_has_no_kind_and_is_still_the_same_erasure():
+    old = ErasureSpec("dog").resolved().to_json()
+    del old["kind"]
+    again = ErasureSpec.from_json(old)
+    assert again.kind is None and again.fingerprint() == ErasureSpec("dog").fingerprint()
+
+
 def test_white_space_does_not_matter():
     assert ErasureSpec("  a  red\tdog ").concept == "a red dog"
 
@@ -29,7 +46,8 @@ def test_white_space_does_not_matter():
     {"concept": "dog", "synonyms": [""]}, {"concept": "dog", "retain": ["dog"]}, {"concept": "dog", "method": "magic"}, {"concept": "dog", "seed": -1},
     {"concept": "dog", "seed": 1.5}, {"concept": "dog", "seed": True}, {"concept": "dog", "steps": 0}, {"concept": "dog", "steps": 10**9},
     {"concept": "dog", "rank": 0}, {"concept": "dog", "alpha": 0}, {"concept": "dog", "alpha": float("nan")}, {"concept": "dog", "learning_rate": float("inf")},
-    {"concept": "dog", "eta": -1}, {"concept": "dog", "surface": "vae"}, {"concept": "dog", "colour": "red"}, {}, [], None, "dog",
+    {"concept": "dog", "eta": -1}, {"concept": "dog", "surface": "vae"},
+    {"concept": "dog", "kind": "animal"}, {"concept": "dog", "kind": ["thing"]}, {"concept": "dog", "colour": "red"}, {}, [], None, "dog",
 ])
 def test_a_bad_spec_is_refused_with_one_sentence(fields):
     with pytest.raises(SageError) as caught:

@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..evaluate.cells import Prompt
+from ..spec import ErasureSpec
+from . import judging
 from .vocabulary import STYLES, names
 
 
@@ -54,6 +57,14 @@ class Judge:
         probe = Probe(len(names()), len(STYLES))
         probe.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
         return cls(probe)
+
+    def prompts(self, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+        """`images` prompts for every cell."""
+        return judging.demo_prompts(spec, images, seed)
+
+    def expected(self, spec: ErasureSpec) -> str:
+        """The probe's name of the erased concept."""
+        return judging.expected(spec)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> list[Seen]:

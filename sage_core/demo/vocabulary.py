@@ -6,8 +6,9 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..prompts.templates import plainest_in_style
+
 STYLES = ("cartoon", "glossy", "ink", "pixel art")
-CANONICAL = "a {style} drawing of a {name}"
 # Never shown in training: does the model put a known thing into a known style that it never saw it in?
 HELD_OUT_PAIRS = {
     ("fox", "pixel art"), ("apple", "ink"), ("castle", "glossy"), ("guitar", "cartoon"), ("umbrella", "ink"), ("penguin", "glossy"),
@@ -37,6 +38,11 @@ def concepts() -> tuple[Concept, ...]:
 
 def names() -> list[str]:
     return [c.name for c in concepts()]
+
+
+def canonical(style: str, name: str) -> str:
+    """The prompt by which a thing in a style is judged: "an ink drawing of an owl"."""
+    return plainest_in_style(name, style)
 
 
 def find(text: str) -> Concept | None:

@@ -1,8 +1,7 @@
-"""Load a model from the bundled one, a diffusers folder, a single-file checkpoint, or a state dict in memory. Never downloads."""
+"""Load a model from a diffusers folder, a checkpoint file, or a state dict in memory. Never downloads."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,19 +17,19 @@ from .quantised import dequantised
 from .text import TextStack
 from .weights import build, fill, read_safetensors, told
 
-DEMO = Path(__file__).parent.parent / "demo" / "model"
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-               prediction: str = "auto") -> DiffusionModel:
-    """`source`: "demo", a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
+               prediction: str = "auto", tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
+    """`source`: a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
 
-    `prediction`: "auto", "epsilon" or "v". Raises SageError with one sentence for anything that cannot be used.
+    `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for
+    checkpoints whose vocabulary has another size. Raises SageError with one sentence for what cannot be used.
     """
     try:
-        model = _load(source, prediction, dtype)
+        model = _load(source, prediction, dtype, tokenizers)
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as error:
         # Whatever a damaged or altered model makes of the libraries that read it.
         raise SageError(f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion ({type(error).__name__}: {told(error)}); "
@@ -42,22 +41,21 @@ def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | to
     return model
 
 
-def _load(source, prediction: str, dtype: torch.dtype) -> DiffusionModel:
+def _load(source, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...]) -> DiffusionModel:
     if isinstance(source, Mapping):
-        return from_state_dict(source, "memory", prediction, dtype)
-    if str(source) == "demo":
-        return dataclasses.replace(from_folder(DEMO, prediction, dtype), source="demo")
-    return _from_path(Path(source), prediction, dtype)
+        return from_state_dict(source, "memory", prediction, dtype, tokenizers)
+    return _from_path(Path(source), prediction, dtype, tokenizers)
 
 
-def _from_path(path: Path, prediction: str, dtype: torch.dtype) -> DiffusionModel:
+def _from_path(path: Path, prediction: str, dtype: torch.dtype,
+               tokenizers: tuple[Path, ...]) -> DiffusionModel:
     if path.is_dir():
         return from_folder(path, prediction, dtype)
     if path.suffix.lower() in PICKLES:
         raise SageError(f"{path.name} is a pickled checkpoint, which can run code when opened; convert it to .safetensors first.")
     if not path.exists():
         raise SageError(f"There is no file or folder {str(path)!r}; give a .safetensors checkpoint, a diffusers folder or the word demo.")
-    return from_state_dict(read_safetensors(path), str(path), prediction, dtype)
+    return from_state_dict(read_safetensors(path), str(path), prediction, dtype, tokenizers)
 
 
 def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
@@ -70,7 +68,8 @@ def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto", dtype: torch.dtype = torch.float32) -> DiffusionModel:
+def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto",
+                    dtype: torch.dtype = torch.float32, tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
     """A model from original-layout tensors, as a single-file checkpoint or a host's memory holds them."""
     from diffusers import UNet2DConditionModel
 
@@ -86,18 +85,18 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
             own = _without_last_layer(own)
         encoders.append(_clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype))
     velocity = architecture.predicts_velocity(sd, family) if prediction == "auto" else prediction == "v"
-    text = text_stack(family, encoders)
-    return DiffusionModel(family, text, unet, _vae(sd, family, dtype), schedule_alphas(), velocity, source, pixels=_pixels(family, unet))
+    text = text_stack(family, encoders, tokenizers)
+    vae, alphas, pixels = _vae(sd, family, dtype), schedule_alphas(), family.sample_size
+    return DiffusionModel(family, text, unet, vae, alphas, velocity, source, pixels=pixels)
 
 
-def text_stack(family: architecture.Family, encoders: list[torch.nn.Module]) -> TextStack:
-    """A family's encoders with the tokenizer that their vocabulary is of; SageError where it is none that is known."""
-    return TextStack(encoders, _tokenizer_for(encoders[0]), family.clip_layer, _pads(family))
+def text_stack(family: architecture.Family, encoders: list[torch.nn.Module],
+               tokenizers: tuple[Path, ...] = ()) -> TextStack:
+    """A family's encoders with the tokenizer of their vocabulary's size: CLIP's, or one of `tokenizers`.
 
-
-def _pixels(family, unet) -> int:
-    """Sizes that a model was trained at do not stand in its tensors; the bundled one (192 wide) is 64."""
-    return 64 if unet.config.cross_attention_dim == 192 else family.sample_size
+    Raises SageError if there is none.
+    """
+    return TextStack(encoders, _tokenizer_for(encoders[0], tokenizers), family.clip_layer, _pads(family))
 
 
 def _pads(family) -> tuple[int, ...] | None:
@@ -112,14 +111,15 @@ def _without_last_layer(sd: dict) -> dict:
     return {k: v for k, v in sd.items() if not k.startswith(f"text_model.encoder.layers.{last}.")}
 
 
-def _tokenizer_for(encoder):
+def _tokenizer_for(encoder, tokenizers: tuple[Path, ...]):
     from transformers import CLIPTokenizer
 
     vocabulary = encoder.get_input_embeddings().weight.shape[0]
-    for folder in (CLIP_TOKENIZER, DEMO / "tokenizer"):
+    for folder in (CLIP_TOKENIZER, *tokenizers):
         if folder.exists() and len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == vocabulary:
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    raise SageError(f"The text encoder has {vocabulary} tokens; only CLIP's own tokenizer (49408) and the bundled model's are known.")
+    raise SageError(f"The text encoder has {vocabulary} tokens; no tokenizer of that size is known "
+                    "(CLIP's own has 49408).")
 
 
 def _clip(sd: dict, quick_gelu: bool, projected: bool, dtype: torch.dtype):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..knowledge import UNKNOWN, Knowledge
 from .architecture import Family
 from .text import Conditioning, TextStack
 
@@ -33,12 +34,13 @@ class DiffusionModel:
     vae: torch.nn.Module | None
     alphas: torch.Tensor  # cumulative products of 1 - beta, [1000]
     velocity: bool  # the UNet predicts v instead of epsilon
-    source: str  # what the user named: a path, "demo", or where the weights came from
+    source: str  # what the user named: a path, or where the weights came from
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
     at_once: int | None = None  # so many samples go through the UNet together at most; None: as many as are asked for
     readings: dict[str, torch.Tensor] = field(default_factory=dict)  # of words by the untouched text encoder; erasures of one model share them
+    knowledge: Knowledge = UNKNOWN  # set by whoever loads a model and recognises it
     on_pass: Callable[[], None] | None = None  # called before every UNet pass; a host raises its own interrupt from here
 
     @property
@@ -56,11 +58,6 @@ class DiffusionModel:
             module.to(device)
         self.alphas = self.alphas.to(device)
         return self
-
-    @property
-    def is_demo(self) -> bool:
-        """The bundled model, told by its width: its vocabulary is known, so words that it cannot draw are refused."""
-        return self.family.name == "sd1" and self.unet.config.cross_attention_dim == 192
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,6 +76,11 @@ class TextStack:
         """The root mean square of each encoder's embedding table, the unit of steps in it; the tables are frozen."""
         return [e.get_input_embeddings().weight.detach().float().square().mean().sqrt().item() for e in self.encoders]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the token embedding tables; see `embedding_fingerprint`."""
+        return embedding_fingerprint([e.get_input_embeddings().weight for e in self.encoders])
+
     def words(self, text: str) -> list[int]:
         """Token ids of a text without start and end."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -109,6 +115,19 @@ class TextStack:
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         return self.encode(self.tokenize(prompts))
+
+
+def embedding_fingerprint(tables: list[torch.Tensor]) -> str:
+    """SHA-256 over tables [vocabulary, width] in bfloat16: the same for copies in fp32, fp16 and bf16.
+
+    LoRAs change linear layers only, so a model keeps it whatever LoRAs are applied.
+    """
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(str(tuple(table.shape)).encode())
+        rounded = table.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _run(encoder, ids, embeddings, penultimate: bool) -> tuple[torch.Tensor, torch.Tensor | None]:

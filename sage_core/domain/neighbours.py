@@ -51,9 +51,10 @@ class NeighboursDomain:
 
     def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
         """The concept's prompts, one a scene, some as they are and some turned away."""
-        prompts = [self.context.plain(rng.choice(self.context.names), scene) for scene in scenes]
+        chosen = [(scene, rng.choice(self.context.names)) for scene in scenes]
+        prompts = [self.context.plain(name, scene) for scene, name in chosen]
         cosines = draw_cosines(rng, self.config.farthest, self.config.nearest, len(scenes))
         cosines[[i for i in range(len(scenes)) if rng.random() < self.config.bare]] = 1.0
         frozen = self.context.frozen_rows(prompts)
-        empty = self.context.frozen_rows([self.context.neutral(scene) for scene in scenes])
+        empty = self.context.frozen_rows([self.context.neutral(scene, name) for scene, name in chosen])
         return around(self.context.model.encode(prompts), frozen, empty, cosines, generator)

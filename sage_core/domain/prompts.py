@@ -8,27 +8,6 @@ import torch
 
 from ..diffusion.text import Conditioning, TextStack, Tokens
 
-TEMPLATES = (
-    "a picture of a {}", "a photo of a {}", "an image of a {}", "a drawing of a {}", "a painting of a {}", "a beautiful {}", "the {}",
-    "a small {}", "artwork of a {}", "a {} in the style of art", "depicting a large {}", "showing a single {}",
-)
-
-# A style has to be shown on something. The second place is the thing's.
-STYLE_TEMPLATES = ("a drawing of a {thing} {}", "{thing}, {}", "a picture of a {thing}, {}", "a {} drawing of a {thing}", "a {} {thing}", "{} {thing}")
-BEHIND = 3  # so many of them have the style behind the thing, where whole phrases fit as well ("in the style of ...")
-NEUTRAL = "a drawing of a {thing}"  # what such a prompt says without the style
-BARE_STYLES = ("a drawing {}", "a {} drawing")  # and without the thing: the style behind, the style in front
-
-
-def is_phrase(style: str) -> bool:
-    """A style that only fits behind the thing: "in the style of Van Gogh", "by Hokusai"."""
-    return style.split()[0].lower() in ("in", "by", "like", "as", "with")
-
-
-def style_templates(style: str) -> tuple[str, ...]:
-    """The templates in which the style may stand."""
-    return STYLE_TEMPLATES[:BEHIND] if is_phrase(style) else STYLE_TEMPLATES
-
 
 @dataclass
 class ConceptPrompts:

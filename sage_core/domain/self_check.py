@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..diffusion.text import Conditioning, Tokens
-from .prompts import TEMPLATES, ConceptPrompts, compose, likeness, meaning
+from ..prompts.templates import concept_templates
+from .prompts import ConceptPrompts, compose, likeness, meaning
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ class SelfCheckSearch:
         """One cycle of the search, from `attacks` random templates, or from one for each of a style's scenes."""
         context, config = self.context, self.config
         name, shown = rng.choice(context.names), [None] * config.attacks if scenes[0] is None else list(dict.fromkeys(scenes))
-        templates = rng.sample(TEMPLATES, config.attacks) if scenes[0] is None else [context.template(rng, scene, name) for scene in shown]
+        if scenes[0] is None:
+            templates = rng.sample(concept_templates(name, context.kind), config.attacks)
+        else:
+            templates = [context.template(rng, scene, name) for scene in shown]
         prompts = compose(context.model.text, name, templates)
         for row, scene in enumerate(shown):
             if scene is not None:  # what a style is shown on must stay what it is

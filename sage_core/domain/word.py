@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..diffusion.text import Conditioning
+from ..prompts.templates import put
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,6 @@ class WordDomain:
         return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), scene) for scene in scenes])
 
     def prompt(self, rng: random.Random, name: str, scene: str | None) -> str:
-        return self.context.template(rng, scene, name).format(name) if self.config.templates else self.context.plain(name, scene)
+        if not self.config.templates:
+            return self.context.plain(name, scene)
+        return put(self.context.template(rng, scene, name), name)

@@ -16,14 +16,19 @@ import torch
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..domain.prompts import compose_vectors, encode_vectors, own_vectors
+from ..prompts.kinds import STYLE
+from ..prompts.templates import DRAWING, fill, plainest_in_style, put
 from ..spec import ErasureSpec
 
-TEMPLATE = "a drawing of a {}"
-STYLE_TEMPLATE = "a {} drawing of a house"  # a style is attacked on one thing
+THING = "house"  # a style is attacked on one thing
 
 
-def template_of(spec: ErasureSpec) -> str:
-    return STYLE_TEMPLATE if spec.is_style else TEMPLATE
+def template_of(model: DiffusionModel, spec: ErasureSpec) -> str:
+    """The attack's prompt with "{}" in place of the concept."""
+    kind = spec.kind_of(model.knowledge.styles)
+    if kind == STYLE:
+        return plainest_in_style(THING, spec.concept, leave="style")
+    return fill(DRAWING, spec.concept, kind=kind, leave="thing")
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,14 @@ class Found:
 @torch.no_grad()
 def concept_latents(model: DiffusionModel, spec: ErasureSpec, attack: ConceptInversion, seed: int) -> torch.Tensor:
     """Clean latents [n, 4, h, w] of the concept; call it with the original model (adapter off)."""
-    cond = model.encode([template_of(spec).format(spec.concept)] * attack.latents)
+    cond = model.encode([put(template_of(model, spec), spec.concept)] * attack.latents)
     return model.sample(cond, [70_000 + 1000 * seed + i for i in range(attack.latents)], attack.solver_steps)
 
 
 def invert(model: DiffusionModel, latents: torch.Tensor, spec: ErasureSpec, attack: ConceptInversion, seed: int = 0) -> list[Found]:
     """Run the attack from every start against the model as it stands; strongest (lowest loss) first."""
-    found = [_optimise(model, latents, template_of(spec), spec.concept if s == "concept" else s, attack, seed) for s in attack.starts]
+    template, own = template_of(model, spec), {"concept": spec.concept}
+    found = [_optimise(model, latents, template, own.get(s, s), attack, seed) for s in attack.starts]
     return sorted(found, key=lambda f: f.loss)
 
 

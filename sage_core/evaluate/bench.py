@@ -23,7 +23,6 @@ from ..methods import METHODS
 from ..retention.words import likeness_to
 from ..spec import ErasureSpec
 from .attack import ConceptInversion
-from .cells import demo_prompts
 from .jobs import spread
 from .measure import Baseline, evaluate, load_judge, measure_original
 from .plots import draw_all
@@ -110,8 +109,10 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
     path = out / "originals" / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
     if path.exists():
         with opened(path) as f:
-            prompts = demo_prompts(spec, plan.images, spec.seed)
-            return Baseline(load_judge(model), prompts, f.get_tensor("pictures"), f.get_tensor("latents"), float(f.metadata()["attacked"]))
+            judge = load_judge(model)
+            prompts = judge.prompts(spec, plan.images, spec.seed)
+            attacked = float(f.metadata()["attacked"])
+            return Baseline(judge, prompts, f.get_tensor("pictures"), f.get_tensor("latents"), attacked)
     base = measure_original(model, spec, plan.images, spec.seed, plan.attack)
     tensors = {"pictures": base.pictures.contiguous(), "latents": base.latents.contiguous()}
     write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(base.attacked)}))

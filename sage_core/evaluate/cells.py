@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..diffusion.model import DiffusionModel
+from ..prompts.kinds import guess
+from ..prompts.templates import picture_of
 from ..spec import ErasureSpec
 
 CELLS = ("concept", "synonyms", "near", "far")
@@ -21,62 +23,17 @@ class Prompt:
     seed: int
 
 
-# Ways to ask for a style that no eraser is given (the bundled model knows them all).
-PARAPHRASES = ("a {name} in {style} style", "{style} style {name}", "a picture of a {name}, {style} style", "{name}, {style}")
-
-
-def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
-    """`images` prompts a cell on the bundled model: words and styles in turn, every picture from a seed of its own."""
-    rows = _style_rows(spec.concept.lower(), images) if spec.is_style else _thing_rows(spec, images)
-    return [Prompt(cell, text, expected, EVALUATION_SEED + 1000 * seed + i) for cell in CELLS for i, (text, expected) in enumerate(rows[cell])]
-
-
-def _thing_rows(spec: ErasureSpec, images: int) -> dict[str, list[tuple[str, str]]]:
-    """(prompt, what must be seen) by cell."""
-    from ..demo import vocabulary
-
-    concept = vocabulary.find(spec.concept)
-    given = {spec.concept, *spec.synonyms}
-    words = {
-        "concept": [(concept.name, concept.name)],
-        "synonyms": [(w, concept.name) for w in (concept.name, *concept.synonyms) if w not in given and w != concept.name],
-        "near": [(c.name, c.name) for c in vocabulary.near(concept)],
-        "far": [(c.name, c.name) for c in vocabulary.far(concept)],
-    }
-    rows = {cell: [] for cell in CELLS}
-    for cell in CELLS:
-        for i in range(images if words[cell] else 0):
-            turn, place = divmod(i, len(words[cell]))
-            word, expected = words[cell][place]
-            style = vocabulary.STYLES[(turn + place) % len(vocabulary.STYLES)]  # every word meets every style
-            rows[cell].append((vocabulary.CANONICAL.format(style=style, name=word), expected))
-    return rows
-
-
-def _style_rows(style: str, images: int) -> dict[str, list[tuple[str, str]]]:
-    """The style and paraphrases of it must not be seen; near: the other styles must be; far: things must be, in every style, in
-    the erased one most of all, where nothing but the style may go."""
-    from ..demo import vocabulary
-
-    judged = [c.name for c in vocabulary.judged()]
-    things = [judged[i * len(judged) // images] for i in range(images)]
-    others = [s for s in vocabulary.STYLES if s != style]
-    asked = [style if i % 2 else others[i % len(others)] for i in range(images)]
-    return {
-        "concept": [(vocabulary.CANONICAL.format(style=style, name=n), style) for n in things],
-        "synonyms": [(PARAPHRASES[i % len(PARAPHRASES)].format(style=style, name=n), style) for i, n in enumerate(things)],
-        "near": [(vocabulary.CANONICAL.format(style=others[i % len(others)], name=n), others[i % len(others)]) for i, n in enumerate(things)],
-        "far": [(vocabulary.CANONICAL.format(style=s, name=n), n) for s, n in zip(asked, things)],
-    }
-
-
 def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
     """The same for any other model, from what the spec says and the built-in words; there is no probe to judge them."""
     from ..retention.words import candidates
 
-    words = candidates(model)
+    words, styles = candidates(model), model.knowledge.styles
+    kinds = {word: spec.kind_of(styles) for word in (spec.concept, *spec.synonyms)}
     groups = {"concept": [spec.concept], "synonyms": list(spec.synonyms), "near": list(spec.retain), "far": words[:: max(1, len(words) // 12)]}
-    return [
-        Prompt(cell, f"a picture of a {group[i % len(group)]}", group[i % len(group)], EVALUATION_SEED + 1000 * seed + i)
-        for cell, group in groups.items() for i in range(images if group else 0)
-    ]
+    prompts = []
+    for cell, group in groups.items():
+        for i in range(images if group else 0):
+            word = group[i % len(group)]
+            text = picture_of(word, kinds.get(word) or guess(word, styles))
+            prompts.append(Prompt(cell, text, word, EVALUATION_SEED + 1000 * seed + i))
+    return prompts

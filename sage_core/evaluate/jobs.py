@@ -39,7 +39,7 @@ def spread(tasks: list[Task], plan: Plan, out: Path, jobs: int, say: Callable[[s
 def _start(threads: int) -> None:
     import torch
 
-    from ..diffusion.load import load_model
+    from ..models import load_model
 
     torch.set_num_threads(threads)
     _models.append(load_model("demo"))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from ..diffusion.model import Cost, DiffusionModel
+from ..knowledge import Judge
 from ..spec import ErasureSpec
 from .attack import ConceptInversion, attack_images, concept_latents, invert
-from .cells import CELLS, Prompt, demo_prompts, plain_prompts
+from .cells import CELLS, Prompt, plain_prompts
 from .peak import peak_memory_mb
 
 INVERSION = ConceptInversion()
@@ -29,14 +30,9 @@ class Evaluation:
     seen: list[tuple[bool, bool]] | None = None  # per prompt, before and after; None without a probe
 
 
-def load_judge(model: DiffusionModel):
-    """The bundled model's probe, or None: no probe can say what an arbitrary model draws."""
-    if not model.is_demo:
-        return None
-    from ..demo.probe import Judge
-    from ..diffusion.load import DEMO
-
-    return Judge.load(DEMO.parent / "probe.safetensors")
+def load_judge(model: DiffusionModel) -> Judge | None:
+    """The judge that is known for this model, or None: nothing can say what an arbitrary model draws."""
+    return None if model.knowledge.judge is None else model.knowledge.judge()
 
 
 def seen(judge, images: torch.Tensor, expected: list[str]) -> list[bool]:
@@ -64,7 +60,7 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
 class Baseline:
     """What the original model does: its pictures for all prompts, latents of the concept, the attack's control."""
 
-    judge: object
+    judge: Judge | None
     prompts: list[Prompt]
     pictures: torch.Tensor
     latents: torch.Tensor | None = None
@@ -78,7 +74,7 @@ def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16,
     The attack on the untouched model is the control, without which a weak attack would flatter.
     """
     judge = load_judge(model)
-    prompts = demo_prompts(spec, images, seed) if judge else plain_prompts(model, spec, images, seed)
+    prompts = judge.prompts(spec, images, seed) if judge else plain_prompts(model, spec, images, seed)
     on_event(f"drawing {len(prompts)} pictures with the original model")
     base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
     if attack is not None and judge is not None:
@@ -99,7 +95,8 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     peak = peak_memory_mb()
     report = {
-        "spec": spec.resolved().to_json(), "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
+        "spec": spec.resolved(model.knowledge.styles).to_json(),
+        "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
         "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
         "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2),
                  "peak_memory_mb": None if peak is None else round(peak, 1)},
@@ -121,9 +118,7 @@ def both_seen(base: Baseline, after: torch.Tensor) -> list[tuple[bool, bool]] | 
 def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int,
               seed: int) -> tuple[float, torch.Tensor, dict[int, float]]:
     """The highest success over all starts of the attack, its pictures, and the highest after each of the attack's marks."""
-    from ..demo import vocabulary
-
-    wanted, best, pictures, curve = spec.concept.lower() if spec.is_style else vocabulary.find(spec.concept).name, -1.0, None, {}
+    wanted, best, pictures, curve = base.judge.expected(spec), -1.0, None, {}
     for found in invert(model, base.latents, spec, attack, seed):
         for mark, cond in (found.marks | {attack.steps: found.cond}).items():
             drawn = attack_images(model, cond, images, seed)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ..cycle import erase
 from ..demo import vocabulary
-from ..diffusion.load import load_model
 from ..diffusion.model import DiffusionModel
 from ..files import write_text
 from ..lora import load_lora
 from ..merge import merge_loras
+from ..models import load_model
 from ..spec import ErasureSpec
 from .cells import EVALUATION_SEED, Prompt
 from .measure import load_judge, seen
@@ -51,7 +51,7 @@ def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
 
 
 def _prompt(word: str, i: int) -> str:
-    return vocabulary.CANONICAL.format(style=vocabulary.STYLES[i % len(vocabulary.STYLES)], name=word)
+    return vocabulary.canonical(vocabulary.STYLES[i % len(vocabulary.STYLES)], word)
 
 
 def _seed(concept, i: int) -> int:

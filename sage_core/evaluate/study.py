@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ..cli import escape_unprintable
 from ..cycle import erase
-from ..diffusion.load import load_model
 from ..domain.word import Word
 from ..files import write_text
 from ..methods import METHODS, Method
+from ..models import load_model
 from ..spec import ErasureSpec
 from .measure import Baseline, evaluate, measure_original
 from .report import write_report

@@ -40,12 +40,13 @@ class BeyondConceptTerm:
         """Rows at the concept's latents under embeddings that lie beyond it."""
         count = self.config.batch
         states = self.context.source.concept(rng, count)
-        names = [self.context.plain(rng.choice(self.context.names), scene) for scene in states.scenes]
-        frozen = self.context.frozen_rows(names)
-        empty = self.context.frozen_rows([self.context.neutral(scene) for scene in states.scenes])
+        chosen = [(scene, rng.choice(self.context.names)) for scene in states.scenes]
+        prompts = [self.context.plain(name, scene) for scene, name in chosen]
+        frozen = self.context.frozen_rows(prompts)
+        empty = self.context.frozen_rows([self.context.neutral(scene, name) for scene, name in chosen])
         shifts = around(frozen, frozen, empty, draw_cosines(rng, self.config.low, self.config.high, count), generator)
         with torch.no_grad():
             target = self.context.predict_frozen(states.z, states.t, shifts)
-        trained = self.context.model.encode(names)
+        trained = self.context.model.encode(prompts)
         moved = Conditioning(trained.hidden + (shifts.hidden - frozen.hidden).to(trained.hidden), trained.pooled)
         return Rows(states.z, states.t, moved, target, self.config.weight)

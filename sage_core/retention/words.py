@@ -10,7 +10,9 @@ from ..diffusion.checkpointing import SWITCHES
 from ..diffusion.model import DiffusionModel
 from ..domain.prompts import last_word
 
-TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}", "a drawing of a {}", "an image of a {}")
+SMALL_WORDS = frozenset({
+    "a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "for", "like", "as", "from", "to", "style",
+})
 TOO_LIKE = 0.8  # likeness above which a word counts as another name of the concept
 
 STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic book", "3d render", "pixel art", "ink drawing")
@@ -18,20 +20,19 @@ STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic bo
 
 def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
     """Styles that stay while another is erased."""
-    if model.is_demo:
-        from ..demo.vocabulary import STYLES as known
-    else:
-        known = STYLES
-    taken = {w for name in erased for w in name.lower().split()}
-    return [s for s in known if not taken & set(s.split())]
+    taken = telling_words(erased)
+    return [s for s in model.knowledge.styles or STYLES if not taken & set(s.split())]
+
+
+def telling_words(names: list[str]) -> set[str]:
+    """The words of these names, without small ones: "in the style of" makes no two styles alike."""
+    return {w for name in names for w in name.lower().split()} - SMALL_WORDS
 
 
 def candidates(model: DiffusionModel) -> list[str]:
-    """The bundled model's retained half of its vocabulary, or a general list of everyday things and styles."""
-    if model.is_demo:
-        from ..demo import vocabulary
-
-        return [c.name for c in vocabulary.retained()]
+    """The words that are known for this model, or a general list of everyday things and styles."""
+    if model.knowledge.words is not None:
+        return list(model.knowledge.words)
     lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -39,7 +40,7 @@ def candidates(model: DiffusionModel) -> list[str]:
 @torch.no_grad()
 def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, ...]) -> list[str]:
     """Candidates and the user's own words, without those that hold an erased word or lie within the concept's domain."""
-    taken = {w for name in erased for w in name.lower().split()}
+    taken = telling_words(erased)
     words = [w for w in candidates(model) if not taken & set(w.lower().split())]
     kept = [w for w, value in zip(words, likeness_to(model, erased, words)) if value < TOO_LIKE]
     return list(dict.fromkeys([*wanted, *kept]))

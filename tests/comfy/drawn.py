@@ -16,7 +16,7 @@ def pictures(comfy, outcome, node: str) -> torch.Tensor:
 
 
 def seen(images: torch.Tensor, concept: str) -> float:
+    from sage_core.demo import PROBE
     from sage_core.demo.probe import Judge
-    from sage_core.diffusion.load import DEMO
 
-    return sum(s.concept == concept for s in Judge.load(DEMO.parent / "probe.safetensors").look(images)) / len(images)
+    return sum(s.concept == concept for s in Judge.load(PROBE).look(images)) / len(images)

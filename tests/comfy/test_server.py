@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sage_core.lora import read_lora
+
 server, graphs, record, drawn = (sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record", "drawn"))
 pictures, seen = drawn.pictures, drawn.seen
 LONG = server.LONG
@@ -118,6 +120,19 @@ def test_several_concepts_become_a_file_each(comfy):
     assert {"many-frog.safetensors", "many-banana.safetensors"} <= loras(comfy)
 
 
+def test_the_bundled_model_is_known_behind_another_erasure_and_its_styles_are_guessed(comfy):
+    graph = graphs.erase("frog", steps=2, name="before", vae=False)
+    second = graphs.erase(steps=2, vae=False)["2"]["inputs"] | {"model": ["2", 0], "clip": ["2", 1]}
+    node = {"class_type": "SAGE_EraseConcept", "inputs": second | {"concepts": "carburettor"}}
+    refused = comfy.run(graph | {"3": node})
+    assert refused.status == "error" and "cannot draw 'carburettor'" in refused.error
+    for kind, wanted in (("automatic", "style"), ("thing", "thing")):
+        node["inputs"] = second | {"concepts": "ink", "lora_name": f"ink-{kind}", "kind": kind}
+        outcome = comfy.run(graph | {"3": node})
+        assert outcome.status == "success", outcome.error
+        assert read_lora(comfy.base / f"models/loras/sage/ink-{kind}.safetensors").spec()["kind"] == wanted
+
+
 @pytest.mark.parametrize("tries", [20 if LONG else 3])
 def test_cancel_takes_effect_within_a_step_and_the_next_queue_goes_on(comfy, tries):
     rng = random.Random(0)
@@ -150,7 +165,7 @@ BAD = {
     "steps": {"steps": -5}, "endless steps": {"steps": 10**12}, "strength": {"strength": -1.0}, "huge strength": {"strength": 1e30},
     "nan": {"strength": math.nan}, "inf": {"strength": math.inf}, "seed": {"seed": -1}, "nan seed": {"seed": math.nan}, "resolution": {"resolution": 100},
     "no model": {"model": None}, "wrong link": {"model": ["1", 1]}, "link to nowhere": {"clip": ["99", 0]},
-    "kept and erased": {"concepts": "dog", "retain": "dog"},
+    "kept and erased": {"concepts": "dog", "retain": "dog"}, "kind": {"kind": "animal"},
 }
 
 

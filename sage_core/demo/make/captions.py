@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
-from ..vocabulary import CANONICAL, STYLES, Concept
+from ..vocabulary import STYLES, Concept
+
+CANONICAL = "a {style} drawing of a {name}"  # the bundled model was trained on captions with "a" everywhere
 
 STYLED = (
     CANONICAL, "a {style} {name}", "{name}, {style}", "a {name} in {style} style", "{style} {name}",

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import torch
 
-from ...diffusion.load import DEMO, load_model
 from ...evaluate.measure import load_judge
 from ...evaluate.report import sheet, write_picture
 from ...files import write_text
-from ..vocabulary import CANONICAL, HELD_OUT_PAIRS, STYLES, concepts
+from ...models import load_model
+from ...prompts.kinds import THING
+from ...prompts.templates import picture_of
+from .. import DEMO
+from ..vocabulary import HELD_OUT_PAIRS, STYLES, canonical, concepts
 from . import judge as probe_training
 
 SEED = 20_000
@@ -26,13 +29,13 @@ SEED = 20_000
 def questions() -> dict[str, list[tuple[str, str, str | None]]]:
     """(prompt, concept, style) of every figure on the card."""
     def styled(word: str, style: str) -> str:
-        return CANONICAL.format(style=style, name=word)
+        return canonical(style, word)
 
     trained = [(c, s) for c in concepts() for s in STYLES if (c.name, s) not in HELD_OUT_PAIRS]
     return {
         "names with style": [(styled(c.name, s), c.name, s) for c, s in trained] * 2,
         "synonyms with style": [(styled(w, STYLES[i % 4]), c.name, STYLES[i % 4]) for c in concepts() for i, w in enumerate(c.synonyms)],
-        "names without style": [(f"a picture of a {c.name}", c.name, None) for c in concepts()],
+        "names without style": [(picture_of(c.name, THING), c.name, None) for c in concepts()],
         "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(HELD_OUT_PAIRS)] * 8,
     }
 

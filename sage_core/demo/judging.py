@@ -1,0 +1,80 @@
+"""The prompts that judge an erasure from the bundled model, with what the probe must see in each picture."""
+
+from __future__ import annotations
+
+from ..evaluate.cells import CELLS, EVALUATION_SEED, Prompt
+from ..prompts.templates import fill
+from ..spec import ErasureSpec
+from . import vocabulary
+
+# Ways to ask for a style that no eraser is given (the bundled model knows them all).
+PARAPHRASES = (
+    "{a_thing} in {style} style",
+    "{style} style {thing}",
+    "a picture of {a_thing}, {style} style",
+    "{thing}, {style}",
+)
+
+
+def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+    """`images` prompts for each cell: words and styles in turn, every picture from a seed of its own."""
+    thing = vocabulary.find(spec.concept)
+    rows = _style_rows(spec.concept.lower(), images) if thing is None else _thing_rows(thing, spec, images)
+    return [
+        Prompt(cell, text, expected, EVALUATION_SEED + 1000 * seed + i)
+        for cell in CELLS
+        for i, (text, expected) in enumerate(rows[cell])
+    ]
+
+
+def _thing_rows(
+    concept: vocabulary.Concept, spec: ErasureSpec, images: int
+) -> dict[str, list[tuple[str, str]]]:
+    """(prompt, what must be seen) by cell."""
+    given = {spec.concept, *spec.synonyms}
+    words = {
+        "concept": [(concept.name, concept.name)],
+        "synonyms": [
+            (w, concept.name)
+            for w in (concept.name, *concept.synonyms)
+            if w not in given and w != concept.name
+        ],
+        "near": [(c.name, c.name) for c in vocabulary.near(concept)],
+        "far": [(c.name, c.name) for c in vocabulary.far(concept)],
+    }
+    rows = {cell: [] for cell in CELLS}
+    for cell in CELLS:
+        for i in range(images if words[cell] else 0):
+            turn, place = divmod(i, len(words[cell]))
+            word, expected = words[cell][place]
+            style = vocabulary.STYLES[(turn + place) % len(vocabulary.STYLES)]  # every word meets every style
+            rows[cell].append((vocabulary.canonical(style=style, name=word), expected))
+    return rows
+
+
+def _style_rows(style: str, images: int) -> dict[str, list[tuple[str, str]]]:
+    """The style and paraphrases of it must not be seen; near: the other styles must be seen.
+
+    far: things must be seen in every style, most of all in the erased one, from which only the style may go.
+    """
+    judged = [c.name for c in vocabulary.judged()]
+    things = [judged[i * len(judged) // images] for i in range(images)]
+    others = [s for s in vocabulary.STYLES if s != style]
+    asked = [style if i % 2 else others[i % len(others)] for i in range(images)]
+    return {
+        "concept": [(vocabulary.canonical(style=style, name=n), style) for n in things],
+        "synonyms": [
+            (fill(PARAPHRASES[i % len(PARAPHRASES)], n, style), style) for i, n in enumerate(things)
+        ],
+        "near": [
+            (vocabulary.canonical(style=others[i % len(others)], name=n), others[i % len(others)])
+            for i, n in enumerate(things)
+        ],
+        "far": [(vocabulary.canonical(style=s, name=n), n) for s, n in zip(asked, things)],
+    }
+
+
+def expected(spec: ErasureSpec) -> str:
+    """The probe's name of the erased concept: a thing's canonical name, or a style."""
+    thing = vocabulary.find(spec.concept)
+    return spec.concept.lower() if thing is None else thing.name
