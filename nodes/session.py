@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -70,12 +71,12 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
     messages = bridge.Messages(node_id, own_face=True)
     _forget_old_states(specs)
-    prediction = bridge.prediction(model)
+    sampling = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = bridge.checkpoint(model, clip)
     bridge.free_memory()
     try:
-        finished = [_one(weights, prediction, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
+        finished = [_one(weights, sampling, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
     except bridge.OutOfMemory as error:
         raise SageError("There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train only the text surface, or close "
                         "what else uses the graphics card, then queue again: it goes on where it stopped.") from error
@@ -95,7 +96,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     return done
 
 
-def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
+def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
     """(path, loss graph, pictures) of one concept, trained now or found as a file."""
     from ..sage_core.diffusion.load import load_model
     from ..sage_core.files import check_room, claimed
@@ -103,16 +104,16 @@ def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
     with bridge.training():
-        core = load_model(weights, "cpu", bridge.training_dtype(), prediction)
+        core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
     core.on_pass = bridge.check_cancelled
     try:
-        path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
+        path, there = place(first, lambda p: same_erasure(p, spec, core))
         camera = Camera(core, model, vae, spec)
         if there:
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
             return path, loss_graph(spec.concept, _losses(path)), None
         check_room(path, room_for(core, spec))
-        state = _state_file(spec, core.fingerprint)
+        state = _state_file(spec, core)
         with claimed(path), claimed(state), bridge.training():
             return _train(core, spec, path, state, camera, messages)
     finally:
@@ -153,8 +154,10 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
     return path, loss_graph(spec.concept, erasure.losses), pictures
 
 
-def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
-    return bridge.state_folder() / f"{spec.fingerprint()}-{fingerprint[:16]}.resume"
+def _state_file(spec: ErasureSpec, core) -> Path:
+    """One for each erasure of each model, in the way that the graph samples it."""
+    other = "" if core.sampling == "epsilon" else "-" + hashlib.sha256(core.sampling.encode()).hexdigest()[:8]
+    return bridge.state_folder() / f"{spec.fingerprint()}-{core.fingerprint[:16]}{other}.resume"
 
 
 def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
