@@ -14,7 +14,7 @@ import torch
 from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
-from .pictures import before_after, loss_graph, stack_images, to_pil
+from .pictures import before_after, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import lora_path, lora_stem, place, same_erasure
 
@@ -97,7 +97,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
 
 
 def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
-    """(path, loss graph, pictures) of one concept, trained now or found as a file."""
+    """(path, graph of what is left, pictures) of one concept, trained now or found as a file."""
     from ..sage_core.diffusion.load import load_model
     from ..sage_core.files import check_room, claimed
     from ..sage_core.runs import room_for
@@ -110,8 +110,9 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
         path, there = place(first, lambda p: same_erasure(p, spec, core))
         camera = Camera(core, model, vae, spec)
         if there:
-            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
-            return path, loss_graph(spec.concept, _losses(path)), None
+            left, losses = _recorded(path)
+            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
+            return path, left_graph(spec.concept, left, losses), None
         check_room(path, room_for(core, spec))
         state = _state_file(spec, core)
         with claimed(path), claimed(state), bridge.training():
@@ -126,11 +127,11 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
 
     def on_event(event) -> None:
         text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
-        if event.residual is not None:
-            text += f", {min(event.residual, 1.0):.0%} of it left"
+        if event.left is not None:
+            text += f", {event.left:.0%} of it left"
         if event.eta is not None:
             text += f", at most {event.eta:.0f} s"
-        data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
+        data = {"concept": spec.concept, "losses": event.losses, "left": event.left, "leak": event.leak, "eta": event.eta}
         messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
     def say(text: str) -> None:
@@ -151,7 +152,7 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages):
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
         write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
-    return path, loss_graph(spec.concept, erasure.losses), pictures
+    return path, left_graph(spec.concept, erasure.left, erasure.losses), pictures
 
 
 def _state_file(spec: ErasureSpec, core) -> Path:
@@ -193,10 +194,12 @@ def _usable(state: Path) -> bool:
         return False
 
 
-def _losses(path: Path) -> list[dict[str, float]]:
+def _recorded(path: Path) -> tuple[list[float], list[dict[str, float]]]:
+    """What a file says was left, and its losses, step by step."""
     from ..sage_core.lora import read_lora
 
     try:
-        return read_lora(path).losses()
+        file = read_lora(path)
     except SageError:
-        return []
+        return [], []
+    return file.left(), file.losses()

@@ -170,7 +170,8 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
     text = TextStack(encoders, tokenizers[0], family.clip_layer, tuple(t.pad_token_id for t in tokenizers))
     size = unet.config.sample_size
-    return DiffusionModel(family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=8 * (size if isinstance(size, int) else size[0]))
+    pixels = 8 * (size if isinstance(size, int) else size[0])
+    return DiffusionModel(family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels)
 
 
 def _folder_velocity(scheduler: Mapping) -> bool:
