@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from sage_core.diffusion.architecture import FAMILIES
-from sage_core.diffusion.load import schedule_alphas, text_stack
+from sage_core.diffusion.load import text_stack
 from sage_core.diffusion.model import DiffusionModel
+from sage_core.diffusion.schedule import standard
 
 DOWN, UP = ("CrossAttnDownBlock2D",), ("CrossAttnUpBlock2D",)
 SD1 = {
@@ -48,7 +49,7 @@ def random_model(family: str, size: str, dtype: torch.dtype, pixels: int | None 
         _fill(part, dtype)
     known = FAMILIES[family]
     text = text_stack(known, parts[1:])
-    return DiffusionModel(known, text, parts[0], None, schedule_alphas(), False, f"random {size} {family}", fingerprint="random", pixels=pixels)
+    return DiffusionModel(known, text, parts[0], None, standard(), False, f"random {size} {family}", fingerprint="random", pixels=pixels)
 
 
 def clip(width: int, layers: int, heads: int, projection: int | None):

@@ -20,6 +20,7 @@ import comfy.utils
 import folder_paths
 import torch
 
+from ..sage_core.diffusion.schedule import STEPS
 from ..sage_core.errors import SageError
 
 OutOfMemory = torch.cuda.OutOfMemoryError  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
@@ -98,15 +99,19 @@ def check_cancelled() -> None:
     management.throw_exception_if_processing_interrupted()
 
 
-def prediction(model) -> str:
-    """"epsilon" or "v", as the graph samples the model. Raises SageError where it is neither."""
-    sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+def prediction(model) -> tuple[str, torch.Tensor]:
+    """As the graph samples the model: "epsilon" or "v", and the noise schedule, abar_t [1000]. Raises SageError where it is sampled otherwise."""
+    sampling, known = model.get_model_object("model_sampling"), comfy.model_sampling
+    if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(sampling, known.ModelSamplingDiscreteEDM):
         raise SageError(f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule; connect an SD 1.x, 2.x or SDXL model.")
-    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
-        return "v"
-    if isinstance(sampling, comfy.model_sampling.EPS):
-        return "epsilon"
+    if len(sampling.sigmas) != STEPS:  # LCM's own sampling knows 50 of them
+        raise SageError(f"The model is sampled at {len(sampling.sigmas)} noise levels instead of {STEPS}, as ModelSamplingDiscrete's lcm has it; "
+                        "put Erase Concept before that node, which then samples the erased model.")
+    alphas = 1 / (1 + sampling.sigmas.double().cpu() ** 2)
+    if isinstance(sampling, known.V_PREDICTION) and not isinstance(sampling, known.EDM):
+        return "v", alphas
+    if isinstance(sampling, known.EPS) and not isinstance(sampling, (known.V_PREDICTION, known.X0)):
+        return "epsilon", alphas
     raise SageError(f"The model predicts neither noise nor v ({type(sampling).__name__}); connect an SD 1.x, 2.x or SDXL model.")
 
 

@@ -1,4 +1,4 @@
-"""Images for people: loss graphs, before above after, grids. ComfyUI's images are [n, H, W, 3] in [0, 1]."""
+"""Images for people: the curve of an erasure, before above after, grids. ComfyUI's images are [n, H, W, 3] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY, PAPER = (27, 27, 31), (120, 120, 130), (255, 255, 255)
-COLOURS = {"total": (27, 27, 31), "erase": (200, 60, 50), "relations": (40, 110, 190), "noise": (60, 150, 80)}
+CURVE, FAINT = (200, 60, 50), (225, 225, 230)
+COLOURS = {"total": (27, 27, 31), "erase": (190, 130, 40), "relations": (40, 110, 190), "noise": (60, 150, 80)}
 TILE = 160
 
 
@@ -76,26 +77,54 @@ def before_after(concept: str, before: torch.Tensor, after: torch.Tensor) -> tor
     return grid(f"Erased: {concept[:60]}", [("before", list(before)), ("after", list(after))])
 
 
-def loss_graph(concept: str, losses: list[dict[str, float]], size: tuple[int, int] = (512, 288)) -> torch.Tensor:
-    """Losses over the steps as lines [1, H, W, 3]; a sentence where none are known."""
+def left_graph(concept: str, left: list[float], losses: list[dict[str, float]], size: tuple[int, int] = (512, 320)) -> torch.Tensor:
+    """How much of the concept is left over the steps [1, H, W, 3]: one curve from 100 %, its last value in large type, the losses as thin
+    lines in a strip below. `left`: shares in [0, 1], the first of them before the run. A sentence where nothing is known."""
     sheet = Image.new("RGB", size, PAPER)
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12)
-    draw.text((12, 10), fit(f"Losses while erasing {concept}", draw, font, size[0] - 24), INK, font)
-    if len(losses) < 2:
-        draw.text((12, 40), "no losses are recorded in the file", GREY, small)
+    number = f"{left[-1]:.0%}" if left else ""
+    large = ImageFont.load_default(34)
+    draw.text((size[0] - 14, 8), number, CURVE, large, anchor="ra")
+    room = size[0] - 36 - draw.textlength(number, large)
+    draw.text((12, 10), fit(f"Left of {concept}", draw, font, room), INK, font)
+    if len(left) < 2 and len(losses) < 2:
+        draw.text((12, 60), "the file does not record how the erasure went", GREY, small)
         return to_tensor(sheet)
-    left, top, right, bottom = 52, 62, size[0] - 14, size[1] - 26
+    note = "100 % is the untouched model, 0 % is gone" if left else "how much is left is not recorded; the losses:"
+    draw.text((12, 32), fit(note, draw, small, room), GREY, small)
+    strip = (48, size[1] - 78 if len(left) > 1 else 58, size[0] - 14, size[1] - 24)
+    if len(left) > 1:
+        _draw_left(draw, left, (48, 58, size[0] - 14, strip[1] - 30), small)
+    _draw_losses(draw, losses, strip, small)
+    return to_tensor(sheet)
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+def _draw_left(draw: ImageDraw.ImageDraw, left: list[float], box: Box, font) -> None:
+    """The curve, with lines at 100 %, 50 % and 0 %."""
+    x0, top, x1, bottom = box
+    for share in (1.0, 0.5, 0.0):
+        y = bottom - share * (bottom - top)
+        draw.line([(x0, y), (x1, y)], FAINT if share else GREY)
+        draw.text((x0 - 6, y), f"{share:.0%}", GREY, font, anchor="rm")
+    draw.line([(x0 + i * (x1 - x0) / (len(left) - 1), bottom - share * (bottom - top)) for i, share in enumerate(left)], CURVE, 3)
+    draw.text((x1, bottom + 10), f"step {len(left) - 1}", GREY, font, anchor="rm")
+
+
+def _draw_losses(draw: ImageDraw.ImageDraw, losses: list[dict[str, float]], box: Box, font) -> None:
+    """Thin lines, all on one scale; a loss measures the way to the training's aim, which lies beyond 0 %."""
+    if len(losses) < 2:
+        return
+    x0, top, x1, bottom = box
     highest = max(max(step.values()) for step in losses) or 1.0
-    draw.line([(left, top), (left, bottom), (right, bottom)], GREY)
-    draw.text((left - 6, top), f"{highest:.2g}", GREY, small, anchor="rm")
-    draw.text((left - 6, bottom), "0", GREY, small, anchor="rm")
-    draw.text((right, bottom + 12), f"step {len(losses)}", GREY, small, anchor="rm")
-    x = left
+    draw.line([(x0, bottom), (x1, bottom)], FAINT)
+    x = x0 + 4 + draw.textlength("losses", font) + 10
+    draw.text((x0, bottom + 14), "losses", GREY, font, anchor="lm")
     for name in losses[-1]:
         colour = COLOURS.get(name, GREY)
         heights = [max(0.0, step.get(name, 0.0)) / highest * (bottom - top) for step in losses]
-        points = [(left + i * (right - left) / (len(losses) - 1), bottom - h) for i, h in enumerate(heights)]
-        draw.line(points, colour, 2)
-        draw.text((x, 40), name, colour, small)
-        x += draw.textlength(name, small) + 16
-    return to_tensor(sheet)
+        draw.line([(x0 + i * (x1 - x0) / (len(losses) - 1), bottom - h) for i, h in enumerate(heights)], colour, 1)
+        draw.text((x, bottom + 14), name, colour, font, anchor="lm")
+        x += draw.textlength(name, font) + 14

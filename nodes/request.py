@@ -89,11 +89,11 @@ def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
     raise SageError(f"There are 10,000 files named like {first.name}; choose another name.")
 
 
-def same_erasure(path: Path, spec: ErasureSpec, fingerprint: str) -> bool:
-    """Whether the file at `path` is this very erasure of this very model; damaged and foreign files are not."""
+def same_erasure(path: Path, spec: ErasureSpec, model) -> bool:
+    """Whether the file at `path` is this very erasure of this very DiffusionModel; damaged and foreign files are not."""
     from ..sage_core.lora import read_lora
 
     try:
-        return read_lora(path).is_of(spec, fingerprint)
+        return read_lora(path).is_of(spec, model)
     except SageError:
         return False

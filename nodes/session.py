@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
 from .graph_weights import checkpoint
-from .pictures import before_after, loss_graph, stack_images, to_pil
+from .pictures import before_after, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import listed_name, lora_path, lora_stem, place, same_erasure
 
@@ -71,12 +72,12 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
     messages = bridge.Messages(node_id, own_face=True)
     _forget_old_states(specs)
-    prediction = bridge.prediction(model)
+    sampling = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = checkpoint(model, clip)
     bridge.free_memory()
     try:
-        finished = [_one(weights, prediction, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
+        finished = [_one(weights, sampling, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
     except bridge.OutOfMemory as error:
         raise SageError("There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train only the text surface, or close "
                         "what else uses the graphics card, then queue again: it goes on where it stopped.") from error
@@ -96,24 +97,25 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     return done
 
 
-def _one(weights, prediction: str, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
-    """(path, loss graph, pictures) of one concept, trained now or found as a file."""
+def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
+    """(path, graph of what is left, pictures) of one concept, trained now or found as a file."""
     from ..sage_core.files import check_room, claimed
     from ..sage_core.models import load_model
     from ..sage_core.runs import room_for
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
     with bridge.training():
-        core = load_model(weights, "cpu", bridge.training_dtype(), prediction)
+        core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
     core.on_pass = bridge.check_cancelled
-    state = _state_file(spec, core.fingerprint)
+    state = _state_file(spec, core)
     taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
     try:
-        path, there = place(first, lambda p: same_erasure(p, spec, core.fingerprint))
+        path, there = place(first, lambda p: same_erasure(p, spec, core))
         camera = Camera(core, model, vae, spec)
         if there:
-            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained")
-            return path, loss_graph(spec.concept, _losses(path)), None
+            left, losses = _recorded(path)
+            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
+            return path, left_graph(spec.concept, left, losses), None
         check_room(path, room_for(core, spec))
         with claimed(path), claimed(state), bridge.training():
             return _train(core, spec, path, state, camera, messages, taken)
@@ -128,13 +130,13 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
 
     def on_event(event) -> None:
         text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
-        if event.residual is not None:
-            text += f", {min(event.residual, 1.0):.0%} of it left"
+        if event.left is not None:
+            text += f", {event.left:.0%} of it left"
         if event.eta is not None:
             text += f", at most {event.eta:.0f} s"
         if taken:  # last, since the node cuts off what is too long
             text += f"; {taken}"
-        data = {"concept": spec.concept, "losses": event.losses, "residual": event.residual, "leak": event.leak, "eta": event.eta}
+        data = {"concept": spec.concept, "losses": event.losses, "left": event.left, "leak": event.leak, "eta": event.eta}
         messages(event.phase, event.step, event.total, text, camera.look(event), **data)
 
     def say(text: str) -> None:
@@ -156,11 +158,13 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
         write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
-    return path, loss_graph(spec.concept, erasure.losses), pictures
+    return path, left_graph(spec.concept, erasure.left, erasure.losses), pictures
 
 
-def _state_file(spec: ErasureSpec, fingerprint: str) -> Path:
-    return bridge.state_folder() / f"{spec.fingerprint()}-{fingerprint[:16]}.resume"
+def _state_file(spec: ErasureSpec, core) -> Path:
+    """One for each erasure of each model, in the way that the graph samples it."""
+    other = "" if core.sampling == "epsilon" else "-" + hashlib.sha256(core.sampling.encode()).hexdigest()[:8]
+    return bridge.state_folder() / f"{spec.fingerprint()}-{core.fingerprint[:16]}{other}.resume"
 
 
 def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
@@ -199,10 +203,12 @@ def _usable(state: Path) -> bool:
         return False
 
 
-def _losses(path: Path) -> list[dict[str, float]]:
+def _recorded(path: Path) -> tuple[list[float], list[dict[str, float]]]:
+    """What a file says was left, and its losses, step by step."""
     from ..sage_core.lora import read_lora
 
     try:
-        return read_lora(path).losses()
+        file = read_lora(path)
     except SageError:
-        return []
+        return [], []
+    return file.left(), file.losses()

@@ -79,7 +79,7 @@ def run_jobs(model: DiffusionModel, specs: list[ErasureSpec], folder: Path, devi
         progress(f"{i + 1}/{len(specs)} {spec.concept!r}" + (f": {taken}" if taken else ""))
         spec = spec.resolved(model.knowledge.styles)
         try:
-            rows.append(row | _made(path, spec, model.fingerprint) if path.exists() else row | _make(model, spec, path, device, progress, preview, plans))
+            rows.append(row | _made(path, spec, model) if path.exists() else row | _make(model, spec, path, device, progress, preview, plans))
         except SageError as error:
             progress(f"{spec.concept!r} failed: {error}")
             rows.append(row | {"error": str(error)})
@@ -100,9 +100,9 @@ def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress
     return {"passes": passes_of(made), "seconds": made["cost"]["seconds"]}
 
 
-def _made(path: Path, spec: ErasureSpec, fingerprint: str) -> dict:
+def _made(path: Path, spec: ErasureSpec, model: DiffusionModel) -> dict:
     """Of an earlier run; a file of another erasure is never overwritten."""
-    if not read_lora(path).is_of(spec, fingerprint):
+    if not read_lora(path).is_of(spec, model):
         raise SageError(f"{path} is there and is another erasure or of another model; move it away, or choose another folder.")
     return {"passes": 0, "seconds": 0.0, "note": "was there"}
 

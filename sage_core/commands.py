@@ -283,7 +283,7 @@ def run_merge(args) -> dict:
 
 def run_inspect(args) -> dict:
     """What the file is; a LoRA of another maker is shown as far as it goes."""
-    from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
+    from .lora import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
 
     lora = read_lora(args.file)
     result = {
@@ -293,10 +293,12 @@ def run_inspect(args) -> dict:
     }
     if SPECS_KEY in lora.metadata:
         result["specs"] = lora.specs()
-    shown = {k: v for k, v in lora.metadata.items() if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, "format")}
+    shown = {k: v for k, v in lora.metadata.items() if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, "format")}
     lines = [f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on {', '.join(result['surfaces'])}"]
     for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
+    if curve := lora.left():
+        lines.append(f"  left while erasing: {curve[0]:.0%} at first, {curve[-1]:.0%} after {len(curve) - 1} steps")
     if result["result"]:
         lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]

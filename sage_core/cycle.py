@@ -22,6 +22,7 @@ from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .files import remove
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
+from .left import Left, Watch, projected
 from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
@@ -32,9 +33,9 @@ HALF_SCALE = 2.0**12
 @dataclass(frozen=True)
 class Event:
     """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
-    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `residual`: the
-    share of the concept's pull that is left, 1 before and 0 where the prediction is the empty prompt's. `total` falls when the cycle
-    finds that it is done."""
+    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `left`: the
+    share of the concept that is left, 1 for the untouched model and 0 where it is gone (see left.py; None where the method cannot
+    tell). `total` falls when the cycle finds that it is done."""
 
     phase: str
     step: int
@@ -42,13 +43,14 @@ class Event:
     losses: dict[str, float] = field(default_factory=dict)
     eta: float | None = None
     leak: float | None = None
-    residual: float | None = None
+    left: float | None = None
 
 
 @dataclass
 class Erasure:
     """The result. `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step; `state`: the finished run's
-    saved state, which `save` deletes; `dtype`: of the file."""
+    saved state, which `save` deletes; `dtype`: of the file; `left`: the share of the concept that was left before the run (1) and
+    after every step, empty where the method cannot tell."""
 
     spec: ErasureSpec
     adapter: Adapter
@@ -57,13 +59,16 @@ class Erasure:
     seconds: float
     state: Path | None = None
     dtype: torch.dtype = torch.float16
+    left: list[float] = field(default_factory=list)
 
     def save(self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None) -> Path:
         """Write the LoRA file, atomically and with the whole spec in its metadata."""
-        from .lora import LOSSES_KEY, metadata_for, write_lora
+        from .lora import LEFT_KEY, LOSSES_KEY, metadata_for, write_lora
 
-        metadata = metadata_for(model.family, self.spec.to_json(), title or path.stem, model.source, model.fingerprint, model.velocity, result)
+        metadata = metadata_for(model, self.spec.to_json(), title or path.stem, result)
         metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
+        if self.left:
+            metadata[LEFT_KEY] = json.dumps([round(share, 4) for share in self.left])
         write_lora(path, self.adapter, metadata, self.dtype)
         if self.state is not None:
             remove(self.state)
@@ -160,6 +165,7 @@ class Run:
         self.retention = [term.start(self.context) for term in method.retention]
         self.losses: list[dict[str, float]] = []
         self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
+        self.left, self.watch = Left(self.training.window), Watch(self.context)
         self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
@@ -177,14 +183,14 @@ class Run:
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
             eta = (time.monotonic() - begun) / (done - first) * (total - done)
-            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.remaining()))
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.left.now()))
             if time.monotonic() - written >= self.save_every:
                 self.save_state()
                 written = time.monotonic()
         self.save_state()  # until the file is there, a finished run can be lost as well
         self.adapter.round_(torch.float16)
-        self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0))
-        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
+        self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0, left=self.left.now()))
+        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path, left=self.left.curve())
 
     def save_state(self) -> None:
         """Where there is a file for it."""
@@ -216,12 +222,6 @@ class Run:
         last = self.pulls[-self.training.window :]
         return sum(loss for loss, _ in last) / sum(pull for _, pull in last)
 
-    def remaining(self) -> float:
-        """The share of the concept's pull that is left, 1 before, 0 where the prediction is the empty prompt's. Negative guidance aims
-        eta beyond the empty prompt, so that 1 + eta is the whole way and the last eta of it is not the concept's."""
-        eta = getattr(self.target.config, "eta", 0.0)
-        return max(0.0, (1 + eta) * math.sqrt(self.residual()) - eta)
-
     def total(self) -> int:
         """How many steps there will be, as far as is known now."""
         return self.training.steps if self.erased_at is None else min(self.training.steps, self.erased_at + self.training.settle)
@@ -251,7 +251,15 @@ class Run:
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
         self.update(values)
+        self.left.add(self.look(states, predicted.get("erase")))
         return values
+
+    def look(self, states: States | None, predicted: torch.Tensor | None) -> tuple[float, float] | None:
+        """What is left, read off the rows of this step that are plain prompts of the concept; where the domain has none, from a look of its own."""
+        if predicted is None or states is None or not hasattr(self.domain, "plain_rows"):
+            return self.watch.look(len(self.left.rows), states)
+        rows = self.measured(len(predicted))
+        return projected(predicted[rows], states.eps_concept[rows], states.eps_empty[rows])
 
     def update(self, values: dict[str, float]) -> None:
         """Move the adapter, and what the domain learns, by the gradients; not where only half precision's range was too small for them."""

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from .adapters import Adapter, linear_layers
-from .diffusion.architecture import Family
 from .diffusion.model import DiffusionModel
 from .diffusion.weights import copied, opened, refuse_nan
 from .errors import SageError
@@ -20,6 +19,7 @@ from .spec import ErasureSpec, shown
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
 SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.result", "sage.losses"
+LEFT_KEY, SCHEDULE_KEY, RESOLUTION_KEY = "sage.left", "sage.schedule", "modelspec.resolution"
 HUGE = 1e30  # a loss above it is none
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
@@ -63,19 +63,28 @@ class LoraFile:
         right = isinstance(result, dict) and all(_are_numbers(result.get(when)) for when in ("before", "after"))
         return result if right else None
 
-    def is_of(self, spec: ErasureSpec, fingerprint: str) -> bool:
-        """Whether this is that very erasure of the model with that fingerprint; damaged and foreign files are not."""
+    def is_of(self, spec: ErasureSpec, model: DiffusionModel) -> bool:
+        """Whether this is that very erasure of that model, trained for the way in which it is sampled; damaged and foreign files are not."""
         try:
             made = ErasureSpec.from_json(self.spec())
         except SageError:
             return False
-        return made.fingerprint() == spec.fingerprint() and self.metadata.get("sage.model_sha256") == fingerprint
+        prediction, schedule = self.metadata.get("modelspec.prediction_type"), self.metadata.get(SCHEDULE_KEY, "")
+        sampled_alike = (prediction, schedule) == (model.prediction, model.schedule)
+        same_model = self.metadata.get("sage.model_sha256") == model.fingerprint
+        return made.fingerprint() == spec.fingerprint() and same_model and sampled_alike
 
     def losses(self) -> list[dict[str, float]]:
         """Of every step by name; none where the file does not say."""
         steps = self._json(LOSSES_KEY)
         right = isinstance(steps, list) and all(_are_numbers(s) and s and all(v is not None and abs(v) < HUGE for v in s.values()) for s in steps)
         return steps if right else []
+
+    def left(self) -> list[float]:
+        """The share of the concept that was left before the run and after every step, in [0, 1]; none where the file does not say."""
+        curve = self._json(LEFT_KEY)
+        right = isinstance(curve, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1 for v in curve)
+        return curve if right else []
 
     def _json(self, key: str) -> object:
         try:
@@ -94,22 +103,25 @@ def _is_joined(spec: object) -> bool:
     return isinstance(spec, dict) and all(isinstance(spec.get(k), str) for k in ("concept", "method")) and isinstance(spec.get("strength", 1.0), (int, float))
 
 
-def metadata_for(family: Family, spec: dict, title: str, source: str, fingerprint: str, velocity: bool, result: dict | None = None) -> dict[str, str]:
+def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | None = None) -> dict[str, str]:
     """sai_model_spec 1.0.1, the `ss_` keys that hosts show, and our own complete spec as JSON."""
     from . import __version__
 
-    architecture = family.modelspec.replace("512", "768-v") if velocity and family.name == "sd2" else family.modelspec
+    family, side = model.family, spec.get("resolution") or model.pixels
+    architecture = family.modelspec.replace("512", "768-v") if model.velocity and family.name == "sd2" else family.modelspec
     versions = {name: _version(name) for name in ("torch", "diffusers", "transformers")}
     data = {
         "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": architecture, "modelspec.implementation": "diffusers",
-        "modelspec.title": title, "modelspec.date": now(),
+        "modelspec.title": title, "modelspec.date": now(), RESOLUTION_KEY: f"{side}x{side}",
         "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on model and CLIP.",
-        "modelspec.tags": "concept erasure, " + spec["method"], "modelspec.prediction_type": "v" if velocity else "epsilon",
+        "modelspec.tags": "concept erasure, " + spec["method"], "modelspec.prediction_type": model.prediction,
         "ss_base_model_version": BASE_VERSIONS[family.name], "ss_v2": str(family.name == "sd2"), "ss_network_module": "networks.lora",
         "ss_network_dim": str(spec["rank"]), "ss_network_alpha": str(spec["alpha"]), "ss_output_name": title,
-        "ss_sd_model_name": Path(source).name, SPEC_KEY: json.dumps(spec, ensure_ascii=False), "sage.version": __version__,
-        "sage.model_sha256": fingerprint, "sage.versions": json.dumps(versions),
+        "ss_sd_model_name": Path(model.source).name, SPEC_KEY: json.dumps(spec, ensure_ascii=False), "sage.version": __version__,
+        "sage.model_sha256": model.fingerprint, "sage.versions": json.dumps(versions),
     }
+    if model.schedule:
+        data[SCHEDULE_KEY] = model.schedule
     return data | ({RESULT_KEY: json.dumps(result)} if result else {})
 
 

@@ -14,10 +14,10 @@ import torch
 
 from .adapters import Adapter
 from .errors import SageError
-from .lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, now, read_lora, write_lora
+from .lora import LEFT_KEY, LOSSES_KEY, RESOLUTION_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, now, read_lora, write_lora
 
 MAX_RANK = 1024  # of the joined file, as of any erasure
-ONE_ERASURE = (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY)  # metadata that says nothing of the whole
+ONE_ERASURE = (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY)  # metadata that says nothing of the whole
 
 
 def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = None) -> LoraFile:
@@ -65,6 +65,12 @@ def exact(part: LoraFile, strength: float) -> bool:
     return all(torch.equal(m.half().float(), m) for pair in scaled for m in pair)
 
 
+def _side(size: str) -> int:
+    """The width in "1024x1024"; 0 where the metadata says something else."""
+    width = size.partition("x")[0]
+    return int(width) if width.isdecimal() and len(width) < 6 else 0
+
+
 def joined_metadata(parts: list[LoraFile], strengths: list[float], title: str) -> dict[str, str]:
     """The first file's, with the list of all erasures; what the files do not agree on is left out."""
     versions = {part.metadata.get("ss_base_model_version") for part in parts}
@@ -73,6 +79,9 @@ def joined_metadata(parts: list[LoraFile], strengths: list[float], title: str) -
     specs = [spec | {"strength": s * spec.get("strength", 1.0)} for part, s in zip(parts, strengths) for spec in part.specs()]
     first, rank = parts[0].metadata, str(sum(part.rank for part in parts))
     same = {k: v for k, v in first.items() if k not in ONE_ERASURE and all(part.metadata.get(k) == v for part in parts)}
+    sizes = [size for part in parts if (size := part.metadata.get(RESOLUTION_KEY))]
+    if sizes:  # the largest that any of them was trained at
+        same[RESOLUTION_KEY] = max(sizes, key=_side)
     concepts = ", ".join(repr(spec["concept"]) for spec in specs)
     return same | {
         "modelspec.title": title, "modelspec.date": now(),

@@ -34,7 +34,7 @@ class Progress:
             return
         self.last = time.monotonic()
         losses = "  ".join(f"{k} {v:.4f}" for k, v in event.losses.items() if k != "total")
-        left = "" if event.residual is None else f"  {min(event.residual, 1.0):.0%} of it left"
+        left = "" if event.left is None else f"  {event.left:.0%} of the concept left"
         eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
         line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
         if self.live:

@@ -36,7 +36,8 @@ def write(run) -> None:
         tensors |= {f"pool.{i}.{k}": v.detach().cpu() for k, v in flat.items()}
     cost = run.cost()
     meta = {
-        "format": FORMAT, "method": repr(run.method), "spec": run.spec.fingerprint(), "model": run.model.fingerprint, "losses": run.losses, "pulls": run.pulls,
+        "format": FORMAT, "method": repr(run.method), "spec": run.spec.fingerprint(), "model": run.model.fingerprint,
+        "sampling": run.model.sampling, "losses": run.losses, "pulls": run.pulls, "left": run.left.rows,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
         "scenes": getattr(run.context.source, "scenes", None), "pool": [[a.name, a.scene, a.leak] for a in pool],
@@ -66,7 +67,8 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 def _check(run, meta: dict) -> None:
     """Raises SageError where the state is not of this erasure, this model and this version."""
-    if meta["spec"] != run.spec.fingerprint() or meta["model"] != run.model.fingerprint:
+    same_model = meta["model"] == run.model.fingerprint and meta.get("sampling", run.model.sampling) == run.model.sampling
+    if meta["spec"] != run.spec.fingerprint() or not same_model:
         raise SageError(f"The saved state {run.state_path.name} belongs to another erasure or model; start without resuming, or use another name.")
     if meta.get("format") != FORMAT or meta.get("method") != repr(run.method):
         raise SageError(f"The saved state {run.state_path.name} is of another version, which went other steps; delete it and start again.")
@@ -89,6 +91,7 @@ def _take(run, meta: dict, tensors: dict[str, torch.Tensor]) -> None:
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
     run.losses = meta["losses"]
+    run.left.rows = [None if row is None else tuple(row) for row in meta.get("left", [None] * len(run.losses))]
     for loss, pull in meta["pulls"]:
         run.note_pull(loss, pull)
     run.spent = meta["seconds"]

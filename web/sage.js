@@ -2,9 +2,9 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const COLOURS = { total: "#c8c8d0", erase: "#e0675c", relations: "#5b9be0", noise: "#5fbf83" };
+const CURVE = "#e0675c";
 const HEIGHT = 92;
-const histories = new Map(); // node id -> [{name: loss}]
+const histories = new Map(); // node id -> [{step, left}]
 
 /** The node behind an execution id; "3:7" is node 7 inside the subgraph that node 3 stands for. */
 function findNode(id) {
@@ -28,7 +28,15 @@ function element(tag, parent, style = {}) {
   return made;
 }
 
-/** Phase, losses as lines, and time left: plain elements, so that both kinds of node show them. */
+function svgElement(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries({ fill: "none", "stroke-width": "1", "vector-effect": "non-scaling-stroke", ...attributes })) {
+    made.setAttribute(name, value);
+  }
+  return made;
+}
+
+/** What happens, how much of the concept is left, and its curve: plain elements, so that both kinds of node show them. */
 function addFace(node) {
   const root = element("div", null, {
     display: "flex", flexDirection: "column", gap: "4px", width: "100%", height: "100%", overflow: "hidden",
@@ -37,34 +45,35 @@ function addFace(node) {
   root.className = "sage-face";
   const text = element("div", root, { whiteSpace: "nowrap", overflow: "hidden", textOverflow: "ellipsis" });
   text.textContent = "ready";
-  const graph = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  graph.setAttribute("viewBox", "0 0 100 40");
-  graph.setAttribute("preserveAspectRatio", "none");
-  Object.assign(graph.style, { width: "100%", flex: "1", minHeight: "0", background: "var(--comfy-input-bg, #222)", borderRadius: "4px" });
-  root.append(graph);
-  const legend = element("div", root, { display: "flex", gap: "8px", fontSize: "10px", minHeight: "12px" });
+  const row = element("div", root, { display: "flex", gap: "8px", flex: "1", minHeight: "0", alignItems: "stretch" });
+  const graph = svgElement("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none" });
+  Object.assign(graph.style, { flex: "1", minWidth: "0", height: "100%", background: "var(--comfy-input-bg, #222)", borderRadius: "4px" });
+  row.append(graph);
+  const side = element("div", row, { width: "64px", display: "flex", flexDirection: "column", justifyContent: "center", textAlign: "right" });
+  const number = element("div", side, { font: "bold 22px sans-serif", color: CURVE, whiteSpace: "nowrap" });
+  number.className = "sage-left";
+  const caption = element("div", side, { fontSize: "11px", opacity: "0.8" });
   node.addDOMWidget("sage_face", "sage", root, { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT, getMaxHeight: () => HEIGHT });
-  node.sageFace = { text, graph, legend };
+  node.sageFace = { root, text, graph, number, caption };
 }
 
-function drawLosses(face, history, total) {
-  const names = Object.keys(history.at(-1) ?? {});
-  const highest = Math.max(1e-9, ...history.flatMap((step) => Object.values(step)));
-  face.graph.replaceChildren(...names.map((name) => {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    const points = history.map((step, i) => `${(100 * i) / Math.max(1, total - 1)},${39 - 38 * Math.max(0, step[name] ?? 0) / highest}`);
-    line.setAttribute("points", points.join(" "));
-    line.setAttribute("fill", "none");
-    line.setAttribute("stroke", COLOURS[name] ?? "#aaa");
-    line.setAttribute("stroke-width", "1.5");
-    line.setAttribute("vector-effect", "non-scaling-stroke");
-    return line;
-  }));
-  face.legend.replaceChildren(...names.map((name) => {
-    const label = element("span", null, { color: COLOURS[name] ?? "#aaa" });
-    label.textContent = name;
-    return label;
-  }));
+/** One curve of what is left of the concept, from 100 % before the first step; and the number in large type. */
+function drawLeft(face, points, total) {
+  const at = ({ step, left }) => `${(100 * step) / Math.max(1, total)},${39 - 38 * left}`;
+  const lines = [1, 0.5, 0].map((left) => svgElement("polyline", { points: `${at({ step: 0, left })} ${at({ step: total, left })}`, stroke: "#8886" }));
+  lines.push(svgElement("polyline", { points: [{ step: 0, left: 1 }, ...points].map(at).join(" "), stroke: CURVE, "stroke-width": "2.5" }));
+  lines.at(-1).classList.add("sage-curve");
+  face.graph.replaceChildren(...lines);
+  const left = points.at(-1)?.left ?? 1;
+  face.number.textContent = `${Math.round(100 * left)} %`;
+  face.caption.textContent = "left";
+}
+
+/** Where a method cannot tell what is left: no curve, no number. */
+function clearLeft(face) {
+  face.graph.replaceChildren();
+  face.number.textContent = "";
+  face.caption.textContent = "";
 }
 
 function onProgress({ detail }) {
@@ -72,12 +81,20 @@ function onProgress({ detail }) {
   if (!face) return;
   face.text.textContent = detail.text;
   face.text.title = detail.text;
-  if (detail.phase === "prepare" || detail.phase === "before") histories.set(detail.node, []);
-  if (detail.losses && Object.keys(detail.losses).length) {
+  const losses = Object.entries(detail.losses ?? {}).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+  face.root.title = losses.length ? `losses: ${losses.join(", ")}` : "";
+  if (detail.phase === "prepare" || detail.phase === "before" || detail.phase === "found") {
+    histories.set(detail.node, []);
+    clearLeft(face);
+  }
+  if (detail.curve?.length > 1) {
+    drawLeft(face, detail.curve.map((left, step) => ({ step, left })), detail.curve.length - 1);
+  }
+  if (detail.phase === "erase" && detail.left != null) {
     const history = histories.get(detail.node) ?? [];
-    if (detail.phase === "erase") history.push(detail.losses);
+    history.push({ step: detail.step, left: detail.left });
     histories.set(detail.node, history);
-    if (history.length) drawLosses(face, history, detail.total);
+    drawLeft(face, history, detail.total);
   }
 }
 

@@ -111,6 +111,13 @@ def clip_config(sd: Mapping[str, torch.Tensor], quick_gelu: bool) -> dict:
     }
 
 
+def refuse_continuous(sd: Mapping[str, torch.Tensor]) -> None:
+    """Raises SageError for SDXL models that are sampled on EDM's continuous noise levels; hosts know them by these tensors."""
+    if found := next((k for k in ("edm_mean", "edm_vpred.sigma_max") if k in sd), None):
+        raise SageError(f"The model is made for EDM's continuous noise levels (tensor {found!r}), not for Stable Diffusion's 1000 timesteps; "
+                        "this model cannot be used.")
+
+
 def predicts_velocity(sd: Mapping[str, torch.Tensor], family: Family) -> bool:
     """Whether the UNet predicts v. Marked by a `v_pred` tensor, or, for SD 2.x, told from one norm's spread as hosts do.
 

@@ -11,7 +11,8 @@ import torch
 
 from ..errors import SageError
 from ..files import parse_json
-from . import architecture, names
+from ..spec import shown
+from . import architecture, names, schedule
 from .model import DiffusionModel
 from .quantised import dequantised
 from .text import TextStack
@@ -22,18 +23,26 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-               prediction: str = "auto", tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
+               prediction: str = "auto", tokenizers: tuple[Path, ...] = (),
+               alphas: torch.Tensor | None = None) -> DiffusionModel:
     """`source`: a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
 
     `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for
-    checkpoints whose vocabulary has another size. Raises SageError with one sentence for what cannot be used.
+    checkpoints whose vocabulary has another size. `alphas`: the noise schedule, abar_t [1000], where a host
+    samples the model with one of its own (None: the one that the source states, else Stable Diffusion's).
+    Raises SageError with one sentence for what cannot be used.
     """
     try:
         model = _load(source, prediction, dtype, tokenizers)
+        if alphas is not None:
+            model.alphas = schedule.checked(alphas)
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as error:
         # Whatever a damaged or altered model makes of the libraries that read it.
         raise SageError(f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion ({type(error).__name__}: {told(error)}); "
                         "it is damaged or of an unknown kind: choose another one.") from error
+    if not model.velocity and schedule.is_zero_terminal(model.alphas):
+        raise SageError("The model predicts noise, and its noise schedule ends in pure noise (zero terminal SNR), from which no picture can be "
+                        "predicted that way; choose v-prediction, or switch zero terminal SNR off.")
     for module in [*model.text.encoders, model.unet, *([model.vae] if model.vae is not None else [])]:
         module.requires_grad_(False).eval()
     model.to(device)
@@ -58,16 +67,6 @@ def _from_path(path: Path, prediction: str, dtype: torch.dtype,
     return from_state_dict(read_safetensors(path), str(path), prediction, dtype, tokenizers)
 
 
-def schedule_alphas(config: Mapping | None = None) -> torch.Tensor:
-    """abar_t [1000] of Stable Diffusion's scaled-linear schedule, or of a folder's scheduler config."""
-    config = config or {}
-    start, end, n = config.get("beta_start", 0.00085), config.get("beta_end", 0.012), config.get("num_train_timesteps", 1000)
-    if config.get("beta_schedule", "scaled_linear") != "scaled_linear":
-        raise SageError(f"The noise schedule {config['beta_schedule']!r} is not Stable Diffusion's (scaled_linear); this model cannot be used.")
-    betas = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
-
-
 def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto",
                     dtype: torch.dtype = torch.float32, tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
     """A model from original-layout tensors, as a single-file checkpoint or a host's memory holds them."""
@@ -75,6 +74,7 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
 
     sd = dequantised(sd)
     family = architecture.recognise(sd)
+    architecture.refuse_continuous(sd)
     config = architecture.unet_config(sd, family)
     unet = build(lambda c: UNet2DConditionModel(**c), config, "The UNet")
     fill(unet, names.unet_to_diffusers(sd, unet.config, architecture.UNET), "The UNet", dtype)
@@ -86,7 +86,9 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
         encoders.append(_clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype))
     velocity = architecture.predicts_velocity(sd, family) if prediction == "auto" else prediction == "v"
     text = text_stack(family, encoders, tokenizers)
-    vae, alphas, pixels = _vae(sd, family, dtype), schedule_alphas(), family.sample_size
+    standard = schedule.standard()
+    alphas = schedule.zero_terminal_snr(standard) if velocity and "ztsnr" in sd else standard
+    vae, pixels = _vae(sd, family, dtype), family.sample_size
     return DiffusionModel(family, text, unet, vae, alphas, velocity, source, pixels=pixels)
 
 
@@ -164,7 +166,7 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         raise SageError(f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model.")
     family = _family_of(unet, encoders)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    velocity = scheduler.get("prediction_type", "epsilon") == "v_prediction" if prediction == "auto" else prediction == "v"
+    velocity = _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
     tokenizers = [CLIPTokenizer.from_pretrained(folder / t, local_files_only=True) for t in ("tokenizer", "tokenizer_2") if (folder / t).is_dir()]
     vae = None
     if (folder / "vae").is_dir():
@@ -173,7 +175,15 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
     text = TextStack(encoders, tokenizers[0], family.clip_layer, tuple(t.pad_token_id for t in tokenizers))
     size = unet.config.sample_size
-    return DiffusionModel(family, text, unet, vae, schedule_alphas(scheduler), velocity, str(folder), pixels=8 * (size if isinstance(size, int) else size[0]))
+    pixels = 8 * (size if isinstance(size, int) else size[0])
+    return DiffusionModel(family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels)
+
+
+def _folder_velocity(scheduler: Mapping) -> bool:
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise SageError(f"The model predicts {shown(kind)}; only models that predict noise (epsilon) or v (v_prediction) can be used.")
+    return kind == "v_prediction"
 
 
 def _family_of(unet, encoders) -> architecture.Family:

@@ -9,6 +9,7 @@ import torch
 
 from ..knowledge import UNKNOWN, Knowledge
 from .architecture import Family
+from .schedule import name_of
 from .text import Conditioning, TextStack
 
 
@@ -32,7 +33,7 @@ class DiffusionModel:
     text: TextStack
     unet: torch.nn.Module
     vae: torch.nn.Module | None
-    alphas: torch.Tensor  # cumulative products of 1 - beta, [1000]
+    alphas: torch.Tensor  # the noise schedule: cumulative products of 1 - beta, [1000], never 0 (see schedule.py)
     velocity: bool  # the UNet predicts v instead of epsilon
     source: str  # what the user named: a path, or where the weights came from
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
@@ -60,6 +61,22 @@ class DiffusionModel:
         return self
 
     @property
+    def prediction(self) -> str:
+        """What the UNet predicts, as modelspec.prediction_type names it."""
+        return "v" if self.velocity else "epsilon"
+
+    @property
+    def schedule(self) -> str:
+        """The noise schedule's name; empty for Stable Diffusion's own."""
+        return name_of(self.alphas)
+
+    @property
+    def sampling(self) -> str:
+        """What the UNet predicts, "epsilon" or "v", and the noise schedule where it is not Stable Diffusion's own. The same weights
+        that are sampled in another way are another model to erase from."""
+        return f"{self.prediction}, {self.schedule}" if self.schedule else self.prediction
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         return 4, self.pixels // 8, self.pixels // 8
 
@@ -70,7 +87,8 @@ class DiffusionModel:
     def predict_noise(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """epsilon(z_t, t, h): noise predicted in `z` [n, 4, h, w] at integer timesteps `t` [n]; float32.
 
-        A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
+        A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z. At the last timestep of
+        a zero-terminal-SNR schedule that is z itself, whatever the prompt.
         """
         if self.at_once is not None and len(z) > self.at_once and not torch.is_grad_enabled():
             parts = [slice(i, i + self.at_once) for i in range(0, len(z), self.at_once)]

@@ -38,7 +38,8 @@ def test_the_node_shows_its_progress_and_the_console_stays_clean(comfy, ordinary
         if not vue or pages.faces(page):
             pages.wait_face(page, "erasing")
             pages.wait_face(page, f"saved: sage/{name}.safetensors")
-            assert page.evaluate("document.querySelectorAll('.sage-face polyline').length") >= 3
+            assert page.evaluate("document.querySelectorAll('.sage-face .sage-curve').length") == 1
+            assert page.evaluate("document.querySelector('.sage-face .sage-left').textContent").endswith(" %")
         page.wait_for_selector("text=Saved sage/", timeout=60_000)
         # The LoRA lists know the new file without a restart.
         page.evaluate("g => window.app.loadApiJson(g, 'x')", {"1": {"class_type": "SAGE_ApplyErasures", "inputs": {"lora_1": "none", "strength_1": 1.0}}})
