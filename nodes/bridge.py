@@ -22,6 +22,7 @@ import torch
 
 from ..sage_core.diffusion.schedule import STEPS
 from ..sage_core.errors import SageError
+from .pictures import data_url
 
 OutOfMemory = torch.cuda.OutOfMemoryError  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
 REPORT_EVERY = 0.2  # seconds between two messages to the page
@@ -167,8 +168,9 @@ def decode(vae, latents: torch.Tensor) -> torch.Tensor:
 
 
 class Messages:
-    """Progress to the page: bar, preview, and text. Every call honours Cancel. `own_face`: the pack's script shows the text on
-    the node, so ComfyUI's own line of text is left out."""
+    """Progress to the page: bar, text and pictures. Every call honours Cancel. `own_face`: the pack's script shows text and
+    pictures on the node, so ComfyUI's own line of text is left out. Pictures do not go through ComfyUI's previews: those
+    stay on a node beside its output."""
 
     def __init__(self, node_id: str | None, own_face: bool = False):
         self.node_id, self.own_face = node_id, own_face
@@ -176,14 +178,15 @@ class Messages:
         self.last = 0.0
 
     def __call__(self, phase: str, step: int, total: int, text: str, preview=None, **data) -> None:
-        """preview: a PIL image for the node's face. data: JSON values for the pack's script."""
+        """preview: a PIL image for the pack's script, which shows it on the node. data: JSON values for the script."""
         check_cancelled()
         finished = step >= total
         if preview is None and not finished and time.monotonic() - self.last < REPORT_EVERY:
             return
         self.last = time.monotonic()
-        self.bar.update_absolute(step, total, ("JPEG", preview, 512) if preview is not None else None)
-        self.send("sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **data})
+        self.bar.update_absolute(step, total)
+        picture = {} if preview is None else {"preview": data_url(preview)}
+        self.send("sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **picture, **data})
         if not self.own_face and (server := _server()) is not None and self.node_id is not None:
             server.send_progress_text(text, self.node_id)
 

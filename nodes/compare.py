@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 
 from .errors import sentence_of
 from .inputs import advanced
+from .request import MAX_PROMPTS
 
-MAX_PROMPTS, MAX_IMAGES = 16, 64
+MAX_IMAGES = 64
 
 
 class CompareErasure(io.ComfyNode):
@@ -28,7 +29,8 @@ class CompareErasure(io.ComfyNode):
                 io.Clip.Input("clip_after", tooltip="The erased CLIP."),
                 io.Vae.Input("vae", tooltip="Turns latents into pictures."),
                 io.String.Input("prompts", multiline=True, default="a picture of a dog\na picture of a cat", dynamic_prompts=False,
-                                tooltip="One prompt a line: the concept, other words for it, what must stay."),
+                                tooltip="One prompt a line: the concept, other words for it, what must stay. "
+                                        "Erase Concept puts out such prompts (test prompts)."),
                 io.Int.Input("images", default=2, min=1, max=8, tooltip="Pictures a prompt, from seeds that follow each other."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip="Seed of the first picture."),
                 io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps (DPM++ 2M, Karras)."),

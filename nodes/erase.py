@@ -66,6 +66,9 @@ class EraseConcept(io.ComfyNode):
                 io.Image.Output("loss_graph", display_name="loss graph",
                                 tooltip="How much of the concept is left over the training steps, from 100 % to 0 %, and the losses below."),
                 io.Image.Output("before_after", display_name="before / after", tooltip="Pictures of the concept before and after (needs VAE)."),
+                io.String.Output("test_prompts", display_name="test prompts",
+                                 tooltip="Prompts that show what the erasure did, one a line: the concept, other words "
+                                         "for it, close words, other things. Link it to Compare Erasure."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -104,7 +107,8 @@ class EraseConcept(io.ComfyNode):
         values = {"concepts": concepts, "method": method, "effort": effort, "lora_name": lora_name, "seed": seed, "retain": retain, "surface": surface,
                   "rank": rank, "steps": steps, "strength": strength, "resolution": resolution, "kind": kind}
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
-        return io.NodeOutput(done.model, done.clip, "\n".join(done.names), done.graph, done.pictures, ui=ui.PreviewImage(done.shown, cls=cls))
+        return io.NodeOutput(done.model, done.clip, "\n".join(done.names), done.graph, done.pictures,
+                             "\n".join(done.prompts), ui=ui.PreviewImage(done.shown, cls=cls))
 
 
 def _folder():

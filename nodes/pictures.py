@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -9,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 INK, GREY, PAPER = (27, 27, 31), (120, 120, 130), (255, 255, 255)
 CURVE, FAINT = (200, 60, 50), (225, 225, 230)
 COLOURS = {"total": (27, 27, 31), "erase": (190, 130, 40), "relations": (40, 110, 190), "noise": (60, 150, 80)}
-TILE = 160
+TILE, GAP, LEFT, TOP = 160, 6, 84, 44  # pixels of a grid
+ACROSS = 6  # columns of a grid at most
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -29,6 +35,23 @@ def tile(image: torch.Tensor, side: int = TILE) -> Image.Image:
     return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
 
 
+def data_url(picture: Image.Image, side: int = 512) -> str:
+    """A picture as text that a page shows, at most `side` pixels wide."""
+    small, out = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(out, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def from_file(path: Path) -> torch.Tensor | None:
+    """The picture in a file as [1, H, W, 3]; None where there is none that can be read."""
+    try:
+        with Image.open(path) as picture:
+            return to_tensor(picture)
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
+        return None
+
+
 def row_to_pil(images: torch.Tensor) -> Image.Image:
     """Images [n, H, W, 3] side by side."""
     return to_pil(torch.cat(list(images), dim=1))
@@ -46,22 +69,36 @@ def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 def grid(title: str, rows: list[tuple[str, list[torch.Tensor]]], captions: list[str] | None = None) -> torch.Tensor:
-    """A labelled grid [1, H, W, 3]: `rows` of (label, images [H, W, 3]), a caption below each column."""
-    font, small, left, top, gap = ImageFont.load_default(18), ImageFont.load_default(12), 84, 44, 6
-    columns = max(len(images) for _, images in rows)
-    cells = [[tile(image) for image in images] for _, images in rows]
-    height = max(c.size[1] for row in cells for c in row)
-    sheet = Image.new("RGB", (left + columns * (TILE + gap) + gap, top + len(rows) * (height + gap) + (26 if captions else gap)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap + 4, 12), title, INK, font)
-    for r, (label, _) in enumerate(rows):
-        y = top + r * (height + gap)
-        draw.text((gap + 4, y + height // 2), label, INK, small, anchor="lm")
-        for c, cell in enumerate(cells[r]):
-            sheet.paste(cell, (left + c * (TILE + gap), y))
-    for c, caption in enumerate(captions or []):
-        draw.text((left + c * (TILE + gap) + TILE // 2, sheet.size[1] - 8), fit(caption, draw, small, TILE), GREY, small, anchor="ms")
+    """A labelled grid [1, H, W, 3]: `rows` of (label, images [H, W, 3]), a caption below each column.
+
+    More than ACROSS columns are broken into blocks of about the same width, one below the other.
+    """
+    count = max(len(images) for _, images in rows)
+    blocks = math.ceil(count / ACROSS)
+    columns = math.ceil(count / blocks)
+    height = max(tile(image).size[1] for _, images in rows for image in images)
+    block = len(rows) * (height + GAP) + (26 if captions else GAP)
+    sheet = Image.new("RGB", (LEFT + columns * (TILE + GAP) + GAP, TOP + blocks * block), PAPER)
+    ImageDraw.Draw(sheet).text((GAP + 4, 12), title, INK, ImageFont.load_default(18))
+    for number in range(blocks):
+        part = slice(number * columns, (number + 1) * columns)
+        cells = [(label, [tile(image) for image in images[part]]) for label, images in rows]
+        _draw_block(sheet, TOP + number * block, height, cells, (captions or [])[part])
     return to_tensor(sheet)
+
+
+def _draw_block(sheet: Image.Image, top: int, height: int, rows: list[tuple[str, list[Image.Image]]],
+                captions: list[str]) -> None:
+    draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for r, (label, cells) in enumerate(rows):
+        y = top + r * (height + GAP)
+        draw.text((GAP + 4, y + height // 2), label, INK, small, anchor="lm")
+        for c, cell in enumerate(cells):
+            sheet.paste(cell, (LEFT + c * (TILE + GAP), y))
+    for c, caption in enumerate(captions):
+        x = LEFT + c * (TILE + GAP) + TILE // 2
+        y = top + len(rows) * (height + GAP) + 4
+        draw.text((x, y), fit(caption, draw, small, TILE), GREY, small, anchor="ma")
 
 
 def fit(text: str, draw: ImageDraw.ImageDraw, font, width: int) -> str:

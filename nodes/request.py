@@ -15,6 +15,7 @@ from ..sage_core.spec import ErasureSpec, parse_concepts
 FOLDER = "sage"  # below models/loras
 EFFORTS = {"quick": 0.5, "standard": 1.0, "thorough": 2.0}
 MAX_CONCEPTS = 20
+MAX_PROMPTS = 16  # in one comparison
 AUTOMATIC = "as the method has it"
 GUESSED = "automatic"  # of a concept's kind
 
@@ -58,6 +59,18 @@ def _few(text: str) -> list[tuple[str, tuple[str, ...]]]:
     if len(found) > MAX_CONCEPTS:
         raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them over several.")
     return found
+
+
+def prompts_each(concepts: int) -> int:
+    """How many test prompts each of several concepts gets, so that all fit into one comparison."""
+    return 8 if concepts == 1 else max(1, min(4, MAX_PROMPTS // concepts))
+
+
+def few(groups: list[list[str]]) -> list[str]:
+    """The prompts of several concepts, each once; the first of every concept before any other is left out."""
+    in_turn = [group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)]
+    chosen = set(list(dict.fromkeys(in_turn))[:MAX_PROMPTS])
+    return [p for p in dict.fromkeys(p for group in groups for p in group) if p in chosen]
 
 
 def lora_stem(pattern: str, concept: str, several: bool) -> str:

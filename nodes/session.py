@@ -15,26 +15,37 @@ from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
 from .graph_weights import checkpoint
-from .pictures import before_after, left_graph, stack_images, to_pil
+from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
-from .request import listed_name, lora_path, lora_stem, place, same_erasure
+from .request import few, listed_name, lora_path, lora_stem, place, prompts_each, same_erasure
 
 PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "done": "saving"}
 
 
 @dataclass
 class Done:
-    """What the node returns; `shown`: what stands on its face."""
+    """What the node returns. `prompts`: what shows the erasures; `shown`: the pictures on the node."""
 
     model: object
     clip: object
     names: list[str] = field(default_factory=list)
     graph: torch.Tensor | None = None
     pictures: torch.Tensor | None = None
+    prompts: list[str] = field(default_factory=list)
 
     @property
     def shown(self) -> torch.Tensor:
         return self.graph if self.pictures is None else self.pictures
+
+
+@dataclass
+class One:
+    """The erasure of one concept: its file, the graph of what is left, pictures where there is a VAE, test prompts."""
+
+    path: Path
+    graph: torch.Tensor
+    pictures: torch.Tensor | None
+    prompts: list[str]
 
 
 @dataclass
@@ -77,7 +88,7 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     weights = checkpoint(model, clip)
     bridge.free_memory()
     try:
-        finished = [_one(weights, sampling, vae, model, spec, lora_name, len(specs) > 1, messages) for spec in specs]
+        finished = [_one(weights, sampling, vae, model, spec, lora_name, len(specs), messages) for spec in specs]
     except bridge.OutOfMemory as error:
         raise SageError("There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train only the text surface, or close "
                         "what else uses the graphics card, then queue again: it goes on where it stopped.") from error
@@ -85,25 +96,26 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
         del weights
         gc.collect()
         bridge.free_memory()
-    done = Done(model, clip)
-    for path, _, _ in finished:
+    done = Done(model, clip, prompts=few([own.prompts for own in finished]))
+    for path in (own.path for own in finished):
         done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
         done.names.append(listed_name(path, bridge.loras_folder()))
-    done.graph = stack_images([graph for _, graph, _ in finished])
-    pictures = [p for _, _, p in finished if p is not None]
+    done.graph = stack_images([own.graph for own in finished])
+    pictures = [own.pictures for own in finished if own.pictures is not None]
     done.pictures = stack_images(pictures) if pictures else None
-    _remember(values, [path for path, _, _ in finished])
+    _remember(values, [own.path for own in finished])
     messages.send("sage.saved", {"names": done.names})
     return done
 
 
-def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, several: bool, messages):
-    """(path, graph of what is left, pictures) of one concept, trained now or found as a file."""
+def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, concepts: int, messages) -> One:
+    """The erasure of one of `concepts` concepts, trained now or found as a file."""
+    from ..sage_core import comparison_prompts
     from ..sage_core.files import check_room, claimed
     from ..sage_core.models import load_model
     from ..sage_core.runs import room_for
 
-    first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, several))
+    first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, concepts > 1))
     with bridge.training():
         core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
     core.on_pass = bridge.check_cancelled
@@ -111,20 +123,21 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
     taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
     try:
         path, there = place(first, lambda p: same_erasure(p, spec, core))
-        camera = Camera(core, model, vae, spec)
+        camera, prompts = Camera(core, model, vae, spec), comparison_prompts(core, spec, prompts_each(concepts))
         if there:
             left, losses = _recorded(path)
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
-            return path, left_graph(spec.concept, left, losses), None
+            return One(path, left_graph(spec.concept, left, losses), from_file(path.with_suffix(".png")), prompts)
         check_room(path, room_for(core, spec))
         with claimed(path), claimed(state), bridge.training():
-            return _train(core, spec, path, state, camera, messages, taken)
+            graph, pictures = _train(core, spec, path, state, camera, messages, taken)
+        return One(path, graph, pictures, prompts)
     finally:
         core.on_pass = None
 
 
 def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
-    """`taken`: what to report about a guess of the concept's kind; empty if the user said it."""
+    """(graph of what is left, pictures). `taken`: what to report about a guess of the concept's kind; empty if the user said it."""
     from ..sage_core.files import write_picture
     from ..sage_core.plan import erase_as_planned, fit
 
@@ -158,7 +171,7 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
     if pictures is not None:
         messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
         write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
-    return path, left_graph(spec.concept, erasure.left, erasure.losses), pictures
+    return left_graph(spec.concept, erasure.left, erasure.losses), pictures
 
 
 def _state_file(spec: ErasureSpec, core) -> Path:

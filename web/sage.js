@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 
 const CURVE = "#e0675c";
 const HEIGHT = 92;
+const PREVIEW = 96; // height of the live picture
 const histories = new Map(); // node id -> [{step, left}]
 
 /** The node behind an execution id; "3:7" is node 7 inside the subgraph that node 3 stands for. */
@@ -53,8 +54,22 @@ function addFace(node) {
   const number = element("div", side, { font: "bold 22px sans-serif", color: CURVE, whiteSpace: "nowrap" });
   number.className = "sage-left";
   const caption = element("div", side, { fontSize: "11px", opacity: "0.8" });
-  node.addDOMWidget("sage_face", "sage", root, { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT, getMaxHeight: () => HEIGHT });
-  node.sageFace = { root, text, graph, number, caption };
+  const preview = element("img", root, { display: "none", height: `${PREVIEW}px`, maxWidth: "100%", objectFit: "contain" });
+  preview.className = "sage-preview";
+  preview.alt = "the concept as the model draws it now";
+  const height = () => HEIGHT + (preview.src ? PREVIEW : 0);
+  node.addDOMWidget("sage_face", "sage", root, { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height });
+  node.sageFace = { root, text, graph, number, caption, preview };
+}
+
+/** Show a live picture (a data URL), or take it away (""). */
+function showPreview(node, url) {
+  const preview = node?.sageFace?.preview;
+  if (!preview) return;
+  if (url) preview.src = url;
+  else preview.removeAttribute("src");
+  preview.style.display = url ? "block" : "none";
+  node.setDirtyCanvas?.(true, true);
 }
 
 /** One curve of what is left of the concept, from 100 % before the first step; and the number in large type. */
@@ -77,8 +92,10 @@ function clearLeft(face) {
 }
 
 function onProgress({ detail }) {
-  const face = findNode(detail.node)?.sageFace;
+  const node = findNode(detail.node);
+  const face = node?.sageFace;
   if (!face) return;
+  if (detail.preview) showPreview(node, detail.preview);
   face.text.textContent = detail.text;
   face.text.title = detail.text;
   const losses = Object.entries(detail.losses ?? {}).map(([name, value]) => `${name} ${value.toFixed(4)}`);
@@ -86,6 +103,7 @@ function onProgress({ detail }) {
   if (detail.phase === "prepare" || detail.phase === "before" || detail.phase === "found") {
     histories.set(detail.node, []);
     clearLeft(face);
+    if (!detail.preview) showPreview(node, "");
   }
   if (detail.curve?.length > 1) {
     drawLeft(face, detail.curve.map((left, step) => ({ step, left })), detail.curve.length - 1);
@@ -113,20 +131,14 @@ function onError({ detail }) {
   toast("error", "SAGE", sentence, 15000);
 }
 
-/** The last live preview would hide, or repeat, the pictures that the node has put out by now. */
+/** The pictures that the node has put out take the place of the live one. */
 function onExecuted({ detail }) {
-  const node = findNode(detail.display_node ?? detail.node);
-  if (node?.comfyClass !== "SAGE_EraseConcept") return;
-  const previews = app.nodePreviewImages ?? {};
-  for (const key of Object.keys(previews)) {
-    if (key === String(node.id) || key.endsWith(`:${node.id}`)) delete previews[key];
-  }
-  node.setDirtyCanvas?.(true, true);
+  showPreview(findNode(detail.display_node ?? detail.node), "");
 }
 
 function onInterrupted({ detail }) {
   const face = findNode(detail.node_id)?.sageFace;
-  if (face) face.text.textContent = "cancelled; queue it again to go on where it stopped";
+  if (face) face.text.textContent = "cancelled; queue it again to resume";
 }
 
 app.registerExtension({

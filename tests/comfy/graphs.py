@@ -31,7 +31,7 @@ def draw(graph: dict, first: int, model: list, clip: list, prompt: str, images: 
     }
 
 
-def compare(graph: dict, node: str, prompts: str, images: int = 2) -> dict:
+def compare(graph: dict, node: str, prompts, images: int = 2) -> dict:
     return graph | {node: {"class_type": "SAGE_CompareErasure", "inputs": {
         "model_before": ["1", 0], "clip_before": ["1", 1], "model_after": ["2", 0], "clip_after": ["2", 1], "vae": ["1", 2], "prompts": prompts,
         "images": images, "seed": 0, "steps": 20, "guidance": 5.0, "size": 64}}}

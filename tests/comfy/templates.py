@@ -17,15 +17,14 @@ from PIL import Image
 
 FOLDER = server.PACK / "example_workflows"
 IMAGES = server.PACK / "docs" / "images"
-DEMO_PROMPTS = "a cartoon drawing of a dog\na pixel art drawing of a puppy\na glossy drawing of a cat\na cartoon drawing of a pizza"
-STACK_PROMPTS = "a cartoon drawing of a dog\na glossy drawing of a pizza\na pixel art drawing of a train\na cartoon drawing of a cat"
-REST = {"retain": "", "surface": "as the method has it", "rank": 0, "strength": 0.0, "resolution": 0}
+TEST_PROMPTS = ["2", 5]  # the output of Erase Concept
+REST = {"retain": "", "surface": "as the method has it", "rank": 0, "strength": 0.0, "resolution": 0, "kind": "automatic"}
 NOTE = {
     "erase-and-compare": """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, and the same prompts are drawn before and after.
 
 The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
 
-Then type another concept (the bundled model draws 117 things), or put *Erase Concept* behind your own checkpoint loader.""",
+Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it. Or put *Erase Concept* behind your own checkpoint loader.""",
     "erase-behind-a-checkpoint": """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
 
 Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed.""",
@@ -46,8 +45,8 @@ def checkpoint_graph(name: str, size: int, resolution: int) -> dict:
 def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     """API-format graph and where its nodes stand."""
     chain = {"1": (0, 0), "2": (420, 0), "3": (900, 0), "4": (900, 240), "5": (900, 480), "6": (1360, 0), "7": (1720, 0), "8": (1720, 120)}
-    demo = graphs.compare(graphs.erase("dog", **REST), "3", DEMO_PROMPTS, 1)
-    stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", STACK_PROMPTS, 1)
+    demo = graphs.compare(graphs.erase("dog", **REST), "3", TEST_PROMPTS, 1)
+    stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", TEST_PROMPTS, 1)
     three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
     return {
         "erase-and-compare": (demo, three), "stack-three-erasures": (stack, three),
@@ -65,7 +64,7 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
     text = page.evaluate("""([places, note]) => {
         const graph = window.app.graph;
         for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
-        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 260};  // for the pictures below the widgets
+        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 440};  // for the pictures below the widgets
         for (const n of graph._nodes) if (n.comfyClass in room) n.setSize([440, n.computeSize()[1] + room[n.comfyClass]]);
         const text = window.LiteGraph.createNode('MarkdownNote');
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;

@@ -41,7 +41,9 @@ def test_a_shared_workflow_gives_the_same_lora_elsewhere_and_a_sent_file_trains_
     graph = graphs.erase("train", steps=6, name="shared")
     here, outcome = progress(comfy, graph)
     assert outcome.status == "success", outcome.error
-    assert steps_of(here) and any(e["type"] == "binary" for e in here), "steps and previews reach the page"
+    pictures = [e["data"]["preview"] for e in here if e["type"] == "sage.progress" and "preview" in e["data"]]
+    assert steps_of(here) and len(pictures) >= 3, "steps and pictures reach the page"
+    assert all(p.startswith("data:image/jpeg;base64,") for p in pictures)
     assert any(e["type"] == "sage.saved" and e["data"]["names"] == ["sage/shared.safetensors"] for e in here)
     file = comfy.base / "models/loras/sage/shared.safetensors"
     with server.Server(comfy_path, tmp_path / "second") as second:
