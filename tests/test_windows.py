@@ -170,10 +170,13 @@ def comfy_server():
     return modules
 
 
+SERVER, GRAPHS = comfy_server()
+
+
 @pytest.mark.slow
-def test_a_concept_is_erased_in_comfyui(tmp_path, monkeypatch):
-    server, graphs = comfy_server()
-    comfy = server.find_comfy()
+@pytest.mark.parametrize("comfy", SERVER.find_comfies() or [None], ids=str)
+def test_a_concept_is_erased_in_comfyui(comfy, tmp_path, monkeypatch):
+    server, graphs = SERVER, GRAPHS
     if comfy is None:
         pytest.skip(
             "NO COMFYUI FOUND: erasing there under Windows' rules WAS NOT TESTED. Set COMFYUI_PATH."
