@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOUCHES_COMFY = {"bridge.py", "demo_checkpoint.py"}
+TOUCHES_COMFY = {"bridge.py", "demo_checkpoint.py", "graph_weights.py"}
 
 
 @pytest.fixture(scope="module")
