@@ -22,7 +22,7 @@ from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .files import remove
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
-from .left import Left, Watch, projected
+from .left import Left
 from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
@@ -165,7 +165,7 @@ class Run:
         self.retention = [term.start(self.context) for term in method.retention]
         self.losses: list[dict[str, float]] = []
         self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
-        self.left, self.watch = Left(self.training.window), Watch(self.context)
+        self.left = Left(self.context)
         self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
@@ -190,7 +190,7 @@ class Run:
         self.save_state()  # until the file is there, a finished run can be lost as well
         self.adapter.round_(torch.float16)
         self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0, left=self.left.now()))
-        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path, left=self.left.curve())
+        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path, left=self.left.curve if self.left.rows else [])
 
     def save_state(self) -> None:
         """Where there is a file for it."""
@@ -251,15 +251,8 @@ class Run:
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
         self.update(values)
-        self.left.add(self.look(states, predicted.get("erase")))
+        self.left.look(len(self.losses), len(self.losses) + 1 >= self.total(), states)
         return values
-
-    def look(self, states: States | None, predicted: torch.Tensor | None) -> tuple[float, float] | None:
-        """What is left, read off the rows of this step that are plain prompts of the concept; where the domain has none, from a look of its own."""
-        if predicted is None or states is None or not hasattr(self.domain, "plain_rows"):
-            return self.watch.look(len(self.left.rows), states)
-        rows = self.measured(len(predicted))
-        return projected(predicted[rows], states.eps_concept[rows], states.eps_empty[rows])
 
     def update(self, values: dict[str, float]) -> None:
         """Move the adapter, and what the domain learns, by the gradients; not where only half precision's range was too small for them."""

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 
 from .adapters import Adapter
+from .diffusion.architecture import FAMILIES
 from .errors import SageError
-from .lora import LEFT_KEY, LOSSES_KEY, RESOLUTION_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, now, read_lora, write_lora
+from .lora import BASE_VERSIONS, LEFT_KEY, LOSSES_KEY, RESOLUTION_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, LoraFile, now, read_lora, write_lora
 
+SIDES = {BASE_VERSIONS[name]: family.sample_size for name, family in FAMILIES.items()}
 MAX_RANK = 1024  # of the joined file, as of any erasure
 ONE_ERASURE = (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY)  # metadata that says nothing of the whole
 
@@ -65,10 +67,11 @@ def exact(part: LoraFile, strength: float) -> bool:
     return all(torch.equal(m.half().float(), m) for pair in scaled for m in pair)
 
 
-def _side(size: str) -> int:
-    """The width in "1024x1024"; 0 where the metadata says something else."""
-    width = size.partition("x")[0]
-    return int(width) if width.isdecimal() and len(width) < 6 else 0
+def _side(part: LoraFile) -> int:
+    """The side in pixels that a file was trained at; its architecture's own where the file is older than that key, or says something else."""
+    width = part.metadata.get(RESOLUTION_KEY, "").partition("x")[0]
+    known = width.isascii() and width.isdecimal() and len(width) < 6 and int(width) > 0
+    return int(width) if known else SIDES.get(part.metadata.get("ss_base_model_version"), 512)
 
 
 def joined_metadata(parts: list[LoraFile], strengths: list[float], title: str) -> dict[str, str]:
@@ -79,9 +82,8 @@ def joined_metadata(parts: list[LoraFile], strengths: list[float], title: str) -
     specs = [spec | {"strength": s * spec.get("strength", 1.0)} for part, s in zip(parts, strengths) for spec in part.specs()]
     first, rank = parts[0].metadata, str(sum(part.rank for part in parts))
     same = {k: v for k, v in first.items() if k not in ONE_ERASURE and all(part.metadata.get(k) == v for part in parts)}
-    sizes = [size for part in parts if (size := part.metadata.get(RESOLUTION_KEY))]
-    if sizes:  # the largest that any of them was trained at
-        same[RESOLUTION_KEY] = max(sizes, key=_side)
+    sizes = [_side(part) for part in parts]
+    same[RESOLUTION_KEY] = f"{max(sizes)}x{max(sizes)}"
     concepts = ", ".join(repr(spec["concept"]) for spec in specs)
     return same | {
         "modelspec.title": title, "modelspec.date": now(),

@@ -14,7 +14,6 @@ from sage_core.cycle import Context, Run, build_context
 from sage_core.latents import build_bank
 from sage_core.methods import METHODS
 from sage_core.retention.words import retained_words
-from sage_core.target.negative_guidance import NegativeGuidance
 
 SPEC = ErasureSpec("castle", steps=4, rank=2, seed=3)
 
@@ -222,17 +221,3 @@ def test_the_cycle_ends_early_when_the_concept_s_pull_is_gone(thin, monkeypatch)
     assert len(erasure.losses) == 5 and totals == [20, 5, 5, 5, 5]
 
 
-def test_the_residual_is_one_while_nothing_is_erased(demo):
-    """The frozen model's own erasing loss is its unit."""
-    seen = []
-    erase(demo, ErasureSpec("castle", steps=1, surface="text"), lambda e: seen.append(e.residual) if e.phase == "erase" else None).adapter.remove()
-    assert 0.5 < seen[0] < 1.5
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.5, 2.0])
-def test_what_is_left_is_counted_from_the_concept_to_the_empty_prompt(eta):
-    """Predictions on the line from the concept (1) over the empty prompt (0) to the target, eta beyond it."""
-    def left(share: float) -> float:
-        return Run.remaining(SimpleNamespace(target=SimpleNamespace(config=NegativeGuidance(eta)), residual=lambda: ((share + eta) / (1 + eta)) ** 2))
-
-    assert [left(s) for s in (1.0, 0.4, 0.0, -eta)] == pytest.approx([1.0, 0.4, 0.0, 0.0], abs=1e-9)

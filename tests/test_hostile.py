@@ -17,7 +17,7 @@ from sage_core import ErasureSpec, SageError
 from sage_core.batch import read_jobs
 from sage_core.diffusion.load import load_model
 from sage_core.files import output_path
-from sage_core.lora import LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
+from sage_core.lora import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
 from sage_core.spec import parse_concepts
 
 LONG = "SAGE_LONG" in os.environ
@@ -159,13 +159,13 @@ PIECES = ["dog ", "🐶", "embedding:x ", "(a:1.2) ", "[b] ", "BREAK ", ", ", "\
 
 
 @many
-@given(st.dictionaries(st.sampled_from([SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, "\x1b[2Jx", "modelspec.title"]), TEXTS, max_size=4))
+@given(st.dictionaries(st.sampled_from([SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, "\x1b[2Jx", "modelspec.title"]), TEXTS, max_size=4))
 def test_any_metadata_is_read_or_a_sentence(metadata):
     lora = read_hostile(save(matrices(), {k: v.encode("utf-8", "replace").decode() for k, v in metadata.items()}))
     outcome(lora.spec), outcome(lora.specs), outcome(lambda: ErasureSpec.from_json(lora.spec()))
     result = lora.result()
     assert result is None or all(isinstance(result[when], dict) for when in ("before", "after"))
-    assert all(abs(v) < 1e31 for step in lora.losses() for v in step.values())
+    assert all(abs(v) < 1e31 for step in lora.losses() for v in step.values()) and all(0 <= share <= 1 for share in lora.left())
 
 
 @few

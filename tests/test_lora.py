@@ -15,7 +15,7 @@ from sage_core import ErasureSpec, SageError, load_lora, load_model
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.cycle import Erasure
 from sage_core.diffusion.model import Cost
-from sage_core.lora import read_lora
+from sage_core.lora import LoraFile, read_lora, rewrite_metadata
 from sage_core.merge import merge_loras
 
 PROMPTS = ["a photo of a cat", "a red house"]
@@ -147,6 +147,36 @@ def test_metadata_repeats_the_run_and_names_the_architecture(family, tmp_path):
     assert file.metadata["modelspec.architecture"] == wanted[family.family]
     assert file.metadata["sage.model_sha256"] == model.fingerprint
     assert file.rank == 4
+
+
+MUST = ("sai_model_spec", "architecture", "implementation", "title", "resolution")  # sai_model_spec 1.0.1
+
+
+def test_what_the_model_spec_demands_is_there(family, tmp_path):
+    """The resolution is the one that was trained at: the model's own, unless another was asked for."""
+    model = load_model(tiny.original(family))
+    own = save(trained(model), model, tmp_path / "own.safetensors")
+    small = save(trained(model), model, tmp_path / "small.safetensors", resolution=256)
+    for path, side in ((own, model.pixels), (small, 256)):
+        metadata = read_lora(path).metadata
+        assert all(metadata.get(f"modelspec.{key}") for key in MUST) and metadata["modelspec.resolution"] == f"{side}x{side}"
+    joined = merge_loras([small, own], tmp_path / "both.safetensors").metadata
+    assert all(joined.get(f"modelspec.{key}") for key in MUST) and joined["modelspec.resolution"] == "{0}x{0}".format(max(model.pixels, 256))
+
+
+def test_files_from_before_the_resolution_was_written_can_be_joined(sd1, tmp_path):
+    files = two_files(load_model(tiny.original(sd1)), tmp_path)
+    for file, own in zip(files, ("", "no size")):
+        rewrite_metadata(file, {"modelspec.resolution": own})
+    assert merge_loras(files, tmp_path / "both.safetensors").metadata["modelspec.resolution"] == "512x512"
+
+
+def test_a_file_of_an_older_version_is_still_the_same_erasure(sd1, tmp_path):
+    """It says nothing of a schedule, since there was one only."""
+    model, spec = load_model(tiny.original(sd1)), ErasureSpec("cat", rank=4)
+    file = read_lora(save(trained(model), model, tmp_path / "x.safetensors"))
+    old = {k: v for k, v in file.metadata.items() if k not in ("modelspec.resolution", "sage.left", "sage.schedule")}
+    assert LoraFile(file.layers, old).is_of(spec, model)
 
 
 def test_alphas_are_not_rounded(sd1, tmp_path):
