@@ -114,12 +114,14 @@ def before_after(concept: str, before: torch.Tensor, after: torch.Tensor) -> tor
     return grid(f"Erased: {concept[:60]}", [("before", list(before)), ("after", list(after))])
 
 
-def left_graph(concept: str, left: list[float], losses: list[dict[str, float]], size: tuple[int, int] = (512, 320)) -> torch.Tensor:
-    """How much of the concept is left over the steps [1, H, W, 3]: one curve from 100 %, its last value in large type, the losses as thin
-    lines in a strip below. `left`: shares in [0, 1], the first of them before the run. A sentence where nothing is known."""
+def left_graph(concept: str, left: list[tuple[int, float]], losses: list[dict[str, float]],
+               size: tuple[int, int] = (512, 320)) -> torch.Tensor:
+    """How much of the concept is left over the steps [1, H, W, 3]: one curve from 100 %, its last value in large type,
+    the losses as thin lines in a strip below. `left`: (step, share in [0, 1]) of every look, the first before the run.
+    A sentence where nothing is known."""
     sheet = Image.new("RGB", size, PAPER)
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12)
-    number = f"{left[-1]:.0%}" if left else ""
+    number = f"{left[-1][1]:.0%}" if left else ""
     large = ImageFont.load_default(34)
     draw.text((size[0] - 14, 8), number, CURVE, large, anchor="ra")
     room = size[0] - 36 - draw.textlength(number, large)
@@ -139,15 +141,19 @@ def left_graph(concept: str, left: list[float], losses: list[dict[str, float]], 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def _draw_left(draw: ImageDraw.ImageDraw, left: list[float], box: Box, font) -> None:
-    """The curve, with lines at 100 %, 50 % and 0 %."""
+def _draw_left(draw: ImageDraw.ImageDraw, left: list[tuple[int, float]], box: Box, font) -> None:
+    """The curve, a dot for each look, with lines at 100 %, 50 % and 0 %."""
     x0, top, x1, bottom = box
     for share in (1.0, 0.5, 0.0):
         y = bottom - share * (bottom - top)
         draw.line([(x0, y), (x1, y)], FAINT if share else GREY)
         draw.text((x0 - 6, y), f"{share:.0%}", GREY, font, anchor="rm")
-    draw.line([(x0 + i * (x1 - x0) / (len(left) - 1), bottom - share * (bottom - top)) for i, share in enumerate(left)], CURVE, 3)
-    draw.text((x1, bottom + 10), f"step {len(left) - 1}", GREY, font, anchor="rm")
+    last = max(1, left[-1][0])
+    points = [(x0 + step * (x1 - x0) / last, bottom - share * (bottom - top)) for step, share in left]
+    draw.line(points, CURVE, 3)
+    for x, y in points:
+        draw.ellipse([x - 4, y - 4, x + 4, y + 4], CURVE)
+    draw.text((x1, bottom + 10), f"step {left[-1][0]}", GREY, font, anchor="rm")
 
 
 def _draw_losses(draw: ImageDraw.ImageDraw, losses: list[dict[str, float]], box: Box, font) -> None:

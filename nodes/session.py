@@ -19,7 +19,7 @@ from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import few, listed_name, lora_path, lora_stem, place, prompts_each, same_erasure
 
-PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "done": "saving"}
+PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "look": "drawing the concept", "done": "saving"}
 
 
 @dataclass
@@ -123,7 +123,7 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
     taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
     try:
         path, there = place(first, lambda p: same_erasure(p, spec, core))
-        camera, prompts = Camera(core, model, vae, spec), comparison_prompts(core, spec, prompts_each(concepts))
+        camera, prompts = Camera(model, vae), comparison_prompts(core, spec, prompts_each(concepts))
         if there:
             left, losses = _recorded(path)
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
@@ -150,7 +150,7 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
         if taken:  # last, since the node cuts off what is too long
             text += f"; {taken}"
         data = {"concept": spec.concept, "losses": event.losses, "left": event.left, "leak": event.leak, "eta": event.eta}
-        messages(event.phase, event.step, event.total, text, camera.look(event), **data)
+        messages(event.phase, event.step, event.total, text, camera.picture(event), **data)
 
     def say(text: str) -> None:
         messages("plan", 1, 1, f"{spec.concept}: {text}")
@@ -159,10 +159,8 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
     for part in (taken, str(plan or "")):
         if part:
             say(part)
-    camera.before(messages)
     erasure = erase_as_planned(core, spec, plan, on_event, say, state, _usable(state))
     try:
-        camera.after()
         bridge.check_cancelled()
         erasure.save(path, core)
     finally:

@@ -102,7 +102,7 @@ def run_demo(args) -> dict:
     _say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
     with claimed(path):
-        erasure = erase(model, spec, progress)
+        erasure = erase(model, spec, progress, looks=True)
         evaluation = save_measured(model, erasure, path, 12, ConceptInversion(steps=100), progress)  # enough to see, in a minute
     write_report(evaluation, folder)
     _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
@@ -298,7 +298,8 @@ def run_inspect(args) -> dict:
     for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
     if curve := lora.left():
-        lines.append(f"  left while erasing: {curve[0]:.0%} at first, {curve[-1]:.0%} after {len(curve) - 1} steps")
+        looks = ", ".join(f"{share:.0%} after step {step}" for step, share in curve[1:])
+        lines.append(f"  left of the concept: {curve[0][1]:.0%} before, {looks}")
     if result["result"]:
         lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]

@@ -22,7 +22,7 @@ from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .files import remove
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
-from .left import Left
+from .left import Watch
 from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
@@ -32,10 +32,10 @@ HALF_SCALE = 2.0**12
 
 @dataclass(frozen=True)
 class Event:
-    """What happens. phase: "bank", "erase" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
+    """What happens. phase: "bank", "erase", "look" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
     like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `left`: the
-    share of the concept that is left, 1 for the untouched model and 0 where it is gone (see left.py; None where the method cannot
-    tell). `total` falls when the cycle finds that it is done."""
+    share of the concept that is left at the last look, 1 for the untouched model and 0 where it is gone (see left.py; None without
+    looks); `latents`: of a look's pictures, [n, 4, h, w]. `total` falls when the cycle finds that it is done."""
 
     phase: str
     step: int
@@ -44,13 +44,14 @@ class Event:
     eta: float | None = None
     leak: float | None = None
     left: float | None = None
+    latents: torch.Tensor | None = None
 
 
 @dataclass
 class Erasure:
     """The result. `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step; `state`: the finished run's
-    saved state, which `save` deletes; `dtype`: of the file; `left`: the share of the concept that was left before the run (1) and
-    after every step, empty where the method cannot tell."""
+    saved state, which `save` deletes; `dtype`: of the file; `left`: (steps done, share of the concept that was left) of every look,
+    the first of them the untouched model's, (0, 1.0); `looked`: the UNet passes of the looks, which `cost` does not count."""
 
     spec: ErasureSpec
     adapter: Adapter
@@ -59,7 +60,8 @@ class Erasure:
     seconds: float
     state: Path | None = None
     dtype: torch.dtype = torch.float16
-    left: list[float] = field(default_factory=list)
+    left: list[tuple[int, float]] = field(default_factory=list)
+    looked: Cost = field(default_factory=Cost)
 
     def save(self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None) -> Path:
         """Write the LoRA file, atomically and with the whole spec in its metadata."""
@@ -68,7 +70,7 @@ class Erasure:
         metadata = metadata_for(model, self.spec.to_json(), title or path.stem, result)
         metadata[LOSSES_KEY] = json.dumps([{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses])
         if self.left:
-            metadata[LEFT_KEY] = json.dumps([round(share, 4) for share in self.left])
+            metadata[LEFT_KEY] = json.dumps([[step, round(share, 4)] for step, share in self.left])
         write_lora(path, self.adapter, metadata, self.dtype)
         if self.state is not None:
             remove(self.state)
@@ -106,11 +108,12 @@ def retained_bank_words(context: Context, rng: random.Random, count: int, adjace
 
 
 def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], None] | None = None, state: Path | None = None,
-          resume: bool = False, save_every: float = 10.0) -> Erasure:
+          resume: bool = False, save_every: float = 10.0, looks: bool = False) -> Erasure:
     """Run the cycle, or the closed form of a method that has one. Same spec, model and device: the same tensors.
 
     on_event hears of every step and may raise (errors.Cancelled, a host's own interrupt) to stop; the model is left clean.
     state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save; resume: go on from it.
+    looks: draw the concept now and then, and report how much of it is left (see left.py).
     Raises SageError on bad input and where the loss is no number any more.
     """
     spec = spec.resolved(model.knowledge.styles)
@@ -123,8 +126,8 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
     try:
         with torch.enable_grad():
             if method.closed is not None:
-                return solve(model, spec, method, adapter, on_event)
-            return Run(model, spec, method, adapter, generator, on_event, state, save_every)(resume)
+                return solve(model, spec, method, adapter, on_event, looks)
+            return Run(model, spec, method, adapter, generator, on_event, state, save_every, looks)(resume)
     except BaseException as error:
         adapter.remove()
         if is_out_of_memory(error):
@@ -135,21 +138,42 @@ def erase(model: DiffusionModel, spec: ErasureSpec, on_event: Callable[[Event], 
         model.pixels = pixels
 
 
-def solve(model: DiffusionModel, spec: ErasureSpec, method: Method, adapter: Adapter, on_event: Callable[[Event], None]) -> Erasure:
+def solve(model: DiffusionModel, spec: ErasureSpec, method: Method, adapter: Adapter, on_event: Callable[[Event], None],
+          looks: bool = False) -> Erasure:
     """A closed form: no steps, no UNet pass."""
     start, before = time.monotonic(), dataclasses.replace(model.cost)
-    losses = method.closed(build_context(model, spec, adapter), spec.steps)
-    on_event(Event("done", len(losses), len(losses), losses[-1], 0.0))
+    context = build_context(model, spec, adapter)
+    watch = watch_over(context, on_event) if looks else None
+    if watch is not None:
+        watch.begin()
+    losses = method.closed(context, spec.steps)
+    if watch is not None:
+        watch.look(len(losses), len(losses))
+    on_event(Event("done", len(losses), len(losses), losses[-1], 0.0, left=watch and watch.curve[-1][1]))
     cost = Cost(model.cost.forwards - before.forwards, model.cost.backwards - before.backwards)
     rank = max(len(down) for down in adapter.down.values())
     spec = dataclasses.replace(spec, rank=rank, alpha=float(rank))
-    return Erasure(spec, adapter, losses, cost, time.monotonic() - start, dtype=torch.float32)  # exact, so not rounded
+    erasure = Erasure(spec, adapter, losses, cost, time.monotonic() - start, dtype=torch.float32)  # exact, so not rounded
+    return noted(erasure, watch)
+
+
+def watch_over(context: Context, on_event: Callable[[Event], None]) -> Watch:
+    """A watch whose looks are events."""
+    return Watch(context, lambda step, total, share, latents: on_event(Event("look", step, total, left=share, latents=latents)))
+
+
+def noted(erasure: Erasure, watch: Watch | None) -> Erasure:
+    """With what the watch saw."""
+    if watch is not None:
+        erasure.left, erasure.looked = watch.curve, watch.cost
+    return erasure
 
 
 class Run:
     """One erasure in progress."""
 
-    def __init__(self, model, spec: ErasureSpec, method: Method, adapter: Adapter, generator, on_event, state, save_every):
+    def __init__(self, model, spec: ErasureSpec, method: Method, adapter: Adapter, generator, on_event, state, save_every,
+                 looks: bool = False):
         self.model, self.spec, self.method, self.adapter = model, spec, method, adapter
         self.training = dataclasses.replace(method.trained(spec.faithful), steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank)
         # Every concept has draws of its own: with the same ones, LoRAs that are stacked would all push the same way.
@@ -165,13 +189,15 @@ class Run:
         self.retention = [term.start(self.context) for term in method.retention]
         self.losses: list[dict[str, float]] = []
         self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
-        self.left = Left(self.context)
+        self.watch = watch_over(self.context, on_event) if looks else None
         self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
 
     def __call__(self, resume: bool) -> Erasure:
         self.started = time.monotonic()
+        if self.watch is not None:
+            self.watch.begin()
         if not (resume and saved.restore(self)):
             if self.method.warm is not None and any(name.endswith(self.method.warm.layers) for name in self.adapter.layers):
                 self.method.warm(self.context, 1)
@@ -183,14 +209,31 @@ class Run:
             self.losses.append(self.step())
             done, total = len(self.losses), self.total()
             eta = (time.monotonic() - begun) / (done - first) * (total - done)
-            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.left.now()))
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.left_now()))
+            if done < total and done % self.look_every() == 0:
+                self.look()
             if time.monotonic() - written >= self.save_every:
                 self.save_state()
                 written = time.monotonic()
         self.save_state()  # until the file is there, a finished run can be lost as well
         self.adapter.round_(torch.float16)
-        self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0, left=self.left.now()))
-        return Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path, left=self.left.curve if self.left.rows else [])
+        self.look()
+        self.on_event(Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0, left=self.left_now()))
+        erasure = Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
+        return noted(erasure, self.watch)
+
+    def look(self) -> None:
+        """Draw the concept and note how much of it is left, if that was asked for."""
+        if self.watch is not None:
+            self.watch.look(len(self.losses), self.total())
+
+    def look_every(self) -> int:
+        """Steps between two looks: one look on the way, more in long runs."""
+        between = 1 + min(3, self.training.steps // 100)
+        return math.ceil(self.training.steps / (1 + between))
+
+    def left_now(self) -> float | None:
+        return None if self.watch is None else self.watch.curve[-1][1]
 
     def save_state(self) -> None:
         """Where there is a file for it."""
@@ -251,7 +294,6 @@ class Run:
         self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
         values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
         self.update(values)
-        self.left.look(len(self.losses), len(self.losses) + 1 >= self.total(), states)
         return values
 
     def update(self, values: dict[str, float]) -> None:

@@ -1,135 +1,116 @@
-"""How much of the concept is left while it is erased: one number and one curve, 1 for the untouched model, 0 where it is gone.
+"""How much of a concept is left: what the untouched model sees of it in pictures that the model draws now.
 
-The concept's pull is what its name adds to the predicted noise: pull = eps0(z, c) - eps0(z, ""), with what is shown beside the
-concept in both prompts. What is left of it is the projection of what the name adds now:
+A picture shows a concept as far as the prompt with the concept explains it better than the same prompt without it.
+For a clean latent z0, noised to z_t with the same noise e for both prompts:
 
-    left = sum <eps(z, c) - eps0(z, ""), pull> / sum <pull, pull>   over some noisy latents z
+    margin(z0) = mean over t of |eps0(z_t, without) - e|^2 - |eps0(z_t, with) - e|^2
 
-So neither an error across the pull nor a prediction beyond the empty prompt, where negative guidance aims, counts as left. It is a
-ratio of sums: states near the end of a trajectory, where the concept pulls little, would drown a mean of ratios.
+This is the diffusion classifier of Li et al. (arXiv 2303.16203), with the untouched model as the classifier. With
+margin_0 of the untouched model's pictures from the same noise:
 
-The rows of a training step do not tell it. A method that erases the bare word is soon at 0 there, while "a drawing of a dog" still
-shows one; a search's finds are not the concept's name; and one or two rows a step are noise. So a few states of the bank are looked at again
-and again with plain prompts: all of them after the first step and the last, one after every second step in between.
+    left = sum of clamp(margin, 0, margin_0) / sum of max(margin_0, 0)
+
+1 is the untouched model; 0 is a model in whose pictures nothing of the concept is seen. It works for every model and
+every method, since it looks at pictures and not at what was trained.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
-from .diffusion.text import Conditioning
-from .latents import LatentBank, States
+from .prompts.kinds import PERSON
+from .prompts.templates import SHOWN_ON, picture_of
 
-WATCHED = 8  # states that are looked at in turn
-EVERY = 2  # steps from one look to the next
+if TYPE_CHECKING:
+    from .context import Context
+    from .diffusion.text import Conditioning
 
-Row = tuple[float, float]  # <eps - eps0(""), pull> and <pull, pull>
-
-
-def projected(predicted: torch.Tensor, concept: torch.Tensor, empty: torch.Tensor) -> list[Row | None]:
-    """One row for each of the predictions [n, 4, h, w]; None where a number is not finite."""
-    pull = (concept - empty).double().flatten(1)
-    now = (predicted - empty).double().flatten(1)
-    rows = torch.stack([(now * pull).sum(1), pull.square().sum(1)], dim=1)
-    return [tuple(row.tolist()) if torch.isfinite(row).all() else None for row in rows]
+PICTURES = 6
+STEPS = 6  # of the solver
+TIMES = (500, 700)  # noise levels at which a picture is judged
+SMALLEST = 1e-6  # sum of margins; less is a model that never drew the concept
+SEED = 20_000  # of the noise, away from the seeds that training draws
 
 
-def share(rows: list[Row]) -> float | None:
-    """What is left by these rows, in [0, 1]; None where they cannot tell."""
-    pull = sum(square for _, square in rows)
-    if pull <= 0:
-        return None
-    return min(1.0, max(0.0, sum(projection for projection, _ in rows) / pull))
+class Watch:
+    """Draws the concept now and then, and notes how much of it is left.
 
-
-@dataclass
-class Looked:
-    """A state that is looked at: its prompt, and what the frozen model predicts for it with and without the concept."""
-
-    z: torch.Tensor
-    t: torch.Tensor
-    prompt: str
-    concept: torch.Tensor
-    empty: torch.Tensor
-
-
-@dataclass
-class Left:
-    """What is left of the concept in a run. `rows`: the last look at every state that has been looked at; `curve`: 1 before the run, and
-    the share after every step.
-
-    UNet passes are not counted as cost, since they erase nothing: one without gradients for a look, and two for a state's first one
-    where the bank does not know what the frozen model predicts.
+    Its random numbers are its own and nothing that is trained depends on it. Its UNet passes are counted in `cost`, not
+    in the model's: they erase nothing. `curve`: (steps done, share that was left) of every look, the untouched model
+    first. `on_look(step, total, share, latents)` is called after each; latents: [PICTURES, 4, h, w].
     """
 
-    context: object
-    rows: dict[int, Row] = field(default_factory=dict)
-    curve: list[float] = field(default_factory=lambda: [1.0])
-    known: dict[int, Looked] = field(default_factory=dict)
+    def __init__(self, context: Context, on_look: Callable[[int, int, float, torch.Tensor], None]):
+        self.context, self.model, self.on_look = context, context.model, on_look
+        self.curve: list[tuple[int, float]] = []
+        self.cost = dataclasses.replace(self.model.cost, forwards=0, backwards=0)
+        pairs = [self._prompts(i) for i in range(PICTURES)]
+        self.prompts, self.without = [with_it for with_it, _ in pairs], [without for _, without in pairs]
+        self.whole = torch.zeros(PICTURES)  # margins of the untouched model's pictures
 
-    def now(self) -> float | None:
-        """The share that is left; None where nothing could be looked at."""
-        return self.curve[-1] if self.rows else None
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Look at the untouched model: what is left is measured against its pictures."""
+        with self._counted(), self.context.adapter.off():
+            latents = self._draw()
+            self.whole = self._margins(latents).clamp(min=0)
+        self._note(0, 1, 1.0, latents)
 
-    def look(self, step: int, last: bool, states: States | None) -> None:
-        """After a step, counted from 0. `states`: of that step, to look at where there is no bank of them."""
-        banked = isinstance(self.context.source, LatentBank)
-        if banked and len(self.context.source.erase_t) == 0 or not banked and states is None:
-            return
-        model, turns = self.context.model, self._turns(step, last, banked)
-        cost = (model.cost.forwards, model.cost.backwards)
+    @torch.no_grad()
+    def look(self, step: int, total: int) -> None:
+        """Look at the model with the adapter as it is after `step` of `total` steps."""
+        with self._counted():
+            latents = self._draw()
+            with self.context.adapter.off():
+                seen = self._margins(latents).clamp(min=0).minimum(self.whole)
+        self._note(step, total, (seen.sum() / self.whole.sum().clamp(min=SMALLEST)).item(), latents)
+
+    def _note(self, step: int, total: int, share: float, latents: torch.Tensor) -> None:
+        self.curve.append((step, share))
+        self.on_look(step, total, share, latents)
+
+    def _prompts(self, number: int) -> tuple[str, str]:
+        """A prompt of the concept, and the same without it: alone and in other styles in turn, a style on things."""
+        context = self.context
+        name = context.names[number % len(context.names)]
+        scenes = SHOWN_ON if context.style else context.other_styles
+        if not scenes or not context.style and number % 2 == 0:
+            return picture_of(name, context.kind), "a photo" if context.kind == PERSON else "a picture"
+        scene = scenes[(number if context.style else number // 2) % len(scenes)]
+        return context.plain(name, scene), context.neutral(scene, name)
+
+    def _draw(self) -> torch.Tensor:
+        seeds = [SEED + i for i in range(PICTURES)]
+        return self.model.sample(self._encoded(self.prompts), seeds, STEPS)
+
+    def _encoded(self, prompts: list[str]) -> Conditioning:
+        return self.model.text.encode(self.model.text.tokenize(prompts, truncate=True))
+
+    def _margins(self, latents: torch.Tensor) -> torch.Tensor:
+        """margin(z0) of each picture, by the untouched model (the adapter is off); [PICTURES]."""
+        cond = [self._encoded(self.prompts), self._encoded(self.without)]
+        return torch.stack([self._margin(latents, time, *cond) for time in TIMES]).mean(0)
+
+    def _margin(self, latents: torch.Tensor, time: int, with_it: Conditioning, without: Conditioning) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(SEED + time)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        abar = self.model.alphas[time]
+        z, t = abar.sqrt() * latents + (1 - abar).sqrt() * noise, torch.full((len(latents),), time, device=latents.device)
+        errors = [(self.model.predict_noise(z, t, c) - noise).square().mean((1, 2, 3)) for c in (with_it, without)]
+        return errors[1] - errors[0]
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Inside, the model's passes are counted as the watch's own."""
+        cost = self.model.cost
+        before = cost.forwards, cost.backwards
         try:
-            with torch.no_grad():
-                self._look_at(turns, None if banked else states)
+            yield
         finally:
-            model.cost.forwards, model.cost.backwards = cost
-        now = share(list(self.rows.values()))
-        self.curve.append(self.curve[-1] if now is None else now)
-
-    def _turns(self, step: int, last: bool, banked: bool) -> list[int]:
-        if not banked:
-            return [step % WATCHED]
-        if last or not self.rows:
-            return list(range(WATCHED))
-        return [step // EVERY % WATCHED] if step % EVERY == 0 else []
-
-    def _look_at(self, turns: list[int], states: States | None) -> None:
-        if not turns:
-            return
-        for turn in turns:
-            if states is not None or turn not in self.known:
-                self.known[turn] = self._fresh(turn, states) if states is not None else self._banked(turn)
-        looked, model = [self.known[turn] for turn in turns], self.context.model
-        cond = model.encode([one.prompt for one in looked])
-        predicted = model.predict_noise(torch.cat([one.z for one in looked]), torch.cat([one.t for one in looked]), cond)
-        found = projected(predicted, torch.cat([one.concept for one in looked]), torch.cat([one.empty for one in looked]))
-        self.rows |= {turn: row for turn, row in zip(turns, found) if row is not None}
-
-    def _banked(self, turn: int) -> Looked:
-        """One of the bank's states, spread evenly over it, with the name that drew it."""
-        bank, names = self.context.source, self.context.names
-        i = turn * len(bank.erase_t) // WATCHED
-        trajectory = int(bank.erase_scene[i])
-        name, own = names[trajectory % len(names)], bank.scenes[trajectory]
-        z, t, scene = bank.erase_z[i : i + 1], bank.erase_t[i : i + 1], self._scene(turn, own)
-        if scene == own:
-            return Looked(z, t, self.context.plain(name, scene), bank.eps_concept[i : i + 1], bank.eps_empty[i : i + 1])
-        return self._predicted(z, t, name, scene)
-
-    def _fresh(self, turn: int, states: States) -> Looked:
-        return self._predicted(states.z[:1], states.t[:1], self.context.names[0], self._scene(turn, states.scenes[0]))
-
-    def _predicted(self, z: torch.Tensor, t: torch.Tensor, name: str, scene: str | None) -> Looked:
-        prompt = self.context.plain(name, scene)
-        cond = Conditioning.cat([self.context.frozen(prompt), self.context.frozen(self.context.neutral(scene))])
-        concept, empty = self.context.predict_frozen(torch.cat([z, z]), torch.cat([t, t]), cond).chunk(2)
-        return Looked(z, t, prompt, concept, empty)
-
-    def _scene(self, turn: int, scene: str | None) -> str | None:
-        """Every second look at a thing that is alone puts it into a style, since whole prompts are what it has to be gone from."""
-        styles = self.context.other_styles
-        if scene is not None or self.context.style or not styles or turn % 2 == 0:
-            return scene
-        return styles[turn // 2 % len(styles)]
+            self.cost.forwards += cost.forwards - before[0]
+            cost.forwards, cost.backwards = before

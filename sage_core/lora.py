@@ -80,11 +80,11 @@ class LoraFile:
         right = isinstance(steps, list) and all(_are_numbers(s) and s and all(v is not None and abs(v) < HUGE for v in s.values()) for s in steps)
         return steps if right else []
 
-    def left(self) -> list[float]:
-        """The share of the concept that was left before the run and after every step, in [0, 1]; none where the file does not say."""
+    def left(self) -> list[tuple[int, float]]:
+        """(steps done, share of the concept that was left) of every look, see left.py; empty where the file does not say."""
         curve = self._json(LEFT_KEY)
-        right = isinstance(curve, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1 for v in curve)
-        return curve if right else []
+        right = isinstance(curve, list) and all(map(_is_look, curve))
+        return [(step, share) for step, share in curve] if right else []
 
     def _json(self, key: str) -> object:
         try:
@@ -96,6 +96,12 @@ class LoraFile:
 def _are_numbers(values: object) -> bool:
     """A name's number each, or null."""
     return isinstance(values, dict) and all(v is None or isinstance(v, (int, float)) for v in values.values())
+
+
+def _is_look(look: object) -> bool:
+    """[a step, a share]."""
+    right = isinstance(look, list) and len(look) == 2 and not any(isinstance(v, bool) for v in look)
+    return right and isinstance(look[0], int) and isinstance(look[1], (int, float)) and look[0] >= 0 and 0 <= look[1] <= 1
 
 
 def _is_joined(spec: object) -> bool:

@@ -126,12 +126,12 @@ def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan 
 
 
 def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None, on_event: Callable[[Event], None], say: Callable[[str], None],
-                     state: Path | None = None, resume: bool = False, save_every: float = 10.0) -> Erasure:
+                     state: Path | None = None, resume: bool = False, save_every: float = 10.0, looks: bool = True) -> Erasure:
     """cycle.erase in the way that `fit` has set up. Where memory runs out all the same, since something else took it, the run goes on
     from its last saved state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none."""
     while True:
         try:
-            return erase(model, spec, on_event, state, resume, save_every)
+            return erase(model, spec, on_event, state, resume, save_every, looks)
         except OutOfMemory as error:
             plan = None if plan is None else plan.leaner()
             if plan is None:

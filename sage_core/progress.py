@@ -7,7 +7,7 @@ import time
 
 from .cycle import Event
 
-NAMES = {"bank": "latent bank", "erase": "self-check and erasing"}
+NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "looking"}
 
 
 class Progress:

@@ -37,7 +37,7 @@ def write(run) -> None:
     cost = run.cost()
     meta = {
         "format": FORMAT, "method": repr(run.method), "spec": run.spec.fingerprint(), "model": run.model.fingerprint,
-        "sampling": run.model.sampling, "losses": run.losses, "pulls": run.pulls, "left": [run.left.rows, run.left.curve],
+        "sampling": run.model.sampling, "losses": run.losses, "pulls": run.pulls, "left": [] if run.watch is None else run.watch.curve,
         "rng": run.rng.getstate(), "seconds": run.seconds(),
         "cost": [cost.forwards, cost.backwards], "prompts": getattr(run.context.source, "retain_prompts", None),
         "scenes": getattr(run.context.source, "scenes", None), "pool": [[a.name, a.scene, a.leak] for a in pool],
@@ -91,9 +91,8 @@ def _take(run, meta: dict, tensors: dict[str, torch.Tensor]) -> None:
     version, internal, gauss = meta["rng"]
     run.rng.setstate((version, tuple(internal), gauss))
     run.losses = meta["losses"]
-    if "left" in meta:  # states of older versions do not know it
-        rows, run.left.curve = meta["left"]
-        run.left.rows = {int(turn): tuple(row) for turn, row in rows.items()}
+    if run.watch is not None:  # the untouched model was looked at again
+        run.watch.curve += [(step, share) for step, share in meta.get("left", [])[1:]]
     for loss, pull in meta["pulls"]:
         run.note_pull(loss, pull)
     run.spent = meta["seconds"]

@@ -165,7 +165,7 @@ def test_any_metadata_is_read_or_a_sentence(metadata):
     outcome(lora.spec), outcome(lora.specs), outcome(lambda: ErasureSpec.from_json(lora.spec()))
     result = lora.result()
     assert result is None or all(isinstance(result[when], dict) for when in ("before", "after"))
-    assert all(abs(v) < 1e31 for step in lora.losses() for v in step.values()) and all(0 <= share <= 1 for share in lora.left())
+    assert all(abs(v) < 1e31 for step in lora.losses() for v in step.values()) and all(0 <= share <= 1 for _, share in lora.left())
 
 
 @few

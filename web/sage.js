@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js";
 const CURVE = "#e0675c";
 const HEIGHT = 92;
 const PREVIEW = 96; // height of the live picture
-const histories = new Map(); // node id -> [{step, left}]
+const histories = new Map(); // node id -> looks [{step, left}]
 
 /** The node behind an execution id; "3:7" is node 7 inside the subgraph that node 3 stands for. */
 function findNode(id) {
@@ -72,11 +72,11 @@ function showPreview(node, url) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/** One curve of what is left of the concept, from 100 % before the first step; and the number in large type. */
+/** One curve of what is left of the concept, a point for each look from 100 % on; and the number in large type. */
 function drawLeft(face, points, total) {
   const at = ({ step, left }) => `${(100 * step) / Math.max(1, total)},${39 - 38 * left}`;
   const lines = [1, 0.5, 0].map((left) => svgElement("polyline", { points: `${at({ step: 0, left })} ${at({ step: total, left })}`, stroke: "#8886" }));
-  lines.push(svgElement("polyline", { points: [{ step: 0, left: 1 }, ...points].map(at).join(" "), stroke: CURVE, "stroke-width": "2.5" }));
+  lines.push(svgElement("polyline", { points: points.map(at).join(" "), stroke: CURVE, "stroke-width": "2.5" }));
   lines.at(-1).classList.add("sage-curve");
   face.graph.replaceChildren(...lines);
   const left = points.at(-1)?.left ?? 1;
@@ -100,15 +100,15 @@ function onProgress({ detail }) {
   face.text.title = detail.text;
   const losses = Object.entries(detail.losses ?? {}).map(([name, value]) => `${name} ${value.toFixed(4)}`);
   face.root.title = losses.length ? `losses: ${losses.join(", ")}` : "";
-  if (detail.phase === "prepare" || detail.phase === "before" || detail.phase === "found") {
+  if (detail.phase === "prepare" || detail.phase === "found" || (detail.phase === "look" && detail.left === 1 && detail.step === 0)) {
     histories.set(detail.node, []);
     clearLeft(face);
     if (!detail.preview) showPreview(node, "");
   }
   if (detail.curve?.length > 1) {
-    drawLeft(face, detail.curve.map((left, step) => ({ step, left })), detail.curve.length - 1);
+    drawLeft(face, detail.curve.map(([step, left]) => ({ step, left })), detail.curve.at(-1)[0]);
   }
-  if (detail.phase === "erase" && detail.left != null) {
+  if (detail.phase === "look") {
     const history = histories.get(detail.node) ?? [];
     history.push({ step: detail.step, left: detail.left });
     histories.set(detail.node, history);

@@ -19,9 +19,9 @@ ZERO_TERMINAL = "zero terminal SNR"
 NAMED_AT = range(0, STEPS, 111)  # timesteps whose abar names a schedule that is not known
 
 
-def standard(start: float = 0.00085, end: float = 0.012) -> torch.Tensor:
-    """abar_t [1000] of the scaled-linear schedule, with Stable Diffusion's own betas unless others are given."""
-    return _of_betas(torch.linspace(start**0.5, end**0.5, STEPS, dtype=torch.float64) ** 2)
+def standard() -> torch.Tensor:
+    """abar_t [1000] of Stable Diffusion's own schedule."""
+    return _of_betas(_betas({}))
 
 
 def zero_terminal_snr(alphas: torch.Tensor) -> torch.Tensor:

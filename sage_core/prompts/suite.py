@@ -8,7 +8,7 @@ import torch
 
 from ..retention.words import candidates, other_styles, telling_words
 from .kinds import PERSON, STYLE, THING, guess
-from .templates import fill, picture_of, plainest_in_style, without_style
+from .templates import SHOWN_ON, fill, picture_of, plainest_in_style, without_style
 
 if TYPE_CHECKING:
     from ..diffusion.model import DiffusionModel
@@ -21,16 +21,6 @@ THING_LOOKS = (
     "a picture of {a_thing}",
 )
 PERSON_LOOKS = ("a photo of {thing}", "a portrait of {thing}", "a painting of {thing}", "{thing} smiling")
-SHOWN_ON = (
-    "house",
-    "cat",
-    "tree",
-    "car",
-    "apple",
-    "guitar",
-    "castle",
-    "fish",
-)  # for styles; every model draws them
 
 
 def comparison_prompts(model: DiffusionModel, spec: ErasureSpec, count: int = 8) -> list[str]:

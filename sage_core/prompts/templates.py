@@ -130,6 +130,9 @@ AN = re.compile(
 )
 NOT_AN = re.compile(r"eu|ewe|one\b|once\b|uni(?![mn])", re.IGNORECASE)
 
+# Things on which a style is shown in previews; every model draws them.
+SHOWN_ON = ("house", "cat", "tree", "car", "apple", "guitar", "castle", "fish")
+
 
 def indefinite(text: str) -> str:
     """ "a" or "an", by the sound with which the text begins."""

@@ -52,7 +52,7 @@ def show(page, graph: dict, name: str = "workflow") -> None:
 def open_template(page, name: str) -> None:
     """As a user does: Browse Templates, the pack's own section, the card."""
     page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("sage-concept-eraser", exact=True).first.click(timeout=30_000)
+    page.get_by_text("sage-concept-eraser", exact=True).last.click(timeout=30_000)  # nodes wear the name as a badge
     page.click(f"[data-testid='template-workflow-{name}']", timeout=30_000)
     page.wait_for_selector("[data-testid^='template-workflow-']", state="detached", timeout=30_000)
     time.sleep(3)  # checks of the workflow come after it is shown

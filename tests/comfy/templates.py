@@ -24,7 +24,8 @@ NOTE = {
 
 The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
 
-Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it. Or put *Erase Concept* behind your own checkpoint loader.""",
+Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it.
+Or put *Erase Concept* behind your own checkpoint loader.""",
     "erase-behind-a-checkpoint": """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
 
 Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed.""",
