@@ -1,4 +1,4 @@
-"""Writes example_workflows/: each graph laid out on the real page, run where the bundled model can run it, with its picture. Run it by hand."""
+"""Writes example_workflows/: the graphs laid out on the real page, and their pictures. Run it by hand."""
 
 from __future__ import annotations
 
@@ -81,34 +81,46 @@ def thumbnail(picture: Image.Image, path: Path, side: int = 512) -> None:
     picture.save(path, quality=88)
 
 
-def main(names: list[str]) -> None:
-    """Those named, or all."""
-    FOLDER.mkdir(exist_ok=True)
-    with server.Server(server.find_comfies()[-1], Path(tempfile.mkdtemp())) as running:
-        for name, (graph, places) in workflows().items():
-            if names and name not in names:
-                continue
-            with pages.opened(running) as (page, _):
-                one(running, page, name, graph, places)
+def layouts(running, names: list[str]) -> None:
+    """Write the JSON files. Use the oldest ComfyUI: every newer one opens what it wrote."""
+    for name in names:
+        with pages.opened(running) as (page, _):
+            saved = lay_out(page, name, *workflows()[name])
+        (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def one(running, page, name: str, graph: dict, places: dict) -> None:
-    """A template and its thumbnail: the result where the bundled model draws it, else the graph."""
-    saved = lay_out(page, name, graph, places)
-    (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    time.sleep(1)
-    if "SAGE_CompareErasure" not in str(graph):
-        thumbnail(Image.open(io.BytesIO(page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 750}))), FOLDER / f"{name}.jpg")
-        return
-    page.evaluate("window.app.queuePrompt(0)")
+def pictures(running, names: list[str]) -> None:
+    """Draw the thumbnails and the README's pictures: the result where the bundled model draws it, else the graph."""
+    for name in names:
+        with pages.opened(running) as (page, _):
+            pages.open_template(page, name)
+            if "SAGE_CompareErasure" in (FOLDER / f"{name}.json").read_text(encoding="utf-8"):
+                run_and_draw(running, page, name)
+            else:
+                shot = page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 750})
+                thumbnail(Image.open(io.BytesIO(shot)), FOLDER / f"{name}.jpg")
+
+
+def run_and_draw(running, page, name: str) -> None:
+    """Queue the workflow; its comparison becomes the thumbnail, and the first example's page the README's pictures."""
+    pages.press_run(page)
     if name == "erase-and-compare":
-        pages.wait_face(page, "erasing 20/")
+        pages.wait_face(page, "erasing 25/")
         pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
     outcome = running.wait(_queued(running)[0], 400)
-    time.sleep(10)
+    page.wait_for_selector("text=Saved sage/", state="detached", timeout=60_000)
     if name == "erase-and-compare":
         pages.screenshot(page, IMAGES / "comfyui-erased.png")
     thumbnail(Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg")
+
+
+def main(what: str = "", *names: str) -> None:
+    """`layouts` or `pictures`, of the named examples or of all."""
+    make = {"layouts": layouts, "pictures": pictures}.get(what)
+    if make is None:
+        sys.exit("usage: templates.py layouts|pictures [NAME ...]")
+    with server.Server(server.find_comfies()[-1], Path(tempfile.mkdtemp())) as running:
+        make(running, list(names or workflows()))
 
 
 def _queued(running) -> list[str]:
@@ -119,4 +131,4 @@ def _queued(running) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

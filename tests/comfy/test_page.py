@@ -103,8 +103,8 @@ def test_the_first_example_runs_from_the_dialog_to_the_erased_picture(comfy, ord
         pages.screenshot(page, comfy.base / f"example-{'vue' if vue else 'classic'}.png")
         assert not pages.complaints(page, problems, ordinary)
         count = "[...document.querySelectorAll(`[data-node-id='2'] img`)].filter(i => i.offsetParent !== null).length"
-        if vue:
-            assert page.evaluate(count) == 1
+        if vue:  # 0.3.64's show neither pictures nor elements of a pack
+            assert page.evaluate(count) == (1 if pages.faces(page) else 0)
         else:
             assert page.evaluate("window.app.graph.getNodeById(2).imgs.length") == 1
     assert (comfy.base / "models/loras/sage/erased-dog.safetensors").exists()
