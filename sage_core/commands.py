@@ -166,18 +166,21 @@ def run_batch(args) -> dict:
 
 def _planned(args, model, spec, plan) -> dict:
     """What --plan prints, and its JSON form; memory is null for the bundled model, which fits anywhere."""
+    from . import left
     from .methods import METHODS
     from .plan import seconds_a_pass
 
     spec, taken = spec.resolved(model.knowledge.styles), spec.taken_as(model.knowledge.styles)
-    passes, each = METHODS[spec.method].passes(spec.faithful), seconds_a_pass(model, spec)
+    method, each = METHODS[spec.method], seconds_a_pass(model, spec)
+    passes, looks = method.passes(spec.faithful), left.passes(0 if method.closed else spec.steps)
+    minutes = (passes + looks) * each / 60
     if taken:
         _say(args, f"{spec.concept!r}: {taken}")
-    _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, about {passes * each / 60:.1f} minutes")
+    _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, and {looks} to see how much "
+               f"is left: about {minutes:.1f} minutes")
     memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
                                         "samples_at_once": plan.at_once}
-    seconds = round(passes * each, 1)
-    return {"spec": spec.to_json(), "unet_passes": passes, "seconds": seconds, "memory": memory}
+    return {"spec": spec.to_json(), "unet_passes": passes, "look_passes": looks, "seconds": round(60 * minutes, 1), "memory": memory}
 
 
 def run_evaluate(args) -> dict:

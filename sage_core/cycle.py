@@ -22,7 +22,7 @@ from .diffusion.weights import told
 from .errors import OutOfMemory, SageError
 from .files import remove
 from .latents import FreshTrajectories, LatentBank, Rows, States, build_bank
-from .left import Watch
+from .left import Watch, on_the_way
 from .memory import is_out_of_memory
 from .methods import METHODS, Method, Training
 from .spec import ErasureSpec
@@ -228,9 +228,8 @@ class Run:
             self.watch.look(len(self.losses), self.total())
 
     def look_every(self) -> int:
-        """Steps between two looks: one look on the way, more in long runs."""
-        between = 1 + min(3, self.training.steps // 100)
-        return math.ceil(self.training.steps / (1 + between))
+        """Steps between two looks."""
+        return math.ceil(self.training.steps / (1 + on_the_way(self.training.steps)))
 
     def left_now(self) -> float | None:
         return None if self.watch is None else self.watch.curve[-1][1]

@@ -37,6 +37,16 @@ SMALLEST = 1e-6  # sum of margins; less is a model that never drew the concept
 SEED = 20_000  # of the noise, away from the seeds that training draws
 
 
+def on_the_way(steps: int) -> int:
+    """How many looks a run of that many steps has between the first and the last; a closed form (0 steps) has none."""
+    return 0 if steps == 0 else 1 + min(3, steps // 100)
+
+
+def passes(steps: int) -> int:
+    """UNet passes of all looks of a run, without gradients."""
+    return (2 + on_the_way(steps)) * PICTURES * 2 * (STEPS + len(TIMES))
+
+
 class Watch:
     """Draws the concept now and then, and notes how much of it is left.
 

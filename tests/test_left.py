@@ -9,7 +9,7 @@ from safetensors import safe_open
 from sage_core import ErasureSpec, erase, load_lora, load_model
 from sage_core.adapters import Adapter, surface_layers
 from sage_core.context import build_context
-from sage_core.left import PICTURES, Watch
+from sage_core.left import PICTURES, Watch, passes
 from sage_core.lora import LEFT_KEY, LOSSES_KEY, read_lora, rewrite_metadata
 from sage_core.merge import merge_loras
 from sage_core.methods import METHODS
@@ -86,6 +86,12 @@ def test_looking_changes_nothing_of_what_is_trained_and_is_not_done_unasked(thin
     a, b = asked.adapter.tensors(), unasked.adapter.tensors()
     assert all(torch.equal(a[k], b[k]) for k in a) and asked.cost == unasked.cost
     assert unasked.left == [] and unasked.looked.forwards == 0 < asked.looked.forwards
+
+
+@pytest.mark.parametrize("method", ["sage", "rece"])
+def test_the_passes_of_all_looks_are_predicted(thin, method):
+    erasure, _ = looked(thin, dataclasses.replace(SPEC, method=method, rank=None))
+    assert erasure.looked.forwards == passes(0 if method == "rece" else SPEC.steps)
 
 
 def test_a_resumed_run_has_the_whole_curve(thin, tmp_path):
