@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 
 const CURVE = "#e0675c";
 const HEIGHT = 92;
+const READY = "ready";
 const PREVIEW = 96; // height of the live picture
 const histories = new Map(); // node id -> looks [{step, left}]
 
@@ -45,10 +46,10 @@ function addFace(node) {
   });
   root.className = "sage-face";
   const text = element("div", root, { whiteSpace: "nowrap", overflow: "hidden", textOverflow: "ellipsis" });
-  text.textContent = "ready";
+  text.textContent = READY;
   const row = element("div", root, { display: "flex", gap: "8px", flex: "1", minHeight: "0", alignItems: "stretch" });
   const graph = svgElement("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none" });
-  Object.assign(graph.style, { flex: "1", minWidth: "0", height: "100%", background: "var(--comfy-input-bg, #222)", borderRadius: "4px" });
+  Object.assign(graph.style, { visibility: "hidden", flex: "1", minWidth: "0", height: "100%", background: "var(--comfy-input-bg, #222)", borderRadius: "4px" });
   row.append(graph);
   const side = element("div", row, { width: "64px", display: "flex", flexDirection: "column", justifyContent: "center", textAlign: "right" });
   const number = element("div", side, { font: "bold 22px sans-serif", color: CURVE, whiteSpace: "nowrap" });
@@ -79,6 +80,7 @@ function drawLeft(face, points, total) {
   lines.push(svgElement("polyline", { points: points.map(at).join(" "), stroke: CURVE, "stroke-width": "2.5" }));
   lines.at(-1).classList.add("sage-curve");
   face.graph.replaceChildren(...lines);
+  face.graph.style.visibility = "visible";
   const left = points.at(-1)?.left ?? 1;
   face.number.textContent = `${Math.round(100 * left)} %`;
   face.caption.textContent = "left";
@@ -87,6 +89,7 @@ function drawLeft(face, points, total) {
 /** Where a method cannot tell what is left: no curve, no number. */
 function clearLeft(face) {
   face.graph.replaceChildren();
+  face.graph.style.visibility = "hidden";
   face.number.textContent = "";
   face.caption.textContent = "";
 }
@@ -133,7 +136,9 @@ function onError({ detail }) {
 
 /** The pictures that the node has put out take the place of the live one. */
 function onExecuted({ detail }) {
-  showPreview(findNode(detail.display_node ?? detail.node), "");
+  const node = findNode(detail.display_node ?? detail.node);
+  showPreview(node, "");
+  if (node?.sageFace?.text.textContent === READY) node.sageFace.text.textContent = "unchanged: nothing was trained";
 }
 
 function onInterrupted({ detail }) {
