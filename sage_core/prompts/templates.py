@@ -16,7 +16,7 @@ import functools
 import re
 import unicodedata
 
-from .kinds import BEHIND, INNER, PERSON, STYLE, THING, guess, is_artist, is_movement, is_name, lists
+from .kinds import BEHIND, INNER, PERSON, STYLE, THING, is_artist, is_movement, is_name, lists
 
 OPEN = "{}"
 
@@ -283,8 +283,3 @@ def picture_of(words: str, kind: str, thing: str = "house") -> str:
     if kind == STYLE:
         return plainest_in_style(thing, words)
     return fill("a photo of {thing}" if kind == PERSON else "a picture of {a_thing}", words, kind=kind)
-
-
-def picture_of_word(word: str, styles: tuple[str, ...] = ()) -> str:
-    """The same for a word whose kind nobody said."""
-    return picture_of(word, guess(word, styles))
