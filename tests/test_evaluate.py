@@ -11,7 +11,7 @@ from sage_core.diffusion.model import Cost
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.cells import CELLS
 from sage_core.evaluate.measure import evaluate, measure_original
-from sage_core.evaluate.report import write_report
+from sage_core.evaluate.report import caption, write_report
 
 LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
 
@@ -64,3 +64,11 @@ def test_the_attack_works_on_the_original_model(demo):
     base = measure_original(demo, ErasureSpec("guitar"), 4, attack=attack)
     assert base.attacked >= 0.5
     assert base.latents.shape == (attack.latents, 4, 8, 8) and torch.isfinite(base.latents).all()
+
+
+@pytest.mark.parametrize("prompt, short", [
+    ("a cartoon drawing of a dog", "cartoon: dog"), ("an ink drawing of an owl", "ink: owl"), ("a picture of an owl", "owl"),
+    ("a glossy drawing of beer", "glossy: beer"), ("a photo of Ada Lovelace", "photo of Ada Lovelace"), ("another drawing", "another drawing"),
+])
+def test_captions_keep_the_telling_part_of_a_prompt(prompt, short):
+    assert caption(prompt) == short

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -76,9 +77,16 @@ def _label(draw: ImageDraw.ImageDraw, report: dict, cell: str, y: int) -> None:
         draw.text((GAP + 4, y + TILE // 2 + k * (TILE + 2)), shown, RED if when == "after" and cell in ("concept", "synonyms") else GREY, font)
 
 
+def caption(prompt: str) -> str:
+    """The telling part of a prompt: "an ink drawing of an owl" is "ink: owl"."""
+    short = re.sub(r"^a picture of (an? )?", "", prompt)
+    short = re.sub(r" drawing of (an? )?", ": ", short)
+    return re.sub(r"^an? ", "", short)
+
+
 def _fit(text: str, draw: ImageDraw.ImageDraw, font) -> str:
     """The telling part of a prompt, cut to a tile's width."""
-    text = text.replace("a picture of a ", "").replace(" drawing of a ", ": ").removeprefix("a ")
+    text = caption(text)
     while draw.textlength(text, font=font) > TILE + 2 and len(text) > 4:
         text = text[:-2].rstrip(". ") + "…" if not text.endswith("…") else text[:-3] + "…"
     return text
