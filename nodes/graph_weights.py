@@ -19,7 +19,7 @@ import folder_paths
 import torch
 
 from ..sage_core.diffusion.architecture import UNET
-from ..sage_core.diffusion.weights import read_safetensors
+from ..sage_core.diffusion.weights import copied, opened
 from ..sage_core.errors import SageError
 
 
@@ -76,8 +76,8 @@ def _through_a_file(model, clip) -> dict[str, torch.Tensor]:
     folder = Path(tempfile.mkdtemp(prefix="sage-", dir=folder_paths.get_temp_directory()))
     try:
         comfy.sd.save_checkpoint(str(folder / "graph.safetensors"), model, clip)
-        with torch.inference_mode(False):
-            return {key: value.clone() for key, value in read_safetensors(folder / "graph.safetensors").items()}
+        with torch.inference_mode(False), opened(folder / "graph.safetensors") as file:
+            return copied(file)
     except (AttributeError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise SageError(f"The weights of this model cannot be read ({type(getattr(model, 'model', model)).__name__}: {error}); "
                         "connect an SD 1.x, 2.x or SDXL checkpoint.") from error
