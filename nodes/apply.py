@@ -84,7 +84,7 @@ def _strength(slot: int, value) -> None:
 
 def _line(name: str, strength: float, path) -> str:
     from ..sage_core.errors import SageError
-    from ..sage_core.lora import read_lora
+    from ..sage_core.lora.file import read_lora
 
     try:
         lora = read_lora(path)

@@ -14,9 +14,9 @@ class EraseConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..sage_core.methods import METHODS
+        from ..sage_core.lora.surfaces import SURFACES
+        from ..sage_core.methods.table import METHODS
         from ..sage_core.prompts.kinds import KINDS
-        from ..sage_core.spec import SURFACES
 
         return io.Schema(
             node_id="SAGE_EraseConcept", display_name="Erase Concept", category="SAGE", is_output_node=True,

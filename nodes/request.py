@@ -31,7 +31,7 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
 
     The specs are not resolved: what kind a concept is can depend on the model.
     """
-    from ..sage_core.methods import METHODS
+    from ..sage_core.methods.table import METHODS
 
     if method not in METHODS:
         raise SageError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
@@ -104,7 +104,7 @@ def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
 
 def same_erasure(path: Path, spec: ErasureSpec, model) -> bool:
     """Whether the file at `path` is this very erasure of this very DiffusionModel; damaged and foreign files are not."""
-    from ..sage_core.lora import read_lora
+    from ..sage_core.lora.file import read_lora
 
     try:
         return read_lora(path).is_of(spec, model)

@@ -112,8 +112,8 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
     """The erasure of one of `concepts` concepts, trained now or found as a file."""
     from ..sage_core import comparison_prompts
     from ..sage_core.files import check_room, claimed
+    from ..sage_core.jobs.make import room_for
     from ..sage_core.models import load_model
-    from ..sage_core.runs import room_for
 
     first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, concepts > 1))
     with bridge.training():
@@ -139,7 +139,7 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
 def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
     """(graph of what is left, pictures). `taken`: what to report about a guess of the concept's kind; empty if the user said it."""
     from ..sage_core.files import write_picture
-    from ..sage_core.plan import erase_as_planned, fit
+    from ..sage_core.memory.plan import erase_as_planned, fit
 
     def on_event(event) -> None:
         text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
@@ -216,7 +216,7 @@ def _usable(state: Path) -> bool:
 
 def _recorded(path: Path) -> tuple[list[float], list[dict[str, float]]]:
     """What a file says was left, and its losses, step by step."""
-    from ..sage_core.lora import read_lora
+    from ..sage_core.lora.file import read_lora
 
     try:
         file = read_lora(path)

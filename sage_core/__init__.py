@@ -7,8 +7,8 @@ import importlib
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ErasureSpec": "spec", "erase": "cycle", "Erasure": "cycle", "Event": "cycle", "load_model": "models",
-    "load_lora": "lora", "comparison_prompts": "prompts.suite", "SageError": "errors", "Cancelled": "errors",
+    "ErasureSpec": "spec", "erase": "cycle.run", "Erasure": "cycle.run", "Event": "progress", "load_model": "models",
+    "load_lora": "lora.file", "comparison_prompts": "prompts.suite", "SageError": "errors", "Cancelled": "errors",
 }
 __all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "comparison_prompts", "erase",
            "load_lora", "load_model"]

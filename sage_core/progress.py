@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .cycle import Event
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens. phase: "bank", "erase", "look" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
+    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `left`: the
+    share of the concept that is left at the last look, 1 for the untouched model and 0 where it is gone (see left.py; None without
+    looks); `latents`: of a look's pictures, [n, 4, h, w]. `total` falls when the cycle finds that it is done."""
+
+    phase: str
+    step: int
+    total: int
+    losses: dict[str, float] = field(default_factory=dict)
+    eta: float | None = None
+    leak: float | None = None
+    left: float | None = None
+    latents: torch.Tensor | None = None
+
 
 NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "looking"}
 

@@ -9,7 +9,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from .errors import SageError
+from .errors import SageError, shown
+from .lora.surfaces import SURFACES
 from .prompts.kinds import KINDS, guess
 
 MAX_TEXT = 300  # characters
@@ -17,7 +18,6 @@ MAX_WORDS = 1000  # in a list of them
 JOINERS = "\u200c\u200d"  # not printable, and part of words and of emoji
 HOST_SYNTAX = re.compile(r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|<(lora|lyco|hypernet):[^>]*>|\bembedding:\S+", re.IGNORECASE)  # weights, files, learnt words
 NAMES = 4  # so many names a method's own steps and rank are enough for
-SURFACES = ("text", "cross_attention", "both", "unet")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ErasureSpec:
     kind: str | None = None
 
     def __post_init__(self) -> None:
-        from .methods import METHODS
+        from .methods.table import METHODS
 
         object.__setattr__(self, "concept", _text(self.concept, "concept"))
         object.__setattr__(self, "synonyms", tuple(_text(s, "synonym") for s in _texts(self.synonyms, "synonyms")))
@@ -98,7 +98,7 @@ class ErasureSpec:
 
         `styles`: those that the model is known to have (model.knowledge.styles); the kind may depend on them.
         """
-        from .methods import METHODS
+        from .methods.table import METHODS
 
         method = METHODS[self.method]
         training = method.trained(self.faithful)
@@ -127,7 +127,7 @@ class ErasureSpec:
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this erasure, defaults written out."""
-        from .methods import METHODS
+        from .methods.table import METHODS
 
         whole = self.resolved()
         if METHODS[self.method].closed is not None:  # its rank comes out of the edit: a finished file and the wish for it are the same erasure
@@ -158,15 +158,6 @@ def _texts(value: object, what: str) -> tuple:
     if len(value) > MAX_WORDS:
         raise SageError(f"{what!r} has {len(value)} words; up to {MAX_WORDS} can be given.")
     return tuple(value)
-
-
-def shown(value: object) -> str:
-    """A value of any kind, for a sentence: short, and on one line."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _text(value: object, what: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sage_core import SageError, cli
-from sage_core.batch import read_jobs, stems
-from sage_core.lora import read_lora
+from sage_core import SageError
+from sage_core.cli import main as cli
+from sage_core.jobs.batch import read_jobs, stems
+from sage_core.lora.file import read_lora
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,7 +106,7 @@ def test_several_processes_without_accelerate_are_a_sentence(here, capsys, monke
 
 
 def test_one_process_needs_neither_peft_nor_accelerate_nor_psutil(here):
-    code = "import sys; sys.modules |= dict.fromkeys(('accelerate', 'peft', 'psutil')); from sage_core import cli; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; sys.modules |= dict.fromkeys(('accelerate', 'peft', 'psutil')); from sage_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["erase", "demo", "--concept", "dog", "--steps", "1", "--rank", "2", "--device", "cpu", "--no-preview"]
     run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 0 and (here / "erased-dog.safetensors").exists(), run.stderr

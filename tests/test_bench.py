@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from sage_core.bench.bench import Plan, as_markdown, missing, name_of, run
+from sage_core.bench.published import counted_up
+from sage_core.bench.spread import spread
 from sage_core.errors import SageError
 from sage_core.evaluate.attack import ConceptInversion
-from sage_core.evaluate.bench import Plan, as_markdown, missing, name_of, run
-from sage_core.evaluate.jobs import spread
-from sage_core.evaluate.published import counted_up
-from sage_core.methods import METHODS
+from sage_core.methods.table import METHODS
 from sage_core.progress import Progress
 
 ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sage_core import cli, commands
+from sage_core.cli import commands
+from sage_core.cli import main as cli
 from sage_core.demo import DEMO
-from sage_core.lora import read_lora
+from sage_core.lora.file import read_lora
 
 QUICK = ["--concept", "dog", "--steps", "2", "--rank", "2", "--device", "cpu"]
 

@@ -8,12 +8,14 @@ import pytest
 import tiny
 import torch
 
-from sage_core import ErasureSpec, SageError, cycle, erase, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.cycle import Context, Run, build_context
-from sage_core.latents import build_bank
-from sage_core.methods import METHODS
-from sage_core.retention.words import retained_words
+from sage_core import ErasureSpec, SageError, erase, load_model
+from sage_core.cycle import run as cycle
+from sage_core.cycle.latents import build_bank
+from sage_core.cycle.run import Context, Run, build_context
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.table import METHODS
+from sage_core.prompts.words import retained_words
 
 SPEC = ErasureSpec("castle", steps=4, rank=2, seed=3)
 
@@ -124,7 +126,7 @@ def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):
 
 
 def test_cost_counts_bank_and_steps(thin):
-    from sage_core.methods import METHODS
+    from sage_core.methods.table import METHODS
 
     erasure = erase(thin, SPEC)
     erasure.adapter.remove()
@@ -153,7 +155,7 @@ def test_a_loss_that_is_no_number_stops_the_run_in_one_sentence(thin):
 
 
 def test_a_float16_file_holds_exactly_what_the_adapter_does(thin, tmp_path):
-    from sage_core.lora import read_lora
+    from sage_core.lora.file import read_lora
 
     erasure = erase(thin, SPEC)
     path = erasure.save(tmp_path / "x.safetensors", thin)
@@ -210,7 +212,7 @@ def test_a_word_that_the_bundled_model_cannot_draw_is_refused(demo):
 
 
 def test_the_cycle_ends_early_when_the_concept_s_pull_is_gone(thin, monkeypatch):
-    from sage_core.methods import METHODS
+    from sage_core.methods.table import METHODS
 
     method = METHODS["sage"]
     training = dataclasses.replace(method.training, enough=1e9, window=2, settle=3)  # any residual is low enough: 2 steps, then 3 to settle

@@ -5,11 +5,12 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, erase, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.cycle import HALF_SCALE
-from sage_core.descent import descend
+from sage_core.cycle.descent import descend
+from sage_core.cycle.run import HALF_SCALE
 from sage_core.diffusion.checkpointing import checkpoint_blocks
-from sage_core.latents import Rows
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.states import Rows
 
 
 def terms_on(model, adapter):
@@ -137,7 +138,7 @@ def test_half_precision_needs_a_scale_and_with_it_the_gradients_are_right():
 
 
 def test_a_scale_that_is_too_large_for_half_precision_falls_until_it_fits(sd1, monkeypatch):
-    from sage_core import cycle
+    from sage_core.cycle import run as cycle
 
     monkeypatch.setattr(cycle, "HALF_SCALE", 2.0**31)
     model = load_model(tiny.original(sd1), dtype=torch.float16)

@@ -7,7 +7,7 @@ import torch
 
 from sage_core import ErasureSpec, erase
 from sage_core.demo.judging import demo_prompts
-from sage_core.diffusion.model import Cost
+from sage_core.diffusion.cost import Cost
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.cells import CELLS
 from sage_core.evaluate.measure import evaluate, measure_original

@@ -16,13 +16,12 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, SageError, erase
-from sage_core.errors import OutOfMemory
+from sage_core.errors import OutOfMemory, is_out_of_memory
 from sage_core.files import check_room, claimed
-from sage_core.lora import read_lora
-from sage_core.memory import is_out_of_memory
-from sage_core.plan import erase_as_planned, make_plan
+from sage_core.jobs.make import make_lora
+from sage_core.lora.file import read_lora
+from sage_core.memory.plan import erase_as_planned, make_plan
 from sage_core.progress import Progress
-from sage_core.runs import make_lora
 
 LONG = "SAGE_LONG" in os.environ
 KILLS, INTERRUPTS = (50, 20) if LONG else (1, 1)
@@ -96,7 +95,7 @@ def test_ctrl_c_at_random_moments_is_status_130_or_done_and_no_traceback(thin_fo
 
 
 def test_ctrl_c_while_python_ends_does_not_change_the_status():
-    code = "import signal, sys; from sage_core import cli; cli.main = lambda: 0; done = cli.console(); " \
+    code = "import signal, sys; from sage_core.cli import main as cli; cli.main = lambda: 0; done = cli.console(); " \
            "signal.raise_signal(signal.SIGINT); sys.exit(done)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -172,7 +171,7 @@ def test_a_read_only_disk_is_told_before_anything_is_begun(tmpfs):
 @pytest.mark.skipif(os.name == "nt", reason="limits of a process are Unix")
 def test_a_file_that_may_not_grow_is_a_sentence_and_leaves_nothing(thin_folder, tmp_path):
     """As on a full disk or over a quota, and it takes no rights to try."""
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); from sage_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); from sage_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "erase", thin_folder, "--concept", "dog", "--method", "uce", "--device", "cpu", "--no-preview"]
     run = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 1 and "could not be written" in run.stderr and "Traceback" not in run.stderr
@@ -214,7 +213,7 @@ def test_latents_that_are_no_numbers_stop_the_run(thin, monkeypatch, bad):
 def test_a_gradient_that_is_no_number_stops_the_run_and_the_state_stays_good(thin, monkeypatch, tmp_path, bad):
     from safetensors.torch import load_file
 
-    from sage_core import cycle
+    from sage_core.cycle import run as cycle
 
     own, calls, adapters = cycle.descend, [], []
     create = cycle.Adapter.create
@@ -251,7 +250,7 @@ def test_every_device_s_word_for_too_little_memory_is_understood(thin, error):
 
 
 def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypatch, tmp_path):
-    from sage_core import cycle
+    from sage_core.cycle import run as cycle
 
     error = OUT_OF_MEMORY[0]
     own, steps, said = cycle.descend, [], []
@@ -305,7 +304,7 @@ def test_a_clock_that_jumps_changes_nothing(thin, monkeypatch, tmp_path, jump):
 
 def test_a_run_in_another_thread_is_a_run(thin, tmp_path):
     """Hosts do not train in their main thread, where alone signals are heard."""
-    from sage_core import cli
+    from sage_core.cli import main as cli
 
     codes = []
     thread = threading.Thread(target=lambda: codes.append(cli.main(["methods"])))

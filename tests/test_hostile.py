@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from sage_core import ErasureSpec, SageError
-from sage_core.batch import read_jobs
 from sage_core.diffusion.load import load_model
 from sage_core.files import output_path
-from sage_core.lora import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY, read_lora
+from sage_core.jobs.batch import read_jobs
+from sage_core.lora.file import read_lora
+from sage_core.lora.metadata import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
 from sage_core.spec import parse_concepts
 
 LONG = "SAGE_LONG" in os.environ

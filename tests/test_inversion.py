@@ -7,9 +7,10 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.cycle import build_context
-from sage_core.domain.inversion import NameInversion
+from sage_core.cycle.run import build_context
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.domains.inversion import NameInversion
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sage_core import ErasureSpec, SageError, commands, erase, load_model
+from sage_core import ErasureSpec, SageError, erase, load_model
+from sage_core.cli import commands
 from sage_core.demo import DEMO, recognise
 from sage_core.diffusion import load, names
 from sage_core.diffusion.architecture import FAMILIES, UNET
+from sage_core.diffusion.knowledge import UNKNOWN
 from sage_core.evaluate.measure import evaluate, load_judge, measure_original
-from sage_core.knowledge import UNKNOWN
-from sage_core.plan import fit
-from sage_core.retention.words import candidates
+from sage_core.memory.plan import fit
+from sage_core.prompts.words import candidates
 
 CPU = torch.device("cpu")
 

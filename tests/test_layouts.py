@@ -10,8 +10,8 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from sage_core import cli
-from sage_core.lora import read_lora
+from sage_core.cli import main as cli
+from sage_core.lora.file import read_lora
 
 PART = "diffusion_pytorch_model"
 

@@ -7,12 +7,14 @@ import torch
 from safetensors import safe_open
 
 from sage_core import ErasureSpec, erase, load_lora, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.context import build_context
-from sage_core.left import PICTURES, Watch, passes
-from sage_core.lora import LEFT_KEY, LOSSES_KEY, read_lora, rewrite_metadata
-from sage_core.merge import merge_loras
-from sage_core.methods import METHODS
+from sage_core.cycle.run import build_context
+from sage_core.cycle.watch import PICTURES, Watch, passes
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.file import read_lora, rewrite_metadata
+from sage_core.lora.merge import merge_loras
+from sage_core.lora.metadata import LEFT_KEY, LOSSES_KEY
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.table import METHODS
 
 SPEC = ErasureSpec("castle", steps=3, rank=4)
 

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sage_core import ErasureSpec, SageError, load_lora, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.cycle import Erasure
-from sage_core.diffusion.model import Cost
-from sage_core.lora import LoraFile, read_lora, rewrite_metadata
-from sage_core.merge import merge_loras
+from sage_core.cycle.run import Erasure
+from sage_core.diffusion.cost import Cost
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.file import LoraFile, read_lora, rewrite_metadata
+from sage_core.lora.merge import merge_loras
+from sage_core.lora.surfaces import surface_layers
 
 PROMPTS = ["a photo of a cat", "a red house"]
 

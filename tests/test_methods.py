@@ -7,16 +7,16 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, SageError, erase, load_lora
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.closed_form import ClosedForm, Edit
-from sage_core.closed_rows import embeddings, unseen
-from sage_core.context import build_context
-from sage_core.cycle import Run
-from sage_core.domain.mixture import Mixture
-from sage_core.domain.neighbours import around
-from sage_core.latents import FreshTrajectories, build_bank
-from sage_core.methods import METHODS
-from sage_core.retention.region import attention_to, region
+from sage_core.cycle.latents import FreshTrajectories, build_bank
+from sage_core.cycle.run import Run, build_context
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.closed_form.edit import ClosedForm, Edit
+from sage_core.methods.closed_form.rows import embeddings, unseen
+from sage_core.methods.domains.neighbours import around
+from sage_core.methods.retentions.region import attention_to, region
+from sage_core.methods.search.mixture import Mixture
+from sage_core.methods.table import METHODS
 
 ITERATIVE = [m.name for m in METHODS.values() if m.closed is None]
 
@@ -126,7 +126,7 @@ def test_rece_as_a_lora_equals_its_full_rank_edit(thin, tmp_path):
         for name, w in full.items():
             own = layers[name].weight.detach().double()
             full[name] = (config.keep_own * w + own @ aim.T @ found + w @ moment) @ torch.linalg.inv(m)
-    from sage_core.lora import read_lora
+    from sage_core.lora.file import read_lora
 
     lora = read_lora(path).layers
     assert set(lora) == set(full)

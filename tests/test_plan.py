@@ -5,18 +5,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
 from sage_core import ErasureSpec, SageError, load_model
-from sage_core.memory import Meter, samples, skeleton, step_bytes, weights_bytes
-from sage_core.methods import METHODS
-from sage_core.plan import fit, frozen_dtype, gigabytes, make_plan, seconds_a_pass
+from sage_core.memory.plan import fit, frozen_dtype, gigabytes, make_plan, seconds_a_pass
+from sage_core.memory.rehearsal import Meter, samples, skeleton, step_bytes, weights_bytes
+from sage_core.methods.table import METHODS
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SPEC = ErasureSpec("castle").resolved()
 
 
@@ -89,7 +87,8 @@ def test_every_method_says_how_many_samples_a_step_has():
 
 
 def test_a_plan_sets_the_model_up_and_an_erasure_runs_in_it(thin, monkeypatch):
-    from sage_core import erase, plan
+    from sage_core import erase
+    from sage_core.memory import plan
 
     monkeypatch.setattr(plan, "free_bytes", lambda device: int(make_plan(thin, SPEC, None).step / 0.9) - 2**18)
     try:
@@ -124,7 +123,7 @@ def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(monkeypa
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
     """In a process of its own, since only the highest memory of a process can be read."""
-    command = [sys.executable, BENCHMARKS / "cost.py", "--family", family, "--rivals", "", "--own-steps", "2", "--out", tmp_path]
+    command = [sys.executable, "-m", "sage_core.bench.cost", "--family", family, "--rivals", "", "--own-steps", "2", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / f"cost-{family}-thin.json").read_text(encoding="utf-8"))

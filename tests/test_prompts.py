@@ -9,16 +9,16 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, comparison_prompts, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.closed_rows import kept_prompts, unseen
-from sage_core.context import build_context
+from sage_core.cycle.run import build_context
 from sage_core.demo import vocabulary
 from sage_core.evaluate.attack import template_of
 from sage_core.evaluate.cells import plain_prompts
-from sage_core.methods import METHODS
-from sage_core.prompts import templates
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.closed_form.rows import kept_prompts, unseen
+from sage_core.methods.table import METHODS
+from sage_core.prompts import templates, words
 from sage_core.prompts.kinds import KINDS, guess, lists
-from sage_core.retention import words
 
 STYLES = [
     "in the style of Van Gogh",
@@ -327,8 +327,8 @@ def test_a_style_is_shown_on_things_and_other_artists_are_retained(sdxl, monkeyp
 )
 def test_what_a_style_is_edited_to_is_the_prompt_without_it(sdxl, concept):
     """The closed form pairs states by their place from the end, from the style's last token on."""
-    from sage_core.closed_form import ClosedForm
-    from sage_core.closed_rows import _style_pairs
+    from sage_core.methods.closed_form.edit import ClosedForm
+    from sage_core.methods.closed_form.rows import _style_pairs
 
     adapter = Adapter.create(surface_layers(sdxl, "cross_attention"), 2, 2.0, torch.Generator())
     context = build_context(sdxl, ErasureSpec(concept).resolved(), adapter)

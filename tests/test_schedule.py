@@ -15,8 +15,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from sage_core import ErasureSpec, SageError, erase, load_model
 from sage_core.diffusion import schedule
-from sage_core.lora import SCHEDULE_KEY, read_lora
-from sage_core.methods import METHODS
+from sage_core.lora.file import read_lora
+from sage_core.lora.metadata import SCHEDULE_KEY
+from sage_core.methods.table import METHODS
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 MARKS = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}

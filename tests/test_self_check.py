@@ -7,11 +7,12 @@ import tiny
 import torch
 
 from sage_core import ErasureSpec, load_model
-from sage_core.adapters import Adapter, surface_layers
-from sage_core.cycle import build_context
-from sage_core.domain.prompts import compose, likeness, meaning
-from sage_core.domain.self_check import SelfCheck
-from sage_core.retention.relations import Relations, relation_loss
+from sage_core.cycle.run import build_context
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.domains.self_check import SelfCheck
+from sage_core.methods.retentions.relations import Relations, relation_loss
+from sage_core.prompts.compose import compose, likeness, meaning
 
 
 @pytest.fixture(scope="module")

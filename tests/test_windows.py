@@ -15,7 +15,8 @@ import pytest
 import windows_rules
 from test_nodes import request_module  # noqa: F401 (a fixture)
 
-from sage_core import SageError, cli, files
+from sage_core import SageError, files
+from sage_core.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = sorted(
@@ -76,7 +77,7 @@ core = [p for p in (root / "sage_core").rglob("*.py") if p.stem not in ("__init_
 names = [".".join(p.relative_to(root).with_suffix("").parts) for p in core]
 names += [f"pack.nodes.{{p.stem}}" for p in (root / "nodes").glob("*.py") if not needs_host(p)]
 bad = {{}}
-for name in [*sorted(names), "sage_core.demo.make.__main__"]:
+for name in [*sorted(names), "tools.make_demo.__main__"]:
     try:
         importlib.import_module(name)
     except Exception as error:
@@ -108,7 +109,7 @@ def test_a_concept_is_erased_from_the_command_line_and_measured(tmp_path):
         "--json",
         "made.json",
     ]
-    run = on_windows(tmp_path, f"from sage_core import cli; sys.exit(cli.main({arguments!r}))")
+    run = on_windows(tmp_path, f"from sage_core.cli.main import main; sys.exit(main({arguments!r}))")
     assert run.returncode == 0, run.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "erased-dog.png",
@@ -143,7 +144,7 @@ def test_files_are_joined_into_the_name_of_one_of_them(tmp_path):
     code = """
 import json, torch
 from safetensors.torch import save_file
-from sage_core.merge import merge_loras
+from sage_core.lora.merge import merge_loras
 from sage_core.spec import ErasureSpec
 for name in ("dog", "cat"):
     about = {"sage.spec": json.dumps(ErasureSpec(name).resolved().to_json()), "ss_base_model_version": "sd_v1"}
@@ -347,8 +348,7 @@ def test_json_on_a_console_of_few_letters_is_still_json(monkeypatch):
 
 
 def test_a_shorter_line_covers_a_longer_one_without_terminal_codes():
-    from sage_core.cycle import Event
-    from sage_core.progress import Progress
+    from sage_core.progress import Event, Progress
 
     class Terminal(io.StringIO):
         def isatty(self):

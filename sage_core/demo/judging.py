@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..evaluate.cells import CELLS, EVALUATION_SEED, Prompt
+from ..demo import vocabulary
+from ..diffusion.knowledge import Prompt
+from ..evaluate.cells import CELLS, EVALUATION_SEED
 from ..prompts.templates import fill
 from ..spec import ErasureSpec
-from . import vocabulary
 
 # Ways to ask for a style that no eraser is given (the bundled model knows them all).
 PARAPHRASES = (

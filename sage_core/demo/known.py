@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..knowledge import Knowledge
-from . import PROBE, vocabulary
+from ..demo import PROBE, vocabulary
+from ..diffusion.knowledge import Knowledge
 from .probe import Judge
 
 

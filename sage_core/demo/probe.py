@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..evaluate.cells import Prompt
+from ..demo import judging
+from ..diffusion.knowledge import Prompt
 from ..spec import ErasureSpec
-from . import judging
 from .vocabulary import STYLES, names
 
 

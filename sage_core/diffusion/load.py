@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SageError
+from ..diffusion import architecture, names, schedule
+from ..errors import SageError, shown, told
 from ..files import parse_json
-from ..spec import shown
-from . import architecture, names, schedule
 from .model import DiffusionModel
 from .quantised import dequantised
 from .text import TextStack
-from .weights import build, fill, read_safetensors, told
+from .weights import build, fill, read_safetensors
 
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")

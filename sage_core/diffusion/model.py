@@ -7,22 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..knowledge import UNKNOWN, Knowledge
 from .architecture import Family
+from .cost import Cost
+from .knowledge import UNKNOWN, Knowledge
 from .schedule import name_of
 from .text import Conditioning, TextStack
-
-
-@dataclass
-class Cost:
-    """UNet passes, per sample. A backward pass is about as expensive as two forwards."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-    @property
-    def passes(self) -> int:
-        return self.forwards + 2 * self.backwards
 
 
 @dataclass

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SageError
-from ..spec import shown
+from ..errors import SageError, shown, told
 
 WHOLE_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 2**20  # no number in a configuration is above it
@@ -27,12 +26,6 @@ def opened(path: Path) -> Iterator:
             yield f
     except (SafetensorError, ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # what a dtype that torch lacks raises
         raise SageError(f"{path.name} cannot be read as safetensors ({told(error)}); the file is damaged or something else: get it again.") from error
-
-
-def told(error: BaseException) -> str:
-    """What a library said, on one line."""
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def copied(file) -> dict[str, torch.Tensor]:

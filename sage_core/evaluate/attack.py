@@ -15,7 +15,7 @@ import torch
 
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
-from ..domain.prompts import compose_vectors, encode_vectors, own_vectors
+from ..prompts.compose import compose_vectors, encode_vectors, own_vectors
 from ..prompts.kinds import STYLE
 from ..prompts.templates import DRAWING, fill, plainest_in_style, put
 from ..spec import ErasureSpec

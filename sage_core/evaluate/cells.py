@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..prompts.kinds import guess
 from ..prompts.templates import picture_of
@@ -13,19 +12,9 @@ CELLS = ("concept", "synonyms", "near", "far")
 EVALUATION_SEED = 50_000  # away from the seeds that training draws
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One picture to draw: what is asked for, in which words, from which seed. `expected`: the concept or the style that must be seen."""
-
-    cell: str
-    text: str
-    expected: str
-    seed: int
-
-
 def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
     """The same for any other model, from what the spec says and the built-in words; there is no probe to judge them."""
-    from ..retention.words import candidates
+    from ..prompts.words import candidates
 
     words, styles = candidates(model), model.knowledge.styles
     kinds = {word: spec.kind_of(styles) for word in (spec.concept, *spec.synonyms)}

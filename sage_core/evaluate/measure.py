@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..diffusion.model import Cost, DiffusionModel
-from ..knowledge import Judge
+from ..diffusion.cost import Cost
+from ..diffusion.knowledge import Judge, Prompt
+from ..diffusion.model import DiffusionModel
 from ..spec import ErasureSpec
 from .attack import ConceptInversion, attack_images, concept_latents, invert
-from .cells import CELLS, Prompt, plain_prompts
+from .cells import CELLS, plain_prompts
 from .peak import peak_memory_mb
 
 INVERSION = ConceptInversion()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sage_core.lora import read_lora
+from sage_core.lora.file import read_lora
 
 server, graphs, record, drawn = (sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record", "drawn"))
 pictures, seen = drawn.pictures, drawn.seen
@@ -84,7 +84,7 @@ def test_dog_is_erased_from_queue_to_pictures_and_its_file_draws_the_same(comfy,
 
 def test_every_method_runs_in_the_node_and_its_lora_lands_whole(comfy):
     """One step each: how it erases is measured elsewhere, here it must run, save and lose no key."""
-    from sage_core.methods import METHODS
+    from sage_core.methods.table import METHODS
 
     for method in METHODS:
         outcome = comfy.run(graphs.erase("owl", steps=1, name=f"every-{method}", vae=False, method=method))

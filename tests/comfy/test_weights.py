@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sage_core import load_model
-from sage_core.adapters import linear_layers
 from sage_core.diffusion.architecture import UNET
+from sage_core.lora.surfaces import linear_layers
 
 server = sys.modules["comfy_test_server"]
 INSIDE = Path(__file__).parent / "inside.py"

@@ -1,0 +1,1 @@
+"""What researchers run: methods compared on the bundled model."""

@@ -1,0 +1,1 @@
+"""The cycle of self-check and self-erasure."""

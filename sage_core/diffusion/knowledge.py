@@ -1,0 +1,89 @@
+"""What is known about one particular model beyond its tensors. The core knows no model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import SageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..spec import ErasureSpec
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to draw: what is asked for, in which words, from which seed. `expected`: the concept or the style that must be seen."""
+
+    cell: str
+    text: str
+    expected: str
+    seed: int
+
+
+class Seen(Protocol):
+    """What a judge says about one picture."""
+
+    concept: str
+    style: str
+
+
+class Judge(Protocol):
+    """Names what one model's pictures show, and knows which prompts it can judge."""
+
+    def look(self, images: torch.Tensor) -> list[Seen]:
+        """One answer for each of the pictures [n, 3, H, W], values in [-1, 1]."""
+
+    def prompts(self, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+        """`images` prompts for every cell of an evaluation."""
+
+    def expected(self, spec: ErasureSpec) -> str:
+        """The name that `look` has for the erased concept."""
+
+
+def no_synonyms(word: str) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """The defaults describe a model about which nothing is known.
+
+    title: its name in a sentence.
+    concepts: the things that it can draw; None: anything.
+    drawable: every word for them, in lower case.
+    words: words that an erasure retains; None: the built-in list.
+    styles: names of styles that this model knows, besides those that every model is taken to know.
+    synonyms: other words for one of its concepts.
+    pixels: side of its pictures; None: what its configuration says.
+    quick: training and pictures take seconds on a CPU, and fit into any memory.
+    judge: loads the judge of its pictures; None: there is none.
+    """
+
+    title: str = "the model"
+    concepts: tuple[str, ...] | None = None
+    drawable: frozenset[str] = frozenset()
+    words: tuple[str, ...] | None = None
+    styles: tuple[str, ...] = ()
+    synonyms: Callable[[str], tuple[str, ...]] = no_synonyms
+    pixels: int | None = None
+    quick: bool = False
+    judge: Callable[[], Judge] | None = None
+
+    def check(self, names: list[str]) -> None:
+        """Raise SageError if the model cannot draw one of the names."""
+        if self.concepts is None:
+            return
+        for name in names:
+            if " ".join(name.lower().split()) not in {*self.drawable, *self.styles}:
+                raise SageError(
+                    f"{self.title[0].upper()}{self.title[1:]} cannot draw {name!r}; choose one of its "
+                    f"{len(self.concepts)} concepts, such as {', '.join(self.concepts[:8])}, or a style "
+                    f"({', '.join(self.styles)})."
+                )
+
+
+UNKNOWN = Knowledge()

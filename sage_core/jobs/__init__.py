@@ -1,0 +1,1 @@
+"""From a spec to files: every host takes this road."""

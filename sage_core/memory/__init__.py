@@ -1,0 +1,1 @@
+"""How an erasure fits into the memory that is there."""

@@ -1,0 +1,158 @@
+"""How an erasure fits into the memory that is there: the frozen weights' precision, what is kept for the backward pass, the batch.
+
+The cheapest way that fits is taken: everything kept; then only what goes into each block (gradient checkpointing, a third more
+time); then one sample at a time as well. Where nothing fits, it is said with numbers before anything is begun.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..cycle.run import Erasure, erase
+from ..diffusion.checkpointing import checkpoint_blocks
+from ..diffusion.model import DiffusionModel
+from ..errors import OutOfMemory, SageError, told
+from ..methods.table import METHODS
+from ..progress import Event
+from ..spec import ErasureSpec
+from .rehearsal import samples, skeleton, step_bytes, weights_bytes
+
+BROKEN_HALF = ("1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200")  # cards whose float16 ends in NaN
+SPARE = 0.9  # so much of the free memory is planned with; a GPU's allocator leaves gaps
+HEAP = 1.4  # on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into (docs/real-checkpoints.md)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """dtype: of the frozen weights; at_once: samples in a UNet pass at most; whole: all of a step are; weights, step, free: bytes."""
+
+    dtype: torch.dtype
+    checkpointing: bool
+    at_once: int
+    whole: bool
+    weights: int
+    step: int
+    free: int | None
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.step
+
+    @property
+    def how(self) -> str:
+        """The way, in words; empty where nothing is saved."""
+        return ", ".join(["with blocks computed twice to save memory"] * self.checkpointing + [f"with {self.at_once} sample at a time"] * (not self.whole))
+
+    def __str__(self) -> str:
+        room = "" if self.free is None else f" of {gigabytes(self.free)} free"
+        how = f" {self.how}" if self.how else ""
+        return f"{str(self.dtype).removeprefix('torch.')} weights {gigabytes(self.weights)}, a step {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
+
+    def set_up(self, model: DiffusionModel) -> None:
+        """Have the model's passes take this way."""
+        checkpoint_blocks(model.unet, self.checkpointing)
+        model.at_once = self.at_once
+
+    def leaner(self) -> Plan | None:
+        """The next way, which takes longer and less memory; its bytes are not known. None where there is none."""
+        if not self.checkpointing:
+            return dataclasses.replace(self, checkpointing=True)
+        return dataclasses.replace(self, at_once=1, whole=False) if self.at_once > 1 else None
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"
+
+
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """The frozen weights' precision on a device: bfloat16 where it computes in it, else float16 where that is quick, else float32.
+
+    torch says that older cards have bfloat16 as well, but they go through float32 for it, many times slower.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    if torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    name, quick = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if quick and not any(card in name for card in BROKEN_HALF) else torch.float32
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that may be taken on a device; None where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            return next(1024 * int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0, gaps: float = 1.0) -> Plan:
+    """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes are there already.
+
+    gaps: so many times what is alive in a step is taken for it. Raises SageError, with the numbers, where none does.
+    """
+    spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
+    count, weights, ghost = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders]), skeleton(model)
+    for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
+        step = round(gaps * step_bytes(ghost, spec, training, checkpointing, at_once))
+        plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
+        if free is None or plan.peak - loaded <= SPARE * free:
+            return plan
+    raise SageError(f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
+                    f"free more, or train at a smaller resolution than {spec.resolution or model.pixels}.")
+
+
+def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
+    """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
+
+    None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError
+    if nothing fits.
+    """
+    plan = None
+    if not model.knowledge.quick and METHODS[spec.method].closed is None:
+        there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
+        plan = make_plan(model, spec, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
+        plan.set_up(model)
+    model.to(device)
+    return plan
+
+
+def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None, on_event: Callable[[Event], None], say: Callable[[str], None],
+                     state: Path | None = None, resume: bool = False, save_every: float = 10.0, looks: bool = True) -> Erasure:
+    """cycle.erase in the way that `fit` has set up. Where memory runs out all the same, since something else took it, the run goes on
+    from its last saved state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none."""
+    while True:
+        try:
+            return erase(model, spec, on_event, state, resume, save_every, looks)
+        except OutOfMemory as error:
+            plan = None if plan is None else plan.leaner()
+            if plan is None:
+                raise
+            say(f"memory ran out ({told(error.__cause__)}); going on {plan.how}")
+        # Outside of the handler, which holds what the failed step had made.
+        plan.set_up(model)
+        resume = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@torch.no_grad()
+def seconds_a_pass(model: DiffusionModel, spec: ErasureSpec) -> float:
+    """Of the UNet forward on one sample at the spec's size, the second of two, so that nothing is warmed up in it."""
+    pixels, model.pixels, cost = model.pixels, spec.resolution or model.pixels, dataclasses.replace(model.cost)
+    try:
+        z, t, cond = model.noise([0]), torch.tensor([500], device=model.device), model.encode([""])
+        model.predict_noise(z, t, cond).sum().item()
+        start = time.monotonic()
+        model.predict_noise(z, t, cond).sum().item()
+        return time.monotonic() - start
+    finally:
+        model.pixels, model.cost = pixels, cost

@@ -1,0 +1,1 @@
+"""What a method is made of: domain, target, retention, or a closed form."""

@@ -1,0 +1,70 @@
+"""Receler's attack (Huang et al., arXiv 2311.17717): soft tokens behind the concept in the encoder's OUTPUT, kept across cycles."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+
+from ...diffusion.cost import ROW
+from ...diffusion.text import Conditioning
+from ..search.adam import load_adam
+from ..search.through_unet import search
+
+
+@dataclass(frozen=True)
+class SoftTokens:
+    """tokens: how many; steps: of the search in every cycle; rate and decay: of its Adam (the authors' 0.1 and 0.1)."""
+
+    tokens: int = 16
+    steps: int = 50
+    rate: float = 0.1
+    decay: float = 0.1
+
+    def passes(self, walk: int, batch: int) -> int:
+        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
+        return self.steps * ROW + walk
+
+    def start(self, context) -> SoftTokensSearch:
+        return SoftTokensSearch(self, context)
+
+
+@dataclass
+class SoftTokensSearch:
+    config: SoftTokens
+    context: object
+    free: torch.Tensor | None = None
+    optimizer: torch.optim.Optimizer | None = field(default=None)
+
+    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+        """The concept's prompts, one a scene, with the soft tokens behind them."""
+        name, text = rng.choice(self.context.names), self.context.model.text
+        prompts = [self.context.plain(name, scene) for scene in scenes]
+        self.prepare(self.context.frozen("").hidden.shape[-1], generator)
+
+        def conditioning(rows: slice = slice(0, 1)) -> Conditioning:
+            tokens = text.tokenize(prompts[rows])
+            cond = text.encode(tokens)
+            place = torch.arange(cond.hidden.shape[1], device=tokens.end.device)[None] - tokens.end[:, None]  # 0 at the end token
+            soft = self.free[place.clamp(0, len(self.free) - 1)].to(cond.hidden)
+            inside = (place >= 0) & (place < len(self.free))
+            return Conditioning(torch.where(inside[..., None], soft, cond.hidden), cond.pooled)
+
+        search(self.context, rng, self.free, conditioning, self.optimizer, self.config.steps, same_state=True)
+        return conditioning(slice(None))
+
+    def prepare(self, width: int, generator: torch.Generator) -> None:
+        if self.free is None:
+            self.free = torch.rand(self.config.tokens, width, generator=generator).to(self.context.model.device).requires_grad_(True)
+            self.optimizer = torch.optim.Adam([self.free], lr=self.config.rate, weight_decay=self.config.decay)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a saved run needs to go on."""
+        return {} if self.free is None else {"free": self.free.detach()} | dict(self.optimizer.state[self.free].items())
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.prepare(tensors["free"].shape[1], torch.Generator())
+        with torch.no_grad():
+            self.free.copy_(tensors["free"])
+        load_adam(self.optimizer, self.free, tensors)

@@ -1,0 +1,89 @@
+"""Receler's concept-localised term (arXiv 2311.17717): where the concept is not attended to, nothing changes.
+
+The paper holds its adapters' outputs at zero outside the region, layer by layer; a LoRA has no such outputs of its own, so
+here it is the predicted noise that stays outside the region (our reading). The region is where the frozen cross-attention
+looks at the concept's tokens: mean over heads and layers, scaled to [0, 1], at least `threshold`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ...diffusion.cost import FORWARD, ROW
+from ...prompts.compose import compose
+from ..states import Rows
+
+
+@dataclass(frozen=True)
+class Region:
+    """weight: of the term; batch: samples a step; threshold: of the mask (both weights are the authors')."""
+
+    weight: float = 0.1
+    batch: int = 1
+    threshold: float = 0.1
+
+    def passes(self, walk: int, batch: int) -> int:
+        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
+        return self.batch * (FORWARD + ROW + walk)
+
+    def start(self, context) -> RegionTerm:
+        return RegionTerm(self, context)
+
+
+@contextlib.contextmanager
+def attention_to(unet: torch.nn.Module, positions: list[int], maps: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, every cross-attention appends how much each place looks at `positions`: [n, 1, side, side]."""
+    handles, queries = [], {}
+
+    def hook(name: str, attention: torch.nn.Module, kind: str):
+        def note(module, args, out):
+            if kind == "q":
+                queries[name] = out
+                return
+            heads, q = attention.heads, queries[name]
+            split = [x.view(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (q, out)]
+            looks = (split[0] @ split[1].transpose(-1, -2) * attention.scale).softmax(-1)[..., positions].mean(-1).mean(1)
+            side = int(looks.shape[1] ** 0.5)
+            maps.append(looks.view(len(looks), 1, side, side).float())
+        return note
+
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            handles += [module.to_q.register_forward_hook(hook(name, module, "q")), module.to_k.register_forward_hook(hook(name, module, "k"))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def region(maps: list[torch.Tensor], size: tuple[int, int], threshold: float) -> torch.Tensor:
+    """True where the concept is attended to; [n, 1, *size]."""
+    mean = torch.stack([F.interpolate(m, size, mode="bilinear") for m in maps]).mean(0)
+    low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)
+    return (mean - low) / (high - low).clamp_min(1e-12) >= threshold
+
+
+@dataclass
+class RegionTerm:
+    config: Region
+    context: object
+
+    def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
+        """Rows that keep the frozen prediction for the concept, outside its region."""
+        states, name = self.context.source.concept(rng, self.config.batch), rng.choice(self.context.names)
+        positions = compose(self.context.model.text, name, ["{}"]).read[0, :-1].tolist()
+        prompts = [self.context.plain(name, scene) for scene in states.scenes]
+        frozen = self.context.frozen_rows(prompts)
+        maps: list[torch.Tensor] = []
+        with torch.no_grad(), attention_to(self.context.model.unet, positions, maps):
+            self.context.predict_frozen(states.z, states.t, frozen)
+        outside = ~region(maps, tuple(states.z.shape[2:]), self.config.threshold)
+        cond = self.context.model.encode(prompts)
+        return Rows(states.z, states.t, cond, states.eps_concept, self.config.weight * outside.float())
