@@ -1,4 +1,7 @@
-"""ComfyUI's entry into the pack. Nothing else belongs here: the product is `sage_core`, the nodes are in `nodes`."""
+"""ComfyUI's entry into the pack.
+
+Nothing else belongs here: the product is `sage_core`, the nodes are in `nodes`.
+"""
 
 from .nodes import comfy_entrypoint
 

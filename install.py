@@ -1,4 +1,7 @@
-"""Checks what the pack needs and says what is missing. Installs, upgrades and downgrades nothing; works offline."""
+"""Checks what the pack needs and says what is missing.
+
+Installs, upgrades and downgrades nothing; works offline.
+"""
 
 import re
 import sys

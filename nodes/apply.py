@@ -23,34 +23,87 @@ class ApplyErasures(io.ComfyNode):
 
         names = [NONE, *lora_names()]
         inputs = [
-            io.Model.Input("model", tooltip="The model that the erasures were made for, or one with the same CLIP."),
-            io.Clip.Input("clip", tooltip="Its CLIP. Most erasures change CLIP as well: use this node's CLIP output for your prompts."),
+            io.Model.Input(
+                "model", tooltip="The model that the erasures were made for, or one with the same CLIP."
+            ),
+            io.Clip.Input(
+                "clip",
+                tooltip=(
+                    "Its CLIP. Most erasures change CLIP as well: use this node's CLIP output for your"
+                    " prompts."
+                ),
+            ),
         ]
         for slot in range(1, SLOTS + 1):
             first = slot == 1
             own = [
-                io.Combo.Input(f"lora_{slot}", options=names, default=NONE, optional=not first,
-                               tooltip="An erasure LoRA, or none to take it out. Files whose layers do not all fit the model are refused."),
-                io.Float.Input(f"strength_{slot}", default=1.0, min=-2.0, max=2.0, step=0.05, optional=not first,
-                               tooltip="Strength on model and CLIP: 1 is the erasure as it was measured, 0 switches it off."),
+                io.Combo.Input(
+                    f"lora_{slot}",
+                    options=names,
+                    default=NONE,
+                    optional=not first,
+                    tooltip=(
+                        "An erasure LoRA, or none to take it out. Files whose layers do not all fit the model"
+                        " are refused."
+                    ),
+                ),
+                io.Float.Input(
+                    f"strength_{slot}",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    optional=not first,
+                    tooltip=(
+                        "Strength on model and CLIP: 1 is the erasure as it was measured, 0 switches it off."
+                    ),
+                ),
             ]
             inputs += own if slot <= BASIC else [advanced(i) for i in own]
         return io.Schema(
-            node_id="SAGE_ApplyErasures", display_name="Apply Erasures", category="SAGE",
-            description="Stacks erasure LoRAs on a model. Each one can be taken out again without touching the others.",
+            node_id="SAGE_ApplyErasures",
+            display_name="Apply Erasures",
+            category="SAGE",
+            description=(
+                "Stacks erasure LoRAs on a model. Each one can be taken out again without touching the"
+                " others."
+            ),
             inputs=inputs,
             outputs=[
-                io.Model.Output("erased_model", display_name="MODEL", tooltip="The model with all chosen erasures."),
+                io.Model.Output(
+                    "erased_model", display_name="MODEL", tooltip="The model with all chosen erasures."
+                ),
                 io.Clip.Output("erased_clip", display_name="CLIP", tooltip="CLIP with all chosen erasures."),
-                io.String.Output("report", display_name="report", tooltip="What was applied, a line each: name, strength, what it erases and how it measured."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip=(
+                        "What was applied, a line each: name, strength, what it erases and how it measured."
+                    ),
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, lora_1=NONE, lora_2=NONE, lora_3=NONE, lora_4=NONE, lora_5=NONE, lora_6=NONE,
-                        strength_1=1.0, strength_2=1.0, strength_3=1.0, strength_4=1.0, strength_5=1.0, strength_6=1.0):
+    def validate_inputs(
+        cls,
+        lora_1=NONE,
+        lora_2=NONE,
+        lora_3=NONE,
+        lora_4=NONE,
+        lora_5=NONE,
+        lora_6=NONE,
+        strength_1=1.0,
+        strength_2=1.0,
+        strength_3=1.0,
+        strength_4=1.0,
+        strength_5=1.0,
+        strength_6=1.0,
+    ):
         def check():
-            for slot, value in enumerate((strength_1, strength_2, strength_3, strength_4, strength_5, strength_6), 1):
+            for slot, value in enumerate(
+                (strength_1, strength_2, strength_3, strength_4, strength_5, strength_6), 1
+            ):
                 _strength(slot, value)
             for name in (lora_1, lora_2, lora_3, lora_4, lora_5, lora_6):
                 if name not in (None, NONE):

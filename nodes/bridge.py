@@ -24,7 +24,9 @@ from ..sage_core.diffusion.schedule import STEPS
 from ..sage_core.errors import SageError
 from .pictures import data_url
 
-OutOfMemory = torch.cuda.OutOfMemoryError  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
+OutOfMemory = (
+    torch.cuda.OutOfMemoryError
+)  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
 REPORT_EVERY = 0.2  # seconds between two messages to the page
 
 
@@ -49,21 +51,27 @@ def lora_file(name: str) -> Path:
     if path is None:  # a workflow from Windows names it with another separator
         path = folder_paths.get_full_path("loras", name.replace("\\", "/"))
     if path is None:
-        raise SageError(f"There is no LoRA {name!r} in models/loras; choose one from the list, or erase the concept first.")
+        raise SageError(
+            f"There is no LoRA {name!r} in models/loras; choose one from the list, or erase the concept"
+            " first."
+        )
     return Path(path)
 
 
 @contextmanager
 def training() -> Iterator[None]:
-    """The executor runs nodes under inference mode, in which nothing can be trained and no loaded weight be trained against."""
+    """The executor runs nodes under inference mode, in which nothing can be trained and no loaded weight be
+    trained against.
+    """
     with torch.inference_mode(False), torch.enable_grad(), beside_the_page():
         yield
 
 
 @contextmanager
 def beside_the_page() -> Iterator[None]:
-    """Long work on a CPU leaves a core to whatever draws the page: torch's threads wait for each other in every operation, so one that
-    has to share its core holds up all."""
+    """Long work on a CPU leaves a core to whatever draws the page: torch's threads wait for each other in
+    every operation, so one that has to share its core holds up all.
+    """
     threads = torch.get_num_threads()
     if device().type == "cpu":
         torch.set_num_threads(min(threads, max(1, _cores() - 1)))
@@ -83,11 +91,19 @@ def device() -> torch.device:
 
 
 def training_dtype() -> torch.dtype:
-    """Frozen weights: bfloat16 where the device computes in it, else float16 where that is sound, else float32. Adapters are always float32."""
+    """Frozen weights: bfloat16 where the device computes in it, else float16 where that is sound, else
+    float32. Adapters are always float32.
+    """
     where = device()
     if where.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if management.should_use_bf16(where) else torch.float16 if management.should_use_fp16(where) else torch.float32
+    return (
+        torch.bfloat16
+        if management.should_use_bf16(where)
+        else torch.float16
+        if management.should_use_fp16(where)
+        else torch.float32
+    )
 
 
 def free_memory() -> None:
@@ -101,24 +117,41 @@ def check_cancelled() -> None:
 
 
 def prediction(model) -> tuple[str, torch.Tensor]:
-    """As the graph samples the model: "epsilon" or "v", and the noise schedule, abar_t [1000]. Raises SageError where it is sampled otherwise."""
+    """As the graph samples the model: "epsilon" or "v", and the noise schedule, abar_t [1000].
+
+    Raises SageError where it is sampled otherwise.
+    """
     sampling, known = model.get_model_object("model_sampling"), comfy.model_sampling
-    if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(sampling, known.ModelSamplingDiscreteEDM):
-        raise SageError(f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule; connect an SD 1.x, 2.x or SDXL model.")
+    if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(
+        sampling, known.ModelSamplingDiscreteEDM
+    ):
+        raise SageError(
+            f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule;"
+            " connect an SD 1.x, 2.x or SDXL model."
+        )
     if len(sampling.sigmas) != STEPS:  # LCM's own sampling knows 50 of them
-        raise SageError(f"The model is sampled at {len(sampling.sigmas)} noise levels instead of {STEPS}, as ModelSamplingDiscrete's lcm has it; "
-                        "put Erase Concept before that node, which then samples the erased model.")
+        raise SageError(
+            f"The model is sampled at {len(sampling.sigmas)} noise levels instead of {STEPS}, as"
+            " ModelSamplingDiscrete's lcm has it; put Erase Concept before that node, which then samples the"
+            " erased model."
+        )
     alphas = 1 / (1 + sampling.sigmas.double().cpu() ** 2)
     if isinstance(sampling, known.V_PREDICTION) and not isinstance(sampling, known.EDM):
         return "v", alphas
     if isinstance(sampling, known.EPS) and not isinstance(sampling, (known.V_PREDICTION, known.X0)):
         return "epsilon", alphas
-    raise SageError(f"The model predicts neither noise nor v ({type(sampling).__name__}); connect an SD 1.x, 2.x or SDXL model.")
+    raise SageError(
+        f"The model predicts neither noise nor v ({type(sampling).__name__}); connect an SD 1.x, 2.x or SDXL"
+        " model."
+    )
 
 
 def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):
-    """(model, clip) with the LoRA on them, exactly as core's loader does it, but refused unless every layer lands."""
-    # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped file.
+    """(model, clip) with the LoRA on them, exactly as core's loader does it, but refused unless every layer
+    lands.
+    """
+    # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped
+    # file.
     tensors = {k: v.clone() for k, v in comfy.utils.load_torch_file(str(path), safe_load=True).items()}
     layers = {k.removesuffix(".lora_up.weight") for k in tensors if k.endswith(".lora_up.weight")}
     keys: dict = {}
@@ -129,9 +162,13 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
     if not layers:
         raise SageError(f"{path.name} holds no LoRA layers.")
     if lost := sorted(layer for layer in layers if layer not in keys):
-        raise SageError(f"{path.name}: {len(lost)} of {len(layers)} layers do not exist in the connected model (first {lost[0]!r}); "
-                        "the LoRA was made for another architecture, or CLIP is not connected.")
-    known = [p.model.state_dict() for p in (model, clip.patcher if clip is not None else None) if p is not None]
+        raise SageError(
+            f"{path.name}: {len(lost)} of {len(layers)} layers do not exist in the connected model (first"
+            f" {lost[0]!r}); the LoRA was made for another architecture, or CLIP is not connected."
+        )
+    known = [
+        p.model.state_dict() for p in (model, clip.patcher if clip is not None else None) if p is not None
+    ]
     for layer in layers:
         _check_shape(path, layer, tensors, keys[layer], known)
     return comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
@@ -144,20 +181,45 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) 
     if down is None or weight is None:
         return
     if (up.shape[0], down.shape[1]) != (weight.shape[0], weight.shape[1]):
-        raise SageError(f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer {weight.shape[1]} to "
-                        f"{weight.shape[0]}; the LoRA was made for another architecture.")
+        raise SageError(
+            f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer"
+            f" {weight.shape[1]} to {weight.shape[0]}; the LoRA was made for another architecture."
+        )
 
 
 @beside_the_page()
-def sample(model, clip, prompt: str, seeds: list[int], size: tuple[int, int], steps: int, guidance: float,
-           on_step: Callable[[], None] = lambda: None) -> torch.Tensor:
-    """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size: (width, height) in pixels."""
+def sample(
+    model,
+    clip,
+    prompt: str,
+    seeds: list[int],
+    size: tuple[int, int],
+    steps: int,
+    guidance: float,
+    on_step: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size:
+
+    (width, height) in pixels.
+    """
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     empty = torch.zeros(len(seeds), 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
-    return comfy.sample.sample(model, noise, steps, guidance, "dpmpp_2m", "karras", positive, negative, empty, seed=seeds[0], disable_pbar=True,
-                               callback=lambda *_: on_step())
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        guidance,
+        "dpmpp_2m",
+        "karras",
+        positive,
+        negative,
+        empty,
+        seed=seeds[0],
+        disable_pbar=True,
+        callback=lambda *_: on_step(),
+    )
 
 
 @beside_the_page()
@@ -168,9 +230,12 @@ def decode(vae, latents: torch.Tensor) -> torch.Tensor:
 
 
 class Messages:
-    """Progress to the page: bar, text and pictures. Every call honours Cancel. `own_face`: the pack's script shows text and
-    pictures on the node, so ComfyUI's own line of text is left out. Pictures do not go through ComfyUI's previews: those
-    stay on a node beside its output."""
+    """Progress to the page: bar, text and pictures.
+
+    Every call honours Cancel. `own_face`: the pack's script shows text and pictures on the node, so ComfyUI's
+    own line of text is left out. Pictures do not go through ComfyUI's previews: those stay on a node beside
+    its output.
+    """
 
     def __init__(self, node_id: str | None, own_face: bool = False):
         self.node_id, self.own_face = node_id, own_face
@@ -178,7 +243,10 @@ class Messages:
         self.last = 0.0
 
     def __call__(self, phase: str, step: int, total: int, text: str, preview=None, **data) -> None:
-        """preview: a PIL image for the pack's script, which shows it on the node. data: JSON values for the script."""
+        """preview: a PIL image for the pack's script, which shows it on the node. data:
+
+        JSON values for the script.
+        """
         check_cancelled()
         finished = step >= total
         if preview is None and not finished and time.monotonic() - self.last < REPORT_EVERY:
@@ -186,7 +254,9 @@ class Messages:
         self.last = time.monotonic()
         self.bar.update_absolute(step, total)
         picture = {} if preview is None else {"preview": data_url(preview)}
-        self.send("sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **picture, **data})
+        self.send(
+            "sage.progress", {"phase": phase, "step": step, "total": total, "text": text, **picture, **data}
+        )
         if not self.own_face and (server := _server()) is not None and self.node_id is not None:
             server.send_progress_text(text, self.node_id)
 

@@ -11,9 +11,13 @@ class LoadDemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="SAGE_LoadDemoModel", display_name="Load Demo Model", category="SAGE",
-            description="The small text-to-image model that comes with this pack: 117 things in four styles, 64 x 64 pixels, quick on any machine. "
-                        "For learning and trying out; draw with it at 64 x 64.",
+            node_id="SAGE_LoadDemoModel",
+            display_name="Load Demo Model",
+            category="SAGE",
+            description=(
+                "The small text-to-image model that comes with this pack: 117 things in four styles, 64 x 64"
+                " pixels, quick on any machine. For learning and trying out; draw with it at 64 x 64."
+            ),
             inputs=[],
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="The bundled model's UNet."),

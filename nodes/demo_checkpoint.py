@@ -1,4 +1,5 @@
-"""The bundled model as ComfyUI sees it: a checkpoint in SD 1.x layout, and what ComfyUI must know of its sizes.
+"""The bundled model as ComfyUI sees it: a checkpoint in SD 1.x layout, and what ComfyUI must know of its
+sizes.
 
 It imports `comfy` because it describes an architecture to it.
 """
@@ -21,54 +22,89 @@ from ..sage_core.diffusion.autoencoder import PREFIX
 from ..sage_core.diffusion.weights import read_safetensors
 
 CLIP_CONFIG: dict = json.loads((DEMO / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-SPECIAL = {"start": CLIP_CONFIG["bos_token_id"], "end": CLIP_CONFIG["eos_token_id"], "pad": CLIP_CONFIG["pad_token_id"]}
+SPECIAL = {
+    "start": CLIP_CONFIG["bos_token_id"],
+    "end": CLIP_CONFIG["eos_token_id"],
+    "pad": CLIP_CONFIG["pad_token_id"],
+}
 
 
 class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
     def __init__(self, embedding_directory=None, tokenizer_data=None, **kwargs):
-        super().__init__(tokenizer_path=str(DEMO / "tokenizer"), embedding_directory=embedding_directory, embedding_size=CLIP_CONFIG["hidden_size"],
-                         tokenizer_data=tokenizer_data or {})
+        super().__init__(
+            tokenizer_path=str(DEMO / "tokenizer"),
+            embedding_directory=embedding_directory,
+            embedding_size=CLIP_CONFIG["hidden_size"],
+            tokenizer_data=tokenizer_data or {},
+        )
 
 
 class DemoClipTokenizer(comfy.sd1_clip.SD1Tokenizer):
     def __init__(self, embedding_directory=None, tokenizer_data=None):
-        super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=DemoTokenizer)
+        super().__init__(
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+            tokenizer=DemoTokenizer,
+        )
 
 
 class DemoTextModel(comfy.sd1_clip.SDClipModel):
     def __init__(self, device="cpu", dtype=None, model_options=None):
-        super().__init__(device=device, dtype=dtype, textmodel_json_config=dict(CLIP_CONFIG), special_tokens=SPECIAL, return_projected_pooled=False,
-                         model_options=model_options or {})
-        # ComfyUI's CLIP has 49,408 tokens whatever its configuration says; the bundled model has its own, smaller vocabulary.
-        table = self.operations.Embedding(CLIP_CONFIG["vocab_size"], CLIP_CONFIG["hidden_size"], dtype=dtype, device=device)
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            textmodel_json_config=dict(CLIP_CONFIG),
+            special_tokens=SPECIAL,
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+        # ComfyUI's CLIP has 49,408 tokens whatever its configuration says; the bundled model has its own,
+        # smaller vocabulary.
+        table = self.operations.Embedding(
+            CLIP_CONFIG["vocab_size"], CLIP_CONFIG["hidden_size"], dtype=dtype, device=device
+        )
         self.transformer.text_model.embeddings.token_embedding = table
 
 
 class DemoClipModel(comfy.sd1_clip.SD1ClipModel):
     def __init__(self, device="cpu", dtype=None, model_options=None, **kwargs):
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoTextModel, **kwargs)
+        super().__init__(
+            device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoTextModel, **kwargs
+        )
 
 
 class DemoModel(comfy.supported_models.SD15):
     """SD 1.5's description with the bundled model's sizes."""
 
-    unet_config = {**comfy.supported_models.SD15.unet_config, "context_dim": CLIP_CONFIG["hidden_size"], "model_channels": 96}
+    unet_config = {
+        **comfy.supported_models.SD15.unet_config,
+        "context_dim": CLIP_CONFIG["hidden_size"],
+        "model_channels": 96,
+    }
 
     def clip_target(self, state_dict=None):
         return comfy.supported_models_base.ClipTarget(DemoClipTokenizer, DemoClipModel)
 
 
 def state_dict() -> dict[str, torch.Tensor]:
-    """The bundled model as one state dict in SD 1.x' single-file layout, with its autoencoder as ComfyUI stores a TAESD."""
+    """The bundled model as one state dict in SD 1.x' single-file layout, with its autoencoder as ComfyUI
+    stores a TAESD.
+    """
     config = json.loads((DEMO / "unet" / "config.json").read_text(encoding="utf-8"))
     sd = names.unet_to_original(_weights("unet"), config, UNET)
-    sd |= {FAMILIES["sd1"].text_prefixes[0] + k: v for k, v in names.with_text_model(_weights("text_encoder")).items()}
+    sd |= {
+        FAMILIES["sd1"].text_prefixes[0] + k: v
+        for k, v in names.with_text_model(_weights("text_encoder")).items()
+    }
     for key, value in _weights("vae").items():
         side, _, index, rest = key.split(".", 3)
         # ComfyUI's decoder begins with a clamp of its own, so its indices are one higher.
         sd[f"{PREFIX}taesd_{side}.{int(index) + (side == 'decoder')}.{rest}"] = value
     # ComfyUI divides latents by SD 1.x' factor before decoding; this model's latents are unscaled.
-    sd[PREFIX + "vae_scale"], sd[PREFIX + "vae_shift"] = torch.tensor(FAMILIES["sd1"].vae_scale), torch.tensor(0.0)
+    sd[PREFIX + "vae_scale"], sd[PREFIX + "vae_shift"] = (
+        torch.tensor(FAMILIES["sd1"].vae_scale),
+        torch.tensor(0.0),
+    )
     return sd
 
 

@@ -1,4 +1,6 @@
-"""Erase Concept: trains an erasure behind any loader, saves the LoRA, and passes the erased MODEL and CLIP on."""
+"""Erase Concept: trains an erasure behind any loader, saves the LoRA, and passes the erased MODEL and CLIP
+on.
+"""
 
 from __future__ import annotations
 
@@ -19,71 +21,242 @@ class EraseConcept(io.ComfyNode):
         from ..sage_core.prompts.kinds import KINDS
 
         return io.Schema(
-            node_id="SAGE_EraseConcept", display_name="Erase Concept", category="SAGE", is_output_node=True,
-            description="Unlearns concepts from a Stable Diffusion 1.x, 2.x or SDXL model: trains a LoRA on your machine, saves it in models/loras/sage "
-                        "and applies it. An unchanged erasure is never trained twice.",
+            node_id="SAGE_EraseConcept",
+            display_name="Erase Concept",
+            category="SAGE",
+            is_output_node=True,
+            description=(
+                "Unlearns concepts from a Stable Diffusion 1.x, 2.x or SDXL model: trains a LoRA on your"
+                " machine, saves it in models/loras/sage and applies it. An unchanged erasure is never"
+                " trained twice."
+            ),
             inputs=[
-                io.Model.Input("model", tooltip="The model to erase from, from any loader. LoRAs that are applied before this node count as part of it."),
-                io.Clip.Input("clip", tooltip="The same checkpoint's CLIP. It is trained too: use this node's CLIP output behind it."),
-                io.String.Input("concepts", multiline=True, default="dog", dynamic_prompts=False,
-                                tooltip="What to erase, one concept a line, as you would write it in a prompt. Other words for it may follow a bar: "
-                                        "dog | puppy, hound. Every concept gets a LoRA of its own, so that each can be taken out again."),
-                io.Combo.Input("method", options=list(METHODS), default="sage",
-                               tooltip="; ".join(f"{m.name}: {m.summary} ({m.citation})" for m in METHODS.values())),
-                io.Combo.Input("effort", options=list(EFFORTS), default="standard",
-                               tooltip="How many steps at most: standard is the method's own number, quick half, thorough twice as many. Training ends "
-                                       "earlier when the concept is gone."),
-                io.String.Input("lora_name", default="erased-%concept%",
-                                tooltip="Name of the LoRA file in models/loras/sage. %concept% becomes the concept. A file of another erasure is never "
-                                        "overwritten: a number is added."),
-                io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False,
-                             tooltip="The same seed, words, settings and model give the same LoRA. Leave it fixed: another seed trains anew."),
-                io.Vae.Input("vae", optional=True, tooltip="Connect it to see pictures of the concept while it is erased, before and after."),
-                advanced(io.String.Input("retain", optional=True, multiline=True, default="", dynamic_prompts=False,
-                                         tooltip="Words that must stay, one a line or separated by commas, besides the built-in list of everyday things. "
-                                                 "Name what is close to the concept, for example wolf when you erase dog.")),
-                advanced(io.Combo.Input("surface", optional=True, options=[AUTOMATIC, *SURFACES], default=AUTOMATIC,
-                                        tooltip="What is trained: the text encoder, the UNet's cross-attention, both, or all of the UNet's attention "
-                                                "blocks (unet). Both is harder to attack than text.")),
-                advanced(io.Int.Input("rank", optional=True, default=0, min=0, max=256, tooltip="Rank of the LoRA; 0 is the method's default.")),
-                advanced(io.Int.Input("steps", optional=True, default=0, min=0, max=100_000,
-                                      tooltip="Training steps at most; 0 lets effort decide.")),
-                advanced(io.Float.Input("strength", optional=True, default=0.0, min=0.0, max=10.0, step=0.05,
-                                        tooltip="eta, how far the concept's prompts are pushed beyond the empty prompt, away from the concept; "
-                                                "0 is the method's default. Stronger erases surer and costs the neighbours more.")),
-                advanced(io.Int.Input("resolution", optional=True, default=0, min=0, max=2048, step=64,
-                                      tooltip="Side in pixels of what is trained on; 0 is the model's own. Smaller is quicker and takes less memory.")),
-                advanced(io.Combo.Input("kind", optional=True, options=[GUESSED, *KINDS], default=GUESSED,
-                                        tooltip="What the concepts are. It decides how prompts are worded: "
-                                                '"a photo of an owl", "a painting of a house by Hokusai", '
-                                                '"a portrait of Ada Lovelace". Automatic guesses from the '
-                                                "words and shows the guess on the node while it trains.")),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "The model to erase from, from any loader. LoRAs that are applied before this node"
+                        " count as part of it."
+                    ),
+                ),
+                io.Clip.Input(
+                    "clip",
+                    tooltip=(
+                        "The same checkpoint's CLIP. It is trained too: use this node's CLIP output"
+                        " behind it."
+                    ),
+                ),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="dog",
+                    dynamic_prompts=False,
+                    tooltip=(
+                        "What to erase, one concept a line, as you would write it in a prompt. Other words"
+                        " for it may follow a bar: dog | puppy, hound. Every concept gets a LoRA of its own,"
+                        " so that each can be taken out again."
+                    ),
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="sage",
+                    tooltip="; ".join(f"{m.name}: {m.summary} ({m.citation})" for m in METHODS.values()),
+                ),
+                io.Combo.Input(
+                    "effort",
+                    options=list(EFFORTS),
+                    default="standard",
+                    tooltip=(
+                        "How many steps at most: standard is the method's own number, quick half, thorough"
+                        " twice as many. Training ends earlier when the concept is gone."
+                    ),
+                ),
+                io.String.Input(
+                    "lora_name",
+                    default="erased-%concept%",
+                    tooltip=(
+                        "Name of the LoRA file in models/loras/sage. %concept% becomes the concept. A file of"
+                        " another erasure is never overwritten: a number is added."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**53,
+                    control_after_generate=False,
+                    tooltip=(
+                        "The same seed, words, settings and model give the same LoRA. Leave it fixed: another"
+                        " seed trains anew."
+                    ),
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Connect it to see pictures of the concept while it is erased, before and after.",
+                ),
+                advanced(
+                    io.String.Input(
+                        "retain",
+                        optional=True,
+                        multiline=True,
+                        default="",
+                        dynamic_prompts=False,
+                        tooltip=(
+                            "Words that must stay, one a line or separated by commas, besides the built-in"
+                            " list of everyday things. Name what is close to the concept, for example wolf"
+                            " when you erase dog."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "surface",
+                        optional=True,
+                        options=[AUTOMATIC, *SURFACES],
+                        default=AUTOMATIC,
+                        tooltip=(
+                            "What is trained: the text encoder, the UNet's cross-attention, both, or all of"
+                            " the UNet's attention blocks (unet). Both is harder to attack than text."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "rank",
+                        optional=True,
+                        default=0,
+                        min=0,
+                        max=256,
+                        tooltip="Rank of the LoRA; 0 is the method's default.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "steps",
+                        optional=True,
+                        default=0,
+                        min=0,
+                        max=100_000,
+                        tooltip="Training steps at most; 0 lets effort decide.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "strength",
+                        optional=True,
+                        default=0.0,
+                        min=0.0,
+                        max=10.0,
+                        step=0.05,
+                        tooltip=(
+                            "eta, how far the concept's prompts are pushed beyond the empty prompt, away from"
+                            " the concept; 0 is the method's default. Stronger erases surer and costs the"
+                            " neighbours more."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "resolution",
+                        optional=True,
+                        default=0,
+                        min=0,
+                        max=2048,
+                        step=64,
+                        tooltip=(
+                            "Side in pixels of what is trained on; 0 is the model's own. Smaller is quicker"
+                            " and takes less memory."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "kind",
+                        optional=True,
+                        options=[GUESSED, *KINDS],
+                        default=GUESSED,
+                        tooltip=(
+                            "What the concepts are. It decides how prompts are worded: "
+                            '"a photo of an owl", "a painting of a house by Hokusai", '
+                            '"a portrait of Ada Lovelace". Automatic guesses from the '
+                            "words and shows the guess on the node while it trains."
+                        ),
+                    )
+                ),
             ],
             outputs=[
-                io.Model.Output("erased_model", display_name="MODEL", tooltip="The model with the erasure applied."),
-                io.Clip.Output("erased_clip", display_name="CLIP", tooltip="CLIP with the erasure applied; use it for your prompts."),
-                io.String.Output("lora_names", display_name="lora_name", tooltip="The saved LoRA's name as the LoRA loaders list it, one a line."),
-                io.Image.Output("loss_graph", display_name="loss graph",
-                                tooltip="How much of the concept is left over the training steps, from 100 % to 0 %, and the losses below."),
-                io.Image.Output("before_after", display_name="before / after", tooltip="Pictures of the concept before and after (needs VAE)."),
-                io.String.Output("test_prompts", display_name="test prompts",
-                                 tooltip="Prompts that show what the erasure did, one a line: the concept, other words "
-                                         "for it, close words, other things. Link it to Compare Erasure."),
+                io.Model.Output(
+                    "erased_model", display_name="MODEL", tooltip="The model with the erasure applied."
+                ),
+                io.Clip.Output(
+                    "erased_clip",
+                    display_name="CLIP",
+                    tooltip="CLIP with the erasure applied; use it for your prompts.",
+                ),
+                io.String.Output(
+                    "lora_names",
+                    display_name="lora_name",
+                    tooltip="The saved LoRA's name as the LoRA loaders list it, one a line.",
+                ),
+                io.Image.Output(
+                    "loss_graph",
+                    display_name="loss graph",
+                    tooltip=(
+                        "How much of the concept is left over the training steps, from 100 % to 0 %, and the"
+                        " losses below."
+                    ),
+                ),
+                io.Image.Output(
+                    "before_after",
+                    display_name="before / after",
+                    tooltip="Pictures of the concept before and after (needs VAE).",
+                ),
+                io.String.Output(
+                    "test_prompts",
+                    display_name="test prompts",
+                    tooltip=(
+                        "Prompts that show what the erasure did, one a line: the concept, other words "
+                        "for it, close words, other things. Link it to Compare Erasure."
+                    ),
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, concepts="x", method="sage", effort="standard", lora_name="x", retain="",
-                        surface=AUTOMATIC, strength=0.0, resolution=0, kind=GUESSED):
-        """Sentences before anything runs. ComfyUI's own check of lists does not know this schema's, so they are named here too."""
+    def validate_inputs(
+        cls,
+        concepts="x",
+        method="sage",
+        effort="standard",
+        lora_name="x",
+        retain="",
+        surface=AUTOMATIC,
+        strength=0.0,
+        resolution=0,
+        kind=GUESSED,
+    ):
+        """Sentences before anything runs.
+
+        ComfyUI's own check of lists does not know this schema's, so they are named here too.
+        """
         from .request import lora_path, lora_stem
 
         def check():
             if concepts is None or lora_name is None:  # linked: known when it runs
                 return
-            own = specs(concepts, method or "sage", effort or "standard", 0, retain or "", surface or AUTOMATIC, strength=_number(strength),
-                        resolution=resolution or 0, kind=kind or GUESSED)
+            own = specs(
+                concepts,
+                method or "sage",
+                effort or "standard",
+                0,
+                retain or "",
+                surface or AUTOMATIC,
+                strength=_number(strength),
+                resolution=resolution or 0,
+                kind=kind or GUESSED,
+            )
             for spec in own:
                 lora_path(_folder(), lora_stem(lora_name, spec.concept, len(own) > 1))
 
@@ -91,24 +264,62 @@ class EraseConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values):
-        """Changes only when a LoRA that these very values made has been deleted: so that one is trained again."""
+        """Changes only when a LoRA that these very values made has been deleted: so that one is trained
+        again.
+        """
         from .session import token
 
         return token(values)
 
     @classmethod
-    def execute(cls, model, clip, concepts, method, effort, lora_name, seed, vae=None, retain="", surface=AUTOMATIC, rank=0, steps=0,
-                strength=0.0, resolution=0, kind=GUESSED) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        clip,
+        concepts,
+        method,
+        effort,
+        lora_name,
+        seed,
+        vae=None,
+        retain="",
+        surface=AUTOMATIC,
+        rank=0,
+        steps=0,
+        strength=0.0,
+        resolution=0,
+        kind=GUESSED,
+    ) -> io.NodeOutput:
         require_packages()
         from . import session
 
-        wanted = specs(concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution,
-                       kind)
-        values = {"concepts": concepts, "method": method, "effort": effort, "lora_name": lora_name, "seed": seed, "retain": retain, "surface": surface,
-                  "rank": rank, "steps": steps, "strength": strength, "resolution": resolution, "kind": kind}
+        wanted = specs(
+            concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution, kind
+        )
+        values = {
+            "concepts": concepts,
+            "method": method,
+            "effort": effort,
+            "lora_name": lora_name,
+            "seed": seed,
+            "retain": retain,
+            "surface": surface,
+            "rank": rank,
+            "steps": steps,
+            "strength": strength,
+            "resolution": resolution,
+            "kind": kind,
+        }
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
-        return io.NodeOutput(done.model, done.clip, "\n".join(done.names), done.graph, done.pictures,
-                             "\n".join(done.prompts), ui=ui.PreviewImage(done.shown, cls=cls))
+        return io.NodeOutput(
+            done.model,
+            done.clip,
+            "\n".join(done.names),
+            done.graph,
+            done.pictures,
+            "\n".join(done.prompts),
+            ui=ui.PreviewImage(done.shown, cls=cls),
+        )
 
 
 def _folder():
@@ -118,7 +329,9 @@ def _folder():
 
 
 def _number(value) -> float:
-    """A linked strength is None here; its range is no longer checked by ComfyUI once validate_inputs names it."""
+    """A linked strength is None here; its range is no longer checked by ComfyUI once validate_inputs names
+    it.
+    """
     from ..sage_core.errors import SageError
 
     value = 0.0 if value is None else float(value)

@@ -19,11 +19,15 @@ NEEDED = {  # package: the module that it installs
 
 def require_packages() -> None:
     """Raises SageError naming what is missing or broken and the command that repairs it."""
-    bad = {package: problem for package, module in NEEDED.items() if (problem := _problem(module)) is not None}
+    bad = {
+        package: problem for package, module in NEEDED.items() if (problem := _problem(module)) is not None
+    }
     if bad:
         found = " and ".join(f"{package} {problem}" for package, problem in bad.items())
-        raise SageError(f"{found}; run this in ComfyUI's Python and restart: "
-                        f"pip install --upgrade-strategy only-if-needed {' '.join(bad)}")
+        raise SageError(
+            f"{found}; run this in ComfyUI's Python and restart: "
+            f"pip install --upgrade-strategy only-if-needed {' '.join(bad)}"
+        )
 
 
 def _problem(name: str) -> str | None:
@@ -32,7 +36,10 @@ def _problem(name: str) -> str | None:
     except ModuleNotFoundError:
         return "is not installed"
     except Exception as error:  # a broken install may raise anything while it is imported
-        return f"cannot be imported ({type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''})"
+        return (
+            f"cannot be imported ({type(error).__name__}:"
+            f" {str(error).splitlines()[0][:120] if str(error) else ''})"
+        )
     return None
 
 

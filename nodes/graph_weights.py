@@ -1,8 +1,9 @@
 """The weights of a MODEL and CLIP in the graph, upstream LoRAs included: what *Save Checkpoint* would write.
 
-ComfyUI has changed how a checkpoint is gathered more than once (0.3.64 to 0.33.0 are tested). The methods that
-*Save Checkpoint* itself calls are taken where they exist, since they work in memory. Where they are missing or return
-something else, ComfyUI's public `save_checkpoint` writes a temporary file, which is slower and always right.
+ComfyUI has changed how a checkpoint is gathered more than once (0.3.64 to 0.33.0 are tested). The methods
+that *Save Checkpoint* itself calls are taken where they exist, since they work in memory. Where they are
+missing or return something else, ComfyUI's public `save_checkpoint` writes a temporary file, which is slower
+and always right.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from ..sage_core.errors import SageError
 def checkpoint(model, clip) -> dict[str, torch.Tensor]:
     """A state dict in the single-file layout, in main memory and independent of the graph's own tensors.
 
-    Call it under inference mode, as the executor runs nodes: the patchers' tensors belong to it. Raises SageError where
-    a link is empty or the weights cannot be read.
+    Call it under inference mode, as the executor runs nodes: the patchers' tensors belong to it. Raises
+    SageError where a link is empty or the weights cannot be read.
     """
     if model is None or clip is None:
-        raise SageError("The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and connect both.")
+        raise SageError(
+            "The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and"
+            " connect both."
+        )
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):
@@ -38,18 +42,24 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
         problem = f"first tensor {next(iter(state), 'none')!r}"
     except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         problem = f"{type(error).__name__}: {error}"
-    logging.info("[SAGE Concept Eraser] reading the weights through a temporary checkpoint file (%s)", problem)
+    logging.info(
+        "[SAGE Concept Eraser] reading the weights through a temporary checkpoint file (%s)", problem
+    )
     return _through_a_file(model, clip)
 
 
 def _in_memory(model, clip) -> dict[str, torch.Tensor]:
-    """What *Save Checkpoint* hands to safetensors. Values may be lazy: only their `.to("cpu")` is the patched weight.
+    """What *Save Checkpoint* hands to safetensors.
 
-    CLIP's are read before the checkpoint is put together, because SDXL's query, key and value matrices are joined there,
-    which does not work on lazy values.
+    Values may be lazy: only their `.to("cpu")` is the patched weight.
+
+    CLIP's are read before the checkpoint is put together, because SDXL's query, key and value matrices are
+    joined there, which does not work on lazy values.
     """
     patchers = [model, clip.load_model()]
-    if not hasattr(model, "state_dict_for_saving"):  # until early 2026: LoRAs are merged into the weights first
+    if not hasattr(
+        model, "state_dict_for_saving"
+    ):  # until early 2026: LoRAs are merged into the weights first
         management.load_models_gpu(patchers, force_patch_weights=True)
         return _own_copies(model.model.state_dict_for_saving(clip.get_sd()))
     texts = clip.state_dict_for_saving() if hasattr(clip, "state_dict_for_saving") else clip.get_sd()
@@ -65,7 +75,9 @@ def _own_copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _own_copy(value: torch.Tensor) -> torch.Tensor:
     """A normal tensor: the graph's belong to inference mode, in which nothing can be trained against them."""
     weight = value.to("cpu")
-    weight = getattr(weight, "_qdata", weight)  # 0.8: a quantised weight as one object, its scale beside it as a tensor
+    weight = getattr(
+        weight, "_qdata", weight
+    )  # 0.8: a quantised weight as one object, its scale beside it as a tensor
     with torch.inference_mode(False):
         return torch.empty(weight.shape, dtype=weight.dtype).copy_(weight)
 
@@ -79,7 +91,9 @@ def _through_a_file(model, clip) -> dict[str, torch.Tensor]:
         with torch.inference_mode(False), opened(folder / "graph.safetensors") as file:
             return copied(file)
     except (AttributeError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
-        raise SageError(f"The weights of this model cannot be read ({type(getattr(model, 'model', model)).__name__}: {error}); "
-                        "connect an SD 1.x, 2.x or SDXL checkpoint.") from error
+        raise SageError(
+            f"The weights of this model cannot be read ({type(getattr(model, 'model', model)).__name__}:"
+            f" {error}); connect an SD 1.x, 2.x or SDXL checkpoint."
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

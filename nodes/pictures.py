@@ -1,4 +1,7 @@
-"""Images for people: the curve of an erasure, before above after, grids. ComfyUI's images are [n, H, W, 3] in [0, 1]."""
+"""Images for people: the curve of an erasure, before above after, grids.
+
+ComfyUI's images are [n, H, W, 3] in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY, PAPER = (27, 27, 31), (120, 120, 130), (255, 255, 255)
 CURVE, FAINT = (200, 60, 50), (225, 225, 230)
-COLOURS = {"total": (27, 27, 31), "erase": (190, 130, 40), "relations": (40, 110, 190), "noise": (60, 150, 80)}
+COLOURS = {
+    "total": (27, 27, 31),
+    "erase": (190, 130, 40),
+    "relations": (40, 110, 190),
+    "noise": (60, 150, 80),
+}
 TILE, GAP, LEFT, TOP = 160, 6, 84, 44  # pixels of a grid
 ACROSS = 6  # columns of a grid at most
 
@@ -32,7 +40,9 @@ def tile(image: torch.Tensor, side: int = TILE) -> Image.Image:
     picture = to_pil(image)
     width, height = picture.size
     scale = side / max(width, height)
-    return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
+    return picture.resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
+    )
 
 
 def data_url(picture: Image.Image, side: int = 512) -> str:
@@ -68,7 +78,9 @@ def stack_images(images: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
-def grid(title: str, rows: list[tuple[str, list[torch.Tensor]]], captions: list[str] | None = None) -> torch.Tensor:
+def grid(
+    title: str, rows: list[tuple[str, list[torch.Tensor]]], captions: list[str] | None = None
+) -> torch.Tensor:
     """A labelled grid [1, H, W, 3]: `rows` of (label, images [H, W, 3]), a caption below each column.
 
     More than ACROSS columns are broken into blocks of about the same width, one below the other.
@@ -87,8 +99,9 @@ def grid(title: str, rows: list[tuple[str, list[torch.Tensor]]], captions: list[
     return to_tensor(sheet)
 
 
-def _draw_block(sheet: Image.Image, top: int, height: int, rows: list[tuple[str, list[Image.Image]]],
-                captions: list[str]) -> None:
+def _draw_block(
+    sheet: Image.Image, top: int, height: int, rows: list[tuple[str, list[Image.Image]]], captions: list[str]
+) -> None:
     draw, small = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for r, (label, cells) in enumerate(rows):
         y = top + r * (height + GAP)
@@ -114,11 +127,16 @@ def before_after(concept: str, before: torch.Tensor, after: torch.Tensor) -> tor
     return grid(f"Erased: {concept[:60]}", [("before", list(before)), ("after", list(after))])
 
 
-def left_graph(concept: str, left: list[tuple[int, float]], losses: list[dict[str, float]],
-               size: tuple[int, int] = (512, 320)) -> torch.Tensor:
-    """How much of the concept is left over the steps [1, H, W, 3]: one curve from 100 %, its last value in large type,
-    the losses as thin lines in a strip below. `left`: (step, share in [0, 1]) of every look, the first before the run.
-    A sentence where nothing is known."""
+def left_graph(
+    concept: str,
+    left: list[tuple[int, float]],
+    losses: list[dict[str, float]],
+    size: tuple[int, int] = (512, 320),
+) -> torch.Tensor:
+    """How much of the concept is left over the steps [1, H, W, 3]: one curve from 100 %, its last value in
+    large type, the losses as thin lines in a strip below. `left`: (step, share in [0, 1]) of every look, the
+    first before the run. A sentence where nothing is known.
+    """
     sheet = Image.new("RGB", size, PAPER)
     draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12)
     number = f"{left[-1][1]:.0%}" if left else ""
@@ -129,7 +147,11 @@ def left_graph(concept: str, left: list[tuple[int, float]], losses: list[dict[st
     if len(left) < 2 and len(losses) < 2:
         draw.text((12, 60), "the file does not record how the erasure went", GREY, small)
         return to_tensor(sheet)
-    note = "100 % is the untouched model, 0 % is gone" if left else "how much is left is not recorded; the losses:"
+    note = (
+        "100 % is the untouched model, 0 % is gone"
+        if left
+        else "how much is left is not recorded; the losses:"
+    )
     draw.text((12, 32), fit(note, draw, small, room), GREY, small)
     strip = (48, size[1] - 78 if len(left) > 1 else 58, size[0] - 14, size[1] - 24)
     if len(left) > 1:
@@ -168,6 +190,8 @@ def _draw_losses(draw: ImageDraw.ImageDraw, losses: list[dict[str, float]], box:
     for name in losses[-1]:
         colour = COLOURS.get(name, GREY)
         heights = [max(0.0, step.get(name, 0.0)) / highest * (bottom - top) for step in losses]
-        draw.line([(x0 + i * (x1 - x0) / (len(losses) - 1), bottom - h) for i, h in enumerate(heights)], colour, 1)
+        draw.line(
+            [(x0 + i * (x1 - x0) / (len(losses) - 1), bottom - h) for i, h in enumerate(heights)], colour, 1
+        )
         draw.text((x, bottom + 14), name, colour, font, anchor="lm")
         x += draw.textlength(name, font) + 14

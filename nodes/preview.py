@@ -9,7 +9,9 @@ from .pictures import row_to_pil
 
 
 class Camera:
-    """Decodes the looks with ComfyUI's VAE, so that what is shown is what is judged. Without a VAE it does nothing.
+    """Decodes the looks with ComfyUI's VAE, so that what is shown is what is judged.
+
+    Without a VAE it does nothing.
 
     `first`: the untouched model's pictures [n, H, W, 3] in [0, 1]; `last`: those of the latest look.
     """

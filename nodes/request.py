@@ -1,4 +1,7 @@
-"""What a user typed into the nodes, as erasure specs and safe file names. Knows neither `comfy` nor torch's weights."""
+"""What a user typed into the nodes, as erasure specs and safe file names.
+
+Knows neither `comfy` nor torch's weights.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,19 @@ def parse_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(w.split()) for w in re.split(r"[\n,]", text) if w.strip()))
 
 
-def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", surface: str = AUTOMATIC, rank: int = 0, steps: int = 0,
-          strength: float = 0.0, resolution: int = 0, kind: str = GUESSED) -> list[ErasureSpec]:
+def specs(
+    concepts: str,
+    method: str,
+    effort: str,
+    seed: int,
+    retain: str = "",
+    surface: str = AUTOMATIC,
+    rank: int = 0,
+    steps: int = 0,
+    strength: float = 0.0,
+    resolution: int = 0,
+    kind: str = GUESSED,
+) -> list[ErasureSpec]:
     """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
 
     The specs are not resolved: what kind a concept is can depend on the model.
@@ -40,9 +54,19 @@ def specs(concepts: str, method: str, effort: str, seed: int, retain: str = "", 
     if not math.isfinite(strength):
         raise SageError(f"The strength is {strength}; it is a number from 0 (the method's default) to 10.")
     wanted = [
-        ErasureSpec(name, synonyms, parse_words(retain), method, seed, None if surface == AUTOMATIC else surface, steps or None, rank or None,
-                    eta=strength or None, resolution=resolution or None,
-                    kind=None if kind == GUESSED else kind)
+        ErasureSpec(
+            name,
+            synonyms,
+            parse_words(retain),
+            method,
+            seed,
+            None if surface == AUTOMATIC else surface,
+            steps or None,
+            rank or None,
+            eta=strength or None,
+            resolution=resolution or None,
+            kind=None if kind == GUESSED else kind,
+        )
         for name, synonyms in _few(concepts)
     ]
     return wanted if steps else [_with_effort(spec, EFFORTS[effort]) for spec in wanted]
@@ -57,7 +81,10 @@ def _few(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """Concepts and their synonyms; a node waits for all of them."""
     found = parse_concepts(text)
     if len(found) > MAX_CONCEPTS:
-        raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them over several.")
+        raise SageError(
+            f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be erased by one node: split them"
+            " over several."
+        )
     return found
 
 
@@ -68,13 +95,18 @@ def prompts_each(concepts: int) -> int:
 
 def few(groups: list[list[str]]) -> list[str]:
     """The prompts of several concepts, each once; the first of every concept before any other is left out."""
-    in_turn = [group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)]
+    in_turn = [
+        group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)
+    ]
     chosen = set(list(dict.fromkeys(in_turn))[:MAX_PROMPTS])
     return [p for p in dict.fromkeys(p for group in groups for p in group) if p in chosen]
 
 
 def lora_stem(pattern: str, concept: str, several: bool) -> str:
-    """The file's name without suffix: `%concept%` becomes the concept; where several are erased, every name holds its own."""
+    """The file's name without suffix:
+
+    `%concept%` becomes the concept; where several are erased, every name holds its own.
+    """
     pattern = pattern.strip().removesuffix(".safetensors") or "erased-%concept%"
     if several and "%concept%" not in pattern:
         pattern += "-%concept%"
@@ -82,7 +114,10 @@ def lora_stem(pattern: str, concept: str, several: bool) -> str:
 
 
 def lora_path(folder: Path, stem: str) -> Path:
-    """`stem` below `folder`/sage. Raises SageError for names that would leave it or that a file system refuses."""
+    """`stem` below `folder`/sage.
+
+    Raises SageError for names that would leave it or that a file system refuses.
+    """
     return output_path(folder / FOLDER, stem + ".safetensors", ".safetensors")
 
 
@@ -92,7 +127,10 @@ def listed_name(path: PurePath, loras: PurePath) -> str:
 
 
 def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
-    """Where this erasure's file is, or is to go: (path, there already?). A file of another erasure is never overwritten."""
+    """Where this erasure's file is, or is to go:
+
+    (path, there already?). A file of another erasure is never overwritten.
+    """
     for number in range(1, 10_000):
         path = first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
         if not path.exists():
@@ -103,7 +141,9 @@ def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
 
 
 def same_erasure(path: Path, spec: ErasureSpec, model) -> bool:
-    """Whether the file at `path` is this very erasure of this very DiffusionModel; damaged and foreign files are not."""
+    """Whether the file at `path` is this very erasure of this very DiffusionModel; damaged and foreign files
+    are not.
+    """
     from ..sage_core.lora.file import read_lora
 
     try:

@@ -19,7 +19,12 @@ from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import few, listed_name, lora_path, lora_stem, place, prompts_each, same_erasure
 
-PHASES = {"bank": "self-check: drawing the latent bank", "erase": "erasing", "look": "drawing the concept", "done": "saving"}
+PHASES = {
+    "bank": "self-check: drawing the latent bank",
+    "erase": "erasing",
+    "look": "drawing the concept",
+    "done": "saving",
+}
 
 
 @dataclass
@@ -40,7 +45,9 @@ class Done:
 
 @dataclass
 class One:
-    """The erasure of one concept: its file, the graph of what is left, pictures where there is a VAE, test prompts."""
+    """The erasure of one concept: its file, the graph of what is left, pictures where there is a VAE, test
+    prompts.
+    """
 
     path: Path
     graph: torch.Tensor
@@ -79,8 +86,13 @@ def _remember(values: dict, files: list[Path]) -> None:
         made.files = files
 
 
-def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None) -> Done:
-    """Returns the erased MODEL and CLIP. Raises SageError with a sentence, or ComfyUI's interrupt when cancelled."""
+def run(
+    model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict, node_id: str | None
+) -> Done:
+    """Returns the erased MODEL and CLIP.
+
+    Raises SageError with a sentence, or ComfyUI's interrupt when cancelled.
+    """
     messages = bridge.Messages(node_id, own_face=True)
     _forget_old_states(specs)
     sampling = bridge.prediction(model)
@@ -88,10 +100,15 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     weights = checkpoint(model, clip)
     bridge.free_memory()
     try:
-        finished = [_one(weights, sampling, vae, model, spec, lora_name, len(specs), messages) for spec in specs]
+        finished = [
+            _one(weights, sampling, vae, model, spec, lora_name, len(specs), messages) for spec in specs
+        ]
     except bridge.OutOfMemory as error:
-        raise SageError("There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train only the text surface, or close "
-                        "what else uses the graphics card, then queue again: it goes on where it stopped.") from error
+        raise SageError(
+            "There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train"
+            " only the text surface, or close what else uses the graphics card, then queue again: it goes on"
+            " where it stopped."
+        ) from error
     finally:
         del weights
         gc.collect()
@@ -108,7 +125,9 @@ def run(model, clip, vae, specs: list[ErasureSpec], lora_name: str, values: dict
     return done
 
 
-def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, concepts: int, messages) -> One:
+def _one(
+    weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, concepts: int, messages
+) -> One:
     """The erasure of one of `concepts` concepts, trained now or found as a file."""
     from ..sage_core import comparison_prompts
     from ..sage_core.files import check_room, claimed
@@ -127,7 +146,9 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
         if there:
             left, losses = _recorded(path)
             messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
-            return One(path, left_graph(spec.concept, left, losses), from_file(path.with_suffix(".png")), prompts)
+            return One(
+                path, left_graph(spec.concept, left, losses), from_file(path.with_suffix(".png")), prompts
+            )
         check_room(path, room_for(core, spec))
         with claimed(path), claimed(state), bridge.training():
             graph, pictures = _train(core, spec, path, state, camera, messages, taken)
@@ -137,7 +158,10 @@ def _one(weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str
 
 
 def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
-    """(graph of what is left, pictures). `taken`: what to report about a guess of the concept's kind; empty if the user said it."""
+    """(graph of what is left, pictures).
+
+    `taken`: what to report about a guess of the concept's kind; empty if the user said it.
+    """
     from ..sage_core.files import write_picture
     from ..sage_core.memory.plan import erase_as_planned, fit
 
@@ -149,7 +173,13 @@ def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, t
             text += f", at most {event.eta:.0f} s"
         if taken:  # last, since the node cuts off what is too long
             text += f"; {taken}"
-        data = {"concept": spec.concept, "losses": event.losses, "left": event.left, "leak": event.leak, "eta": event.eta}
+        data = {
+            "concept": spec.concept,
+            "losses": event.losses,
+            "left": event.left,
+            "leak": event.leak,
+            "eta": event.eta,
+        }
         messages(event.phase, event.step, event.total, text, camera.picture(event), **data)
 
     def say(text: str) -> None:
@@ -179,7 +209,10 @@ def _state_file(spec: ErasureSpec, core) -> Path:
 
 
 def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
-    """Runs that nobody went on with would fill the disk. Those that are wanted now stay, whatever a wrong clock says."""
+    """Runs that nobody went on with would fill the disk.
+
+    Those that are wanted now stay, whatever a wrong clock says.
+    """
     from ..sage_core.files import remove
 
     wanted = tuple(spec.fingerprint() for spec in keep)

@@ -1,4 +1,7 @@
-"""SAGE Concept Eraser's core: concept erasure for Stable Diffusion that knows no host. Imports are lazy: torch loads on use."""
+"""SAGE Concept Eraser's core: concept erasure for Stable Diffusion that knows no host.
+
+Imports are lazy: torch loads on use.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,27 @@ import importlib
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ErasureSpec": "spec", "erase": "cycle.run", "Erasure": "cycle.run", "Event": "progress", "load_model": "models",
-    "load_lora": "lora.file", "comparison_prompts": "prompts.suite", "SageError": "errors", "Cancelled": "errors",
+    "ErasureSpec": "spec",
+    "erase": "cycle.run",
+    "Erasure": "cycle.run",
+    "Event": "progress",
+    "load_model": "models",
+    "load_lora": "lora.file",
+    "comparison_prompts": "prompts.suite",
+    "SageError": "errors",
+    "Cancelled": "errors",
 }
-__all__ = ["Cancelled", "Erasure", "ErasureSpec", "Event", "SageError", "comparison_prompts", "erase",
-           "load_lora", "load_model"]
+__all__ = [
+    "Cancelled",
+    "Erasure",
+    "ErasureSpec",
+    "Event",
+    "SageError",
+    "comparison_prompts",
+    "erase",
+    "load_lora",
+    "load_model",
+]
 
 
 def __getattr__(name: str):

@@ -2,11 +2,17 @@
 
 
 class SageError(Exception):
-    """A mistake or a limit that one sentence explains: cause, value seen, what to do. Never shown with a traceback."""
+    """A mistake or a limit that one sentence explains: cause, value seen, what to do.
+
+    Never shown with a traceback.
+    """
 
 
 class OutOfMemory(SageError):
-    """Training took more memory than there was. What was saved of the run is still there: it may go on in a leaner way."""
+    """Training took more memory than there was.
+
+    What was saved of the run is still there: it may go on in a leaner way.
+    """
 
 
 class Cancelled(Exception):
@@ -33,4 +39,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     words = ("out of memory", "not enough memory", "can't allocate memory", "unable to allocate")
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words))
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    )

@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, names that cannot leave their folder, and one run for a name at a time."""
+"""Files that appear whole or not at all, names that cannot leave their folder, and one run for a name at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,14 @@ PAUSE = 0.05  # seconds between two attempts
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file in a temporary folder beside `path`, flush it to disk, then move it to its name in one step, with the rights
-    of any new file. Raises SageError where that fails; what was at `path` before is still there then."""
+    """Let `write` fill a file in a temporary folder beside `path`, flush it to disk, then move it to its name
+    in one step, with the rights of any new file. Raises SageError where that fails; what was at `path` before
+    is still there then.
+    """
     from safetensors import SafetensorError  # what its writer raises on a full disk
 
-    # A folder, because safetensors has a temporary file of its own, under a name that nobody could tell from someone else's
+    # A folder, because safetensors has a temporary file of its own, under a name that nobody could tell from
+    # someone else's
     half = path.with_name(f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp")
     temporary = half / "new"  # without an ending, so that no host lists it
     try:
@@ -39,17 +44,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
-        with contextlib.suppress(OSError):  # safetensors 0.8 leaves a file that only its owner can read; some disks know no rights
+        with contextlib.suppress(
+            OSError
+        ):  # safetensors 0.8 leaves a file that only its owner can read; some disks know no rights
             temporary.chmod(half.stat().st_mode & 0o666)
         _patiently(lambda: os.replace(temporary, path))
     except (OSError, SafetensorError) as error:
-        raise SageError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and the free space.") from error
+        raise SageError(
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}); check the folder and"
+            " the free space."
+        ) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
 
 def _half(path: Path) -> str:
-    """How the names begin under which `path`, or another file of its stem, is half-written; no other stem's begin so."""
+    """How the names begin under which `path`, or another file of its stem, is half-written; no other stem's
+    begin so.
+    """
     return f".{path.stem[:40]}.{hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:8]}."
 
 
@@ -95,36 +107,51 @@ def parse_json(text: str | bytes) -> object:
 
 
 def check_room(path: Path, size: int = 0) -> None:
-    """Raises SageError where `path` could not be written: its folder is a file or read-only, or less than `size`
-    bytes are free. Nothing is left behind."""
+    """Raises SageError where `path` could not be written: its folder is a file or read-only, or less than
+    `size` bytes are free. Nothing is left behind.
+    """
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir() or path.is_dir():
-        raise SageError(f"{path} cannot be written ({path if path.is_dir() else folder} is {'a' if path.is_dir() else 'no'} folder); choose another name.")
+        raise SageError(
+            f"{path} cannot be written ({path if path.is_dir() else folder} is"
+            f" {'a' if path.is_dir() else 'no'} folder); choose another name."
+        )
     trial = folder / f"{_half(path)}{uuid.uuid4().hex[:8]}.tmp"
     try:  # os.access knows neither the rights of Windows nor its longest path
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise SageError(f"{path} cannot be written ({error.strerror}: the folder {folder} is read-only or not "
-                        "yours, or the path is too long); choose another one.") from error
+        raise SageError(
+            f"{path} cannot be written ({error.strerror}: the folder {folder} is read-only or not "
+            "yours, or the path is too long); choose another one."
+        ) from error
     if (free := shutil.disk_usage(folder).free) < size:
-        raise SageError(f"{path} takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there; free some space or choose another folder.")
+        raise SageError(
+            f"{path} takes {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free there; free some space or"
+            " choose another folder."
+        )
 
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Inside, no other run on this machine makes `path`, and what killed runs left half-written of it is gone. Raises SageError where
-    another run is at it. The system ends the claim of a killed process; its file lies in the temporary folder."""
+    """Inside, no other run on this machine makes `path`, and what killed runs left half-written of it is
+    gone. Raises SageError where another run is at it. The system ends the claim of a killed process; its file
+    lies in the temporary folder.
+    """
     from filelock import FileLock, Timeout
 
     whole = os.path.normcase(path.parent.resolve() / path.name)  # on Windows, Dog and dog are one file
-    lock = FileLock(Path(tempfile.gettempdir()) / f"sage-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock")
+    lock = FileLock(
+        Path(tempfile.gettempdir()) / f"sage-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:16]}.lock"
+    )
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise SageError(f"Another run is making {path} right now; wait until it is done, or choose another name.") from error
+        raise SageError(
+            f"Another run is making {path} right now; wait until it is done, or choose another name."
+        ) from error
     except OSError:  # there is no place for locks, so there is no claim either
         pass
     try:
@@ -148,7 +175,10 @@ def output_path(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
     bad = next((p for p in parts if _unusable(p)), None)
     if bad is not None or plain.startswith("/") or len(plain) > MAX_NAME:
         part = "" if bad is None else f" (part {bad[:80]!r})"
-        raise SageError(f"The output name {name[:80]!r} is not usable as a file inside {folder}{part}; use letters, digits, spaces, - and _.")
+        raise SageError(
+            f"The output name {name[:80]!r} is not usable as a file inside {folder}{part}; use letters,"
+            " digits, spaces, - and _."
+        )
     path = folder.joinpath(*parts[:-1], parts[-1] + suffix)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise SageError(f"The output name {name[:80]!r} leads out of {folder}; give a plain name.")

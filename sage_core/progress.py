@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """What happens. phase: "bank", "erase", "look" or "done"; `losses`: of this step by name; `eta`: seconds that remain; `leak`: how
-    like the concept the strongest prompt that the search knows still is (cosine; None where nothing is searched); `left`: the
-    share of the concept that is left at the last look, 1 for the untouched model and 0 where it is gone (see left.py; None without
-    looks); `latents`: of a look's pictures, [n, 4, h, w]. `total` falls when the cycle finds that it is done."""
+    """What happens. phase: "bank", "erase", "look" or "done"; `losses`: of this step by name; `eta`: seconds
+    that remain; `leak`: how like the concept the strongest prompt that the search knows still is (cosine;
+    None where nothing is searched); `left`: the share of the concept that is left at the last look, 1 for the
+    untouched model and 0 where it is gone (see left.py; None without looks); `latents`: of a look's pictures,
+    [n, 4, h, w]. `total` falls when the cycle finds that it is done.
+    """
 
     phase: str
     step: int
@@ -59,7 +61,8 @@ class Progress:
         eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
         line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
         if self.live:
-            # Spaces over the rest of the last line: not every Windows console knows the escape that erases it.
+            # Spaces over the rest of the last line: not every Windows console knows the escape that erases
+            # it.
             print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
             self.open_line, self.width = True, len(line)
             if finished:

@@ -1,4 +1,6 @@
-"""What the user asks for: one typed, validated value that goes through every host and into the LoRA's metadata."""
+"""What the user asks for: one typed, validated value that goes through every host and into the LoRA's
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,25 @@ from .prompts.kinds import KINDS, guess
 MAX_TEXT = 300  # characters
 MAX_WORDS = 1000  # in a list of them
 JOINERS = "\u200c\u200d"  # not printable, and part of words and of emoji
-HOST_SYNTAX = re.compile(r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|<(lora|lyco|hypernet):[^>]*>|\bembedding:\S+", re.IGNORECASE)  # weights, files, learnt words
+HOST_SYNTAX = re.compile(
+    r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|<(lora|lyco|hypernet):[^>]*>|\bembedding:\S+", re.IGNORECASE
+)  # weights, files, learnt words
 NAMES = 4  # so many names a method's own steps and rank are enough for
 
 
 @dataclass(frozen=True)
 class ErasureSpec:
-    """An erasure. None means "as the method has it"; `resolved()` fills those in. Raises SageError on bad values.
+    """An erasure.
 
-    concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
-    synonyms: other words for it, or other concepts, that the same LoRA is to erase as well; retain: words that must stay (besides the built-in list).
-    surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer blocks); eta: strength of
-    the negative guidance; faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
-    resolution: side in pixels of what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker.
-    kind: what the concept is, "thing", "style" or "person"; None: guessed from its words (prompts/kinds.py).
+    None means "as the method has it"; `resolved()` fills those in. Raises SageError on bad values.
+
+    concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh"). synonyms:
+    other words for it, or other concepts, that the same LoRA is to erase as well; retain: words that must
+    stay (besides the built-in list). surface: "text" (text encoders), "cross_attention" (UNet), "both", or
+    "unet" (all of its transformer blocks); eta: strength of the negative guidance; faithful: train as the
+    paper's own code does, at its own cost (a fresh trajectory at every step). resolution: side in pixels of
+    what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker. kind: what
+    the concept is, "thing", "style" or "person"; None: guessed from its words (prompts/kinds.py).
     """
 
     concept: str
@@ -51,15 +58,26 @@ class ErasureSpec:
         from .methods.table import METHODS
 
         object.__setattr__(self, "concept", _text(self.concept, "concept"))
-        object.__setattr__(self, "synonyms", tuple(_text(s, "synonym") for s in _texts(self.synonyms, "synonyms")))
-        object.__setattr__(self, "retain", tuple(_text(s, "retained word") for s in _texts(self.retain, "retain")))
+        object.__setattr__(
+            self, "synonyms", tuple(_text(s, "synonym") for s in _texts(self.synonyms, "synonyms"))
+        )
+        object.__setattr__(
+            self, "retain", tuple(_text(s, "retained word") for s in _texts(self.retain, "retain"))
+        )
         if not isinstance(self.method, str) or self.method not in METHODS:
             raise SageError(f"There is no method {shown(self.method)}; choose one of {', '.join(METHODS)}.")
         if self.surface is not None and self.surface not in SURFACES:
-            raise SageError(f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}.")
+            raise SageError(
+                f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}."
+            )
         _number(self.seed, "seed", 0, 2**63 - 1, whole=True)
-        for name, low, high, whole in (("steps", 1, 100_000, True), ("rank", 1, 1024, True), ("alpha", 1e-6, 1e6, False),
-                                       ("learning_rate", 1e-9, 1.0, False), ("eta", 0.0, 100.0, False)):
+        for name, low, high, whole in (
+            ("steps", 1, 100_000, True),
+            ("rank", 1, 1024, True),
+            ("alpha", 1e-6, 1e6, False),
+            ("learning_rate", 1e-9, 1.0, False),
+            ("eta", 0.0, 100.0, False),
+        ):
             value = getattr(self, name)
             if value is not None:
                 _number(value, name, low, high, whole)
@@ -70,15 +88,23 @@ class ErasureSpec:
         if not isinstance(self.faithful, bool):
             raise SageError(f"faithful is true or false, not {shown(self.faithful)}.")
         if self.kind is not None and self.kind not in KINDS:
-            raise SageError(f"There is no kind {shown(self.kind)}; choose one of {', '.join(KINDS)}, or leave "
-                            "it out to have it guessed.")
+            raise SageError(
+                f"There is no kind {shown(self.kind)}; choose one of {', '.join(KINDS)}, or leave "
+                "it out to have it guessed."
+            )
         method = METHODS[self.method]
         if self.faithful and method.published is None:
-            raise SageError(f"There is no published training of {method.title} to be faithful to; leave that out.")
+            raise SageError(
+                f"There is no published training of {method.title} to be faithful to; leave that out."
+            )
         if method.closed is not None and self.surface not in (None, method.surface):
-            raise SageError(f"{method.title} edits the UNet's cross-attention and nothing else; leave the surface out.")
+            raise SageError(
+                f"{method.title} edits the UNet's cross-attention and nothing else; leave the surface out."
+            )
         if self.concept in self.retain:
-            raise SageError(f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists.")
+            raise SageError(
+                f"{self.concept!r} is to be erased and to be kept at once; take it out of one of the lists."
+            )
 
     def kind_of(self, styles: tuple[str, ...] = ()) -> str:
         """The kind of the concept, as given or guessed. `styles`: those that the model is known to have."""
@@ -104,9 +130,15 @@ class ErasureSpec:
         training = method.trained(self.faithful)
         times = 1 if self.faithful or method.closed is not None else self.times
         rank = self.rank or times * training.rank
-        defaults = {"surface": method.surface, "steps": times * training.steps, "rank": rank, "learning_rate": training.learning_rate,
-                    "alpha": float(training.alpha or rank), "eta": getattr(method.target, "eta", None),
-                    "kind": self.kind_of(styles)}
+        defaults = {
+            "surface": method.surface,
+            "steps": times * training.steps,
+            "rank": rank,
+            "learning_rate": training.learning_rate,
+            "alpha": float(training.alpha or rank),
+            "eta": getattr(method.target, "eta", None),
+            "kind": self.kind_of(styles),
+        }
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def to_json(self) -> dict:
@@ -120,7 +152,10 @@ class ErasureSpec:
             raise SageError(f"An erasure spec is a JSON object, not {type(data).__name__}.")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := [str(k) for k in data if k not in known]:
-            raise SageError(f"The erasure spec has an unknown field {unknown[0][:60]!r}; known are {', '.join(sorted(known))}.")
+            raise SageError(
+                f"The erasure spec has an unknown field {unknown[0][:60]!r}; known are"
+                f" {', '.join(sorted(known))}."
+            )
         if "concept" not in data:
             raise SageError("The erasure spec has no field 'concept'; say what to erase.")
         return cls(**data)
@@ -130,14 +165,19 @@ class ErasureSpec:
         from .methods.table import METHODS
 
         whole = self.resolved()
-        if METHODS[self.method].closed is not None:  # its rank comes out of the edit: a finished file and the wish for it are the same erasure
+        if (
+            METHODS[self.method].closed is not None
+        ):  # its rank comes out of the edit: a finished file and the wish for it are the same erasure
             whole = dataclasses.replace(whole, rank=None, alpha=None)
         text = json.dumps(whole.to_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parse_concepts(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """One concept a line, synonyms behind a bar: "dog | puppy, hound". Raises SageError on an empty list, or one that names a concept twice."""
+    """One concept a line, synonyms behind a bar: "dog | puppy, hound".
+
+    Raises SageError on an empty list, or one that names a concept twice.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for line in (part.strip() for part in text.splitlines()):
         if not line:
@@ -165,17 +205,25 @@ def _text(value: object, what: str) -> str:
         raise SageError(f"A {what} is text, not {type(value).__name__} ({shown(value)}).")
     text = " ".join(value.split())
     if not text:
-        raise SageError(f"The {what} is empty; write what it should be, for example \"dog\".")
+        raise SageError(f'The {what} is empty; write what it should be, for example "dog".')
     if len(text) > MAX_TEXT:
-        raise SageError(f"The {what} is {len(text)} characters long; CLIP reads about {MAX_TEXT} at most: shorten it.")
+        raise SageError(
+            f"The {what} is {len(text)} characters long; CLIP reads about {MAX_TEXT} at most: shorten it."
+        )
     if any(not c.isprintable() and c not in JOINERS for c in text):
         raise SageError(f"The {what} {text[:40]!r} holds characters that cannot be printed; type it again.")
     if found := HOST_SYNTAX.search(text):
-        raise SageError(f"The {what} {text[:60]!r} holds {found.group()[:40]!r}, which hosts understand and the model does not; write the plain words only.")
+        raise SageError(
+            f"The {what} {text[:60]!r} holds {found.group()[:40]!r}, which hosts understand and the model"
+            " does not; write the plain words only."
+        )
     return text
 
 
 def _number(value: object, what: str, low: float, high: float, whole: bool) -> None:
     right = isinstance(value, int) if whole else isinstance(value, (int, float))
     if not right or isinstance(value, bool) or not low <= value <= high:  # NaN is in no range
-        raise SageError(f"{what} is {'a whole number' if whole else 'a number'} from {low:g} to {high:g}, not {shown(value)}.")
+        raise SageError(
+            f"{what} is {'a whole number' if whole else 'a number'} from {low:g} to {high:g}, not"
+            f" {shown(value)}."
+        )

@@ -5,19 +5,27 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # processes that share the cores; torch reads this once
+if workers := int(
+    os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")
+):  # processes that share the cores; torch reads this once
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`; never the repository root
 
 import tiny
 
-TOGETHER = ("tests/comfy/", "tests/test_bench.py", "tests/test_faults.py")  # tests that share something that takes long to make, a server say
+TOGETHER = (
+    "tests/comfy/",
+    "tests/test_bench.py",
+    "tests/test_faults.py",
+)  # tests that share something that takes long to make, a server say
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Each of TOGETHER goes to one process, every other test to whichever is free. (Marks would do, but `--dist loadgroup` of xdist 3.8
-    groups nothing under pytest 9.2.)"""
+    """Each of TOGETHER goes to one process, every other test to whichever is free.
+
+    (Marks would do, but `--dist loadgroup` of xdist 3.8 groups nothing under pytest 9.2.)
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class TogetherScheduling(LoadScopeScheduling):

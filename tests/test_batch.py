@@ -1,4 +1,6 @@
-"""Job files: many concepts, one summary; alone, again, and shared between processes by an engine that is not ours."""
+"""Job files: many concepts, one summary; alone, again, and shared between processes by an engine that is not
+ours.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ def summary(folder: Path) -> dict:
 
 def test_lines_and_json_are_read_and_settings_are_defaults(here):
     (here / "a.txt").write_text("dog | puppy, hound\n\nin the style of X\n", encoding="utf-8")
-    (here / "a.json").write_text(json.dumps(["owl", {"concept": "cat", "seed": 3, "method": "uce"}]), encoding="utf-8")
+    (here / "a.json").write_text(
+        json.dumps(["owl", {"concept": "cat", "seed": 3, "method": "uce"}]), encoding="utf-8"
+    )
     dog, style = read_jobs(here / "a.txt", {"method": "sage", "seed": 7})
     assert (dog.synonyms, dog.seed, style.concept) == (("puppy", "hound"), 7, "in the style of X")
     owl, cat = read_jobs(here / "a.json", {"method": "sage", "seed": 7})
@@ -37,10 +41,17 @@ def test_lines_and_json_are_read_and_settings_are_defaults(here):
     assert stems([dog, dog, style]) == ["erased-dog", "erased-dog-2", "erased-in-the-style-of-X"]
 
 
-@pytest.mark.parametrize("content, words", [
-    ("{}", "a list of 1 to"), ("[]", "a list of 1 to"), ("[", "cannot be read"), ('["dog", {"concept": "", "seed": 0}]', "erasure 2: .*empty"),
-    ('[{"colour": 1}]', "erasure 1: .*colour"), ("[3]", "erasure 1: .*concept"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("{}", "a list of 1 to"),
+        ("[]", "a list of 1 to"),
+        ("[", "cannot be read"),
+        ('["dog", {"concept": "", "seed": 0}]', "erasure 2: .*empty"),
+        ('[{"colour": 1}]', "erasure 1: .*colour"),
+        ("[3]", "erasure 1: .*concept"),
+    ],
+)
 def test_a_wrong_job_file_is_a_sentence_that_says_where(here, content, words):
     (here / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(SageError, match=words):
@@ -78,18 +89,59 @@ def test_one_that_fails_does_not_stop_the_others_and_a_second_run_makes_only_wha
     assert (rows["castle"]["note"], "note" in rows["owl"]) == ("was there", False)
     assert read_lora(here / "out" / rows["puppy"]["lora"]).spec()["synonyms"] == ["dog"]
     assert (here / "out" / "erased-castle.safetensors").stat().st_mtime_ns == made
-    assert cli.main([*command, "--no-preview", "--seed", "5"]) == 1 and "is another erasure" in capsys.readouterr().err
+    assert (
+        cli.main([*command, "--no-preview", "--seed", "5"]) == 1
+        and "is another erasure" in capsys.readouterr().err
+    )
     assert (here / "out" / "erased-castle.safetensors").stat().st_mtime_ns == made
 
 
 def test_processes_of_accelerate_share_the_work_and_make_the_same_files(here):
     (here / "jobs.txt").write_text("dog\nowl\ncastle\n", encoding="utf-8")
-    arguments = ["-m", "sage_core", "batch", "demo", "jobs.txt", "--method", "uce", "--no-preview", "--device", "cpu"]
+    arguments = [
+        "-m",
+        "sage_core",
+        "batch",
+        "demo",
+        "jobs.txt",
+        "--method",
+        "uce",
+        "--no-preview",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
-    run = subprocess.run([*launch, *arguments, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
+    run = subprocess.run(
+        [*launch, *arguments, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert cli.main(["batch", "demo", "jobs.txt", "--method", "uce", "--no-preview", "--device", "cpu", "--out", "one"]) == 0
+    assert (
+        cli.main(
+            [
+                "batch",
+                "demo",
+                "jobs.txt",
+                "--method",
+                "uce",
+                "--no-preview",
+                "--device",
+                "cpu",
+                "--out",
+                "one",
+            ]
+        )
+        == 0
+    )
     assert list(summary(here / "two")) == list(summary(here / "one")) == ["dog", "owl", "castle"]
     assert run.stdout.count("summary in") == 1, "the first process speaks for all"
     for row in summary(here / "one").values():
@@ -106,7 +158,28 @@ def test_several_processes_without_accelerate_are_a_sentence(here, capsys, monke
 
 
 def test_one_process_needs_neither_peft_nor_accelerate_nor_psutil(here):
-    code = "import sys; sys.modules |= dict.fromkeys(('accelerate', 'peft', 'psutil')); from sage_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["erase", "demo", "--concept", "dog", "--steps", "1", "--rank", "2", "--device", "cpu", "--no-preview"]
-    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=here, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('accelerate', 'peft', 'psutil')); from sage_core.cli.main"
+        " import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [
+        "erase",
+        "demo",
+        "--concept",
+        "dog",
+        "--steps",
+        "1",
+        "--rank",
+        "2",
+        "--device",
+        "cpu",
+        "--no-preview",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0 and (here / "erased-dog.safetensors").exists(), run.stderr

@@ -20,7 +20,13 @@ PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=1, attack=ATTACK, cost_st
 def test_rows_of_one_concept_stand_together_and_only_some_methods_run_twice():
     rows = Plan(("sage", "uce"), ("dog", "castle"), (0, 1)).rows()
     assert [(r.concept, r.seed, r.method) for r in rows] == [
-        ("dog", 0, "sage"), ("dog", 0, "uce"), ("castle", 0, "sage"), ("castle", 0, "uce"), ("dog", 1, "sage"), ("castle", 1, "sage")]
+        ("dog", 0, "sage"),
+        ("dog", 0, "uce"),
+        ("castle", 0, "sage"),
+        ("castle", 0, "uce"),
+        ("dog", 1, "sage"),
+        ("castle", 1, "sage"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +42,12 @@ def test_a_bench_writes_rows_a_table_a_csv_and_plots(benched):
     _, out, result, _ = benched
     assert set(result["methods"]) == {"uce", "rece"}
     for m, row in result["methods"].items():
-        assert row["passes"] == 0 and row["seconds"] > 0 and 0 <= row["near"] <= 1 and row["published"] is None
-        assert (out / f"guitar-0-{m}" / f"guitar-0-{m}.safetensors").exists() and (out / f"guitar-0-{m}" / "report.html").exists()
+        assert (
+            row["passes"] == 0 and row["seconds"] > 0 and 0 <= row["near"] <= 1 and row["published"] is None
+        )
+        assert (out / f"guitar-0-{m}" / f"guitar-0-{m}.safetensors").exists() and (
+            out / f"guitar-0-{m}" / "report.html"
+        ).exists()
         assert list(row["attack_curve"]) == [1, 2] and row["attack_curve"][2] == row["attacked"]
         assert [b["prompts"] for b in row["ripple"]] and all(0 <= b["kept"] <= 1 for b in row["ripple"])
     assert json.loads((out / "bench.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
@@ -58,16 +68,21 @@ def test_a_bench_goes_on_where_it_stopped(benched):
     again = run(model, PLAN, out, said.append)
     assert "rece" in said[0] and not any("uce erases" in line for line in said if " rece " not in line)
     assert model.cost.forwards > before and again["methods"]["uce"] == result["methods"]["uce"]
-    assert {k: again["methods"]["rece"][k] for k in ("concept", "near", "far")} == {k: result["methods"]["rece"][k] for k in ("concept", "near", "far")}
+    assert {k: again["methods"]["rece"][k] for k in ("concept", "near", "far")} == {
+        k: result["methods"]["rece"][k] for k in ("concept", "near", "far")
+    }
 
 
 def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
-    """Each in a process of its own; only the last bits may differ, since sums over fewer threads round otherwise."""
+    """Each in a process of its own; only the last bits may differ, since sums over fewer threads round
+    otherwise.
+    """
     model, out, result, _ = benched
     plan = dataclasses.replace(PLAN, concepts=("guitar", "dog"), methods=("uce",))
     spread_out = run(model, plan, tmp_path, jobs=2)
-    assert {name: row["after"] for name, row in spread_out["methods"]["uce"]["rows"].items() if "guitar" in name} == {
-        name: row["after"] for name, row in result["methods"]["uce"]["rows"].items()}
+    assert {
+        name: row["after"] for name, row in spread_out["methods"]["uce"]["rows"].items() if "guitar" in name
+    } == {name: row["after"] for name, row in result["methods"]["uce"]["rows"].items()}
     assert (tmp_path / "dog-0-uce" / "report.json").exists()
     assert missing(plan, tmp_path) == [] and len(missing(PLAN, tmp_path)) == 1
 
@@ -75,16 +90,27 @@ def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
 def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals" / "guitar-0-1-2.safetensors").write_text("damaged")
-    with pytest.raises(SageError, match="1 of 1 parts of the bench failed, the first with: guitar-0-1-2.safetensors cannot be read"):
+    with pytest.raises(
+        SageError,
+        match="1 of 1 parts of the bench failed, the first with: guitar-0-1-2.safetensors cannot be read",
+    ):
         spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))
 
 
 def test_a_published_training_is_counted_up_from_a_few_steps_or_within_one(thin):
     expected = METHODS["esd"].passes(faithful=True)
     few = counted_up(thin, "esd", "castle", steps=1)
-    assert few["steps"] == METHODS["esd"].published.steps and few["measured_steps"] == 1 and few["expected_passes"] == expected
+    assert (
+        few["steps"] == METHODS["esd"].published.steps
+        and few["measured_steps"] == 1
+        and few["expected_passes"] == expected
+    )
     assert few["passes"] == few["steps"] * few["measured_passes"]
     assert few["expected_seconds"] == pytest.approx(few["seconds"] * expected / few["passes"], abs=0.1)
     within = counted_up(thin, "esd", "castle", steps=1, most=0)
-    assert within["measured_steps"] == 0 and 0 < within["measured_passes"] < few["passes"] and within["expected_seconds"] > 0
+    assert (
+        within["measured_steps"] == 0
+        and 0 < within["measured_passes"] < few["passes"]
+        and within["expected_seconds"] > 0
+    )
     assert "passes" not in within and thin.on_pass is None

@@ -26,7 +26,10 @@ def test_erase_saves_a_lora_that_describes_itself_and_can_be_repeated(here, caps
     assert sorted(p.name for p in here.iterdir()) == ["dog.png", "dog.safetensors"]
     file = read_lora(here / "dog.safetensors")
     assert file.spec()["concept"] == "dog" and set(file.result()) == {"before", "after", "drift"}
-    assert cli.main(["erase", "demo", "--from", "dog.safetensors", "--out", "again.safetensors", "--no-preview"]) == 0
+    assert (
+        cli.main(["erase", "demo", "--from", "dog.safetensors", "--out", "again.safetensors", "--no-preview"])
+        == 0
+    )
     assert not (here / "again.png").exists()
     a, b = read_lora(here / "dog.safetensors").layers, read_lora(here / "again.safetensors").layers
     assert all(torch.equal(a[k][i], b[k][i]) for k in a for i in (0, 1))
@@ -52,30 +55,78 @@ def test_the_kind_is_guessed_and_reported_or_given_and_the_file_says_it(here, ca
 
 def test_merged_erasures_are_one_file_that_says_what_it_erases(here, capsys):
     for concept in ("dog", "castle"):
-        assert cli.main(["erase", "demo", *QUICK, "--concept", concept, "--no-preview", "--out", f"{concept}.safetensors"]) == 0
+        assert (
+            cli.main(
+                [
+                    "erase",
+                    "demo",
+                    *QUICK,
+                    "--concept",
+                    concept,
+                    "--no-preview",
+                    "--out",
+                    f"{concept}.safetensors",
+                ]
+            )
+            == 0
+        )
     assert cli.main(["merge", "dog.safetensors", "castle.safetensors", "--out", "both.safetensors"]) == 0
     assert "erases dog, castle" in capsys.readouterr().out
     assert cli.main(["inspect", "both.safetensors"]) == 0
     shown = capsys.readouterr().out
     assert "concept: dog" in shown and "concept: castle" in shown and "rank 4" in shown
     assert cli.main(["erase", "demo", "--from", "both.safetensors", "--out", "again.safetensors"]) == 1
-    assert "2 erasures joined (dog, castle)" in capsys.readouterr().err and not (here / "again.safetensors").exists()
+    assert (
+        "2 erasures joined (dog, castle)" in capsys.readouterr().err
+        and not (here / "again.safetensors").exists()
+    )
 
 
 def test_generate_draws_a_picture_and_a_lora_changes_it(here):
     from PIL import Image
 
-    assert cli.main(["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--out", "a.png"]) == 0
+    assert (
+        cli.main(
+            ["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--out", "a.png"]
+        )
+        == 0
+    )
     assert Image.open(here / "a.png").size == (64, 64)
     assert cli.main(["erase", "demo", *QUICK, "--no-preview", "--out", "dog.safetensors"]) == 0
-    draw = ["generate", "demo", "--prompt", "a cartoon drawing of a dog", "--steps", "4", "--lora", "dog.safetensors"]
-    assert cli.main([*draw, "--out", "b.png"]) == 0 and cli.main([*draw, "--strength", "0", "--out", "c.png"]) == 0
+    draw = [
+        "generate",
+        "demo",
+        "--prompt",
+        "a cartoon drawing of a dog",
+        "--steps",
+        "4",
+        "--lora",
+        "dog.safetensors",
+    ]
+    assert (
+        cli.main([*draw, "--out", "b.png"]) == 0
+        and cli.main([*draw, "--strength", "0", "--out", "c.png"]) == 0
+    )
     a, b, c = (Image.open(here / f"{n}.png").tobytes() for n in "abc")
     assert a != b and a == c
 
 
 def test_what_a_host_would_read_in_a_prompt_is_told(here, capsys):
-    assert cli.main(["generate", "demo", "--prompt", "a (dog:1.2) " + "and a cat " * 40, "--steps", "1", "--out", "a.png"]) == 0
+    assert (
+        cli.main(
+            [
+                "generate",
+                "demo",
+                "--prompt",
+                "a (dog:1.2) " + "and a cat " * 40,
+                "--steps",
+                "1",
+                "--out",
+                "a.png",
+            ]
+        )
+        == 0
+    )
     err = capsys.readouterr().err
     assert "'(dog:1.2)' is read as plain text" in err and "those after the first 75 are left out" in err
 
@@ -97,7 +148,9 @@ def broken(path, kind):
         whole = (DEMO / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
         target.write_bytes(whole[: len(whole) // 2])
     elif kind == "lying":
-        header = json.dumps({"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}).encode()
+        header = json.dumps(
+            {"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}
+        ).encode()
         target.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
     elif kind == "huge-header":
         target.write_bytes((2**62).to_bytes(8, "little") + b"{}")
@@ -111,7 +164,9 @@ def broken(path, kind):
         from safetensors.torch import load_file
 
         file = target / "unet" / "diffusion_pytorch_model.safetensors"
-        sd = {k: v.clone() for k, v in load_file(file).items()}  # not mapped from the file, which is written below
+        sd = {
+            k: v.clone() for k, v in load_file(file).items()
+        }  # not mapped from the file, which is written below
         sd["conv_out.bias"][0] = float("nan")
         save_file(sd, file)
     elif kind == "bare-folder":
@@ -120,11 +175,21 @@ def broken(path, kind):
     return target
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("missing", "no file or folder"), ("pickle", "pickled"), ("pickle-renamed", "cannot be read as safetensors"),
-    ("truncated", "cannot be read as safetensors"), ("lying", "cannot be read as safetensors"), ("huge-header", "cannot be read as safetensors"),
-    ("empty", "cannot be read as safetensors"), ("other", "Flux"), ("nan", "NaN"), ("bare-folder", "model_index.json is missing"),
-])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("missing", "no file or folder"),
+        ("pickle", "pickled"),
+        ("pickle-renamed", "cannot be read as safetensors"),
+        ("truncated", "cannot be read as safetensors"),
+        ("lying", "cannot be read as safetensors"),
+        ("huge-header", "cannot be read as safetensors"),
+        ("empty", "cannot be read as safetensors"),
+        ("other", "Flux"),
+        ("nan", "NaN"),
+        ("bare-folder", "model_index.json is missing"),
+    ],
+)
 def test_a_wrong_model_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, kind, words):
     work = tmp_path / "work"
     work.mkdir()
@@ -140,31 +205,34 @@ def refused(capsys, folder, words):
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["erase", "demo", "--concept", ""], "empty"),
-    (["erase", "demo", "--concept", "x" * 10_000], "long"),
-    (["erase", "demo", "--concept", "xylophone"], "cannot draw"),
-    (["erase", "demo"], "--concept"),
-    (["erase", "demo", "--concept", "a (dog:1.2)"], "plain words"),
-    (["erase", "demo", "--concept", "dog", "--synonym", "embedding:puppy"], "plain words"),
-    (["batch", "demo", "nothing.txt"], "cannot be read"),
-    (["erase", "demo", "--concept", "dog", "--steps", "0"], "steps"),
-    (["erase", "demo", "--concept", "dog", "--alpha", "nan"], "alpha"),
-    (["erase", "demo", "--concept", "dog", "--method", "magic"], "no method"),
-    (["erase", "demo", "--concept", "dog", "--out", "../dog.safetensors"], "not usable"),
-    (["erase", "demo", "--concept", "dog", "--out", "nul"], "not usable"),
-    (["erase", "demo", "--concept", "dog", "--device", "warp"], "device"),
-    (["erase", "demo", "--from", "nothing.safetensors"], "no LoRA file"),
-    (["evaluate", "demo", "--lora", "nothing.safetensors"], "no LoRA file"),
-    (["evaluate", "demo", "--lora", "nothing.pt"], "only that format"),
-    (["generate", "demo", "--prompt", "dog", "--out", "../x.png"], "not usable"),
-    (["generate", "demo", "--prompt", "dog", "--steps", "0"], "--steps"),
-    (["inspect", "nothing.safetensors"], "no LoRA file"),
-    (["merge", "nothing.safetensors"], "at least two"),
-    (["merge", "nothing.safetensors", "nothing.safetensors"], "no LoRA file"),
-    (["demo", "--concept", "xylophone"], "cannot draw"),
-    (["demo", "--out", "../up"], "not usable"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["erase", "demo", "--concept", ""], "empty"),
+        (["erase", "demo", "--concept", "x" * 10_000], "long"),
+        (["erase", "demo", "--concept", "xylophone"], "cannot draw"),
+        (["erase", "demo"], "--concept"),
+        (["erase", "demo", "--concept", "a (dog:1.2)"], "plain words"),
+        (["erase", "demo", "--concept", "dog", "--synonym", "embedding:puppy"], "plain words"),
+        (["batch", "demo", "nothing.txt"], "cannot be read"),
+        (["erase", "demo", "--concept", "dog", "--steps", "0"], "steps"),
+        (["erase", "demo", "--concept", "dog", "--alpha", "nan"], "alpha"),
+        (["erase", "demo", "--concept", "dog", "--method", "magic"], "no method"),
+        (["erase", "demo", "--concept", "dog", "--out", "../dog.safetensors"], "not usable"),
+        (["erase", "demo", "--concept", "dog", "--out", "nul"], "not usable"),
+        (["erase", "demo", "--concept", "dog", "--device", "warp"], "device"),
+        (["erase", "demo", "--from", "nothing.safetensors"], "no LoRA file"),
+        (["evaluate", "demo", "--lora", "nothing.safetensors"], "no LoRA file"),
+        (["evaluate", "demo", "--lora", "nothing.pt"], "only that format"),
+        (["generate", "demo", "--prompt", "dog", "--out", "../x.png"], "not usable"),
+        (["generate", "demo", "--prompt", "dog", "--steps", "0"], "--steps"),
+        (["inspect", "nothing.safetensors"], "no LoRA file"),
+        (["merge", "nothing.safetensors"], "at least two"),
+        (["merge", "nothing.safetensors", "nothing.safetensors"], "no LoRA file"),
+        (["demo", "--concept", "xylophone"], "cannot draw"),
+        (["demo", "--out", "../up"], "not usable"),
+    ],
+)
 def test_wrong_input_is_one_sentence_and_leaves_nothing(here, capsys, arguments, words):
     assert cli.main(arguments) == 1
     refused(capsys, here, words)
@@ -172,8 +240,14 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(here, capsys, arguments,
 
 def test_the_model_itself_is_not_overwritten(here, capsys):
     (here / "model.safetensors").write_bytes(b"gigabytes")
-    assert cli.main(["erase", "model.safetensors", "--concept", "dog", "--out", str(here / "model.safetensors")]) == 1
-    assert "is the model itself" in capsys.readouterr().err and (here / "model.safetensors").read_bytes() == b"gigabytes"
+    assert (
+        cli.main(["erase", "model.safetensors", "--concept", "dog", "--out", str(here / "model.safetensors")])
+        == 1
+    )
+    assert (
+        "is the model itself" in capsys.readouterr().err
+        and (here / "model.safetensors").read_bytes() == b"gigabytes"
+    )
 
 
 def test_a_folder_may_end_with_the_separator_that_shells_complete(here):

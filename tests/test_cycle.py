@@ -41,7 +41,9 @@ def test_another_seed_gives_other_tensors(thin):
 
 
 def test_the_model_itself_is_never_changed(thin):
-    before = {k: v.clone() for k, v in thin.unet.state_dict().items()} | {k: v.clone() for k, v in thin.text.encoders[0].state_dict().items()}
+    before = {k: v.clone() for k, v in thin.unet.state_dict().items()} | {
+        k: v.clone() for k, v in thin.text.encoders[0].state_dict().items()
+    }
     erase(thin, dataclasses.replace(SPEC, surface="both")).adapter.remove()
     after = thin.unet.state_dict() | thin.text.encoders[0].state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -55,6 +57,7 @@ def stop_at(step):
     def on_event(event):
         if event.phase == "erase" and event.step == step:
             raise Stop
+
     return on_event
 
 
@@ -105,7 +108,13 @@ def test_the_time_that_is_left_is_told_by_this_run_s_steps_alone(thin, tmp_path,
         erase(thin, SPEC, watch, state=tmp_path / "x.resume", save_every=0)
     erase(thin, SPEC, events.append, state=tmp_path / "x.resume", resume=True, save_every=0).adapter.remove()
     steps = [e for e in events if e.phase == "erase"]
-    assert [e.step for e in steps] == [1, 2, 3, 3, 4]  # the state is older than the event that stopped the run
+    assert [e.step for e in steps] == [
+        1,
+        2,
+        3,
+        3,
+        4,
+    ]  # the state is older than the event that stopped the run
     assert all(e.eta == 7.0 * (e.total - e.step) for e in steps)
 
 
@@ -116,8 +125,14 @@ def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):
     with pytest.raises(SageError, match="another erasure"):
         erase(thin, dataclasses.replace(SPEC, concept="tower"), state=state, resume=True)
     method = METHODS[SPEC.resolved().method]
-    monkeypatch.setitem(METHODS, method.name, dataclasses.replace(method, training=dataclasses.replace(method.training, beta2=0.9)))
-    with pytest.raises(SageError, match="another version"):  # the same wish, but this version would go other steps
+    monkeypatch.setitem(
+        METHODS,
+        method.name,
+        dataclasses.replace(method, training=dataclasses.replace(method.training, beta2=0.9)),
+    )
+    with pytest.raises(
+        SageError, match="another version"
+    ):  # the same wish, but this version would go other steps
         erase(thin, SPEC, state=state, resume=True)
     monkeypatch.undo()
     state.write_bytes(b"garbage")
@@ -132,7 +147,9 @@ def test_cost_counts_bank_and_steps(thin):
     erasure.adapter.remove()
     method = METHODS["sage"]
     t, noise = method.training, next(r for r in method.retention if type(r).__name__ == "Noise")
-    useful = math.ceil(SPEC.steps * t.erase_batch / t.solver_steps)  # a short run draws no stops that it cannot use
+    useful = math.ceil(
+        SPEC.steps * t.erase_batch / t.solver_steps
+    )  # a short run draws no stops that it cannot use
     bank = t.solver_steps * (2 * min(t.trajectories, useful) + min(t.retain_trajectories, 4 * useful))
     samples = SPEC.steps * (t.erase_batch + noise.batch)
     assert (erasure.cost.forwards, erasure.cost.backwards) == (bank + samples, samples)
@@ -160,7 +177,9 @@ def test_a_float16_file_holds_exactly_what_the_adapter_does(thin, tmp_path):
     erasure = erase(thin, SPEC)
     path = erasure.save(tmp_path / "x.safetensors", thin)
     for name, (down, up, _) in read_lora(path).layers.items():
-        assert torch.equal(down, erasure.adapter.down[name].detach()) and torch.equal(up, erasure.adapter.up[name].detach())
+        assert torch.equal(down, erasure.adapter.down[name].detach()) and torch.equal(
+            up, erasure.adapter.up[name].detach()
+        )
     erasure.adapter.remove()
 
 
@@ -169,7 +188,11 @@ def test_sdxl_and_velocity_models_are_erased_too(tmp_path):
         model = load_model(tiny.folder(tiny.make(name), tmp_path / name, prediction))
         erasure = erase(model, dataclasses.replace(SPEC, surface="both", steps=2))
         assert all(torch.isfinite(v).all() for v in erasure.adapter.tensors().values())
-        assert any(v.abs().sum() > 0 for k, v in erasure.adapter.tensors().items() if k.startswith("lora_te") and "lora_up" in k)
+        assert any(
+            v.abs().sum() > 0
+            for k, v in erasure.adapter.tensors().items()
+            if k.startswith("lora_te") and "lora_up" in k
+        )
 
 
 def context(model):
@@ -178,11 +201,17 @@ def context(model):
 
 
 def test_bank_states_carry_the_frozen_predictions(thin):
-    bank = build_bank(thin, ["castle", "castle"], ["a dog", "a tree", "a car"], [1, 2, 3, 4, 5], 3, 3.0, batch=2)
+    bank = build_bank(
+        thin, ["castle", "castle"], ["a dog", "a tree", "a car"], [1, 2, 3, 4, 5], 3, 3.0, batch=2
+    )
     assert bank.erase_z.shape == (6, 4, 8, 8) and bank.retain_z.shape == (9, 4, 8, 8)
     with torch.no_grad():
         for i in range(9):
-            eps = thin.predict_noise(bank.retain_z[i : i + 1], bank.retain_t[i : i + 1], thin.encode([bank.retain_prompts[bank.retain_prompt[i]]]))
+            eps = thin.predict_noise(
+                bank.retain_z[i : i + 1],
+                bank.retain_t[i : i + 1],
+                thin.encode([bank.retain_prompts[bank.retain_prompt[i]]]),
+            )
             torch.testing.assert_close(eps[0], bank.retain_eps[i], atol=1e-4, rtol=1e-3)
         eps = thin.predict_noise(bank.erase_z, bank.erase_t, thin.encode(["castle"] * 6))
         torch.testing.assert_close(eps, bank.eps_concept, atol=1e-4, rtol=1e-3)
@@ -215,11 +244,15 @@ def test_the_cycle_ends_early_when_the_concept_s_pull_is_gone(thin, monkeypatch)
     from sage_core.methods.table import METHODS
 
     method = METHODS["sage"]
-    training = dataclasses.replace(method.training, enough=1e9, window=2, settle=3)  # any residual is low enough: 2 steps, then 3 to settle
+    training = dataclasses.replace(
+        method.training, enough=1e9, window=2, settle=3
+    )  # any residual is low enough: 2 steps, then 3 to settle
     monkeypatch.setitem(METHODS, "sage", dataclasses.replace(method, training=training))
     totals = []
-    erasure = erase(thin, dataclasses.replace(SPEC, steps=20), lambda e: totals.append(e.total) if e.phase == "erase" else None)
+    erasure = erase(
+        thin,
+        dataclasses.replace(SPEC, steps=20),
+        lambda e: totals.append(e.total) if e.phase == "erase" else None,
+    )
     erasure.adapter.remove()
     assert len(erasure.losses) == 5 and totals == [20, 5, 5, 5, 5]
-
-

@@ -32,12 +32,19 @@ def test_it_has_stable_diffusions_layout_and_loads_in_diffusers_as_it_is(demo):
 
     pipe = StableDiffusionPipeline.from_pretrained(DEMO, local_files_only=True, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.scheduler.config.prediction_type == "epsilon" and pipe.scheduler.config.beta_schedule == "scaled_linear"
+    assert (
+        pipe.scheduler.config.prediction_type == "epsilon"
+        and pipe.scheduler.config.beta_schedule == "scaled_linear"
+    )
     prompt = "a cartoon drawing of a pizza"
     with torch.no_grad():
-        torch.testing.assert_close(pipe.encode_prompt(prompt, "cpu", 1, False)[0], demo.encode([prompt]).hidden, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            pipe.encode_prompt(prompt, "cpu", 1, False)[0], demo.encode([prompt]).hidden, atol=1e-5, rtol=1e-4
+        )
     pipe.scheduler = demo.scheduler(8)
-    latents = pipe(prompt, latents=demo.noise([1]), num_inference_steps=8, guidance_scale=5.0, output_type="latent").images
+    latents = pipe(
+        prompt, latents=demo.noise([1]), num_inference_steps=8, guidance_scale=5.0, output_type="latent"
+    ).images
     torch.testing.assert_close(latents, demo.sample(demo.encode([prompt]), [1], 8, 5.0), atol=1e-3, rtol=1e-3)
 
 
@@ -47,12 +54,18 @@ def test_the_probe_sees_what_is_asked_for(demo):
     from sage_core.evaluate.measure import load_judge
 
     judge, chosen = load_judge(demo), vocabulary.concepts()[::12]
-    pairs = [(c, s) for c in chosen for s in vocabulary.STYLES if (c.name, s) not in vocabulary.HELD_OUT_PAIRS]
-    images = demo.generate([vocabulary.canonical(s, c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs))))
+    pairs = [
+        (c, s) for c in chosen for s in vocabulary.STYLES if (c.name, s) not in vocabulary.HELD_OUT_PAIRS
+    ]
+    images = demo.generate(
+        [vocabulary.canonical(s, c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs)))
+    )
     right = [seen.concept == c.name for seen, (c, _) in zip(judge.look(images), pairs)]
     assert sum(right) / len(right) >= 0.90
     words = [(c, c.synonyms[i % len(c.synonyms)], vocabulary.STYLES[i % 4]) for i, c in enumerate(chosen)]
-    images = demo.generate([vocabulary.canonical(s, w) for _, w, s in words], list(range(9500, 9500 + len(words))))
+    images = demo.generate(
+        [vocabulary.canonical(s, w) for _, w, s in words], list(range(9500, 9500 + len(words)))
+    )
     right = [seen.concept == c.name for seen, (c, _, _) in zip(judge.look(images), words)]
     assert sum(right) / len(right) >= 0.85
 

@@ -22,8 +22,11 @@ def terms_on(model, adapter):
         return Rows(z, torch.tensor([100, 500, 900])[: len(prompts)], model.encode(prompts), target, weight)
 
     weights = torch.rand(3, 1, 1, 1, generator=g)
-    return {"erase": rows(["castle", "a castle", "the castle"], weights), "noise": rows(["dog", "cat"], 20.0),
-            "relations": model.encode(["a lion"]).hidden.square().mean()}
+    return {
+        "erase": rows(["castle", "a castle", "the castle"], weights),
+        "noise": rows(["dog", "cat"], 20.0),
+        "relations": model.encode(["a lion"]).hidden.square().mean(),
+    }
 
 
 @pytest.fixture(scope="module", params=["sd1", "sdxl"])
@@ -50,7 +53,9 @@ def test_parts_add_up_to_the_whole_batch(any_thin, surface, at_once):
         found[limit] = [p.grad for p in adapter.parameters()], losses, predicted, thin.cost.passes - before
     (one, losses, predicted, cost), (many, own, parts, same) = found[None], found[at_once]
     assert cost == same == 15
-    assert [g is None for g in one] == [g is None for g in many]  # SDXL does not read the last layer of its first encoder
+    assert [g is None for g in one] == [
+        g is None for g in many
+    ]  # SDXL does not read the last layer of its first encoder
     one, many = ([g for g in grads if g is not None] for grads in (one, many))
     assert all(g.abs().sum() > 0 for g in one)
     for a, b in zip(one, many):
@@ -63,7 +68,9 @@ def test_parts_add_up_to_the_whole_batch(any_thin, surface, at_once):
 
 @pytest.mark.parametrize("method", ["sage", "age"])
 def test_an_erasure_with_checkpointing_ends_like_one_without(thin, method):
-    """AGE differentiates a frozen prediction after the adapter is on again: computed again, it has to be the frozen one."""
+    """AGE differentiates a frozen prediction after the adapter is on again: computed again, it has to be the
+    frozen one.
+    """
     ends = []
     for on in (False, True):
         checkpoint_blocks(thin.unet, on)
@@ -126,14 +133,25 @@ def gradients(dtype: torch.dtype, scale: float) -> torch.Tensor:
         for up in adapter.up.values():
             up.copy_(0.05 * torch.randn(up.shape, generator=g))
     z = torch.randn(2, 4, 8, 8, generator=g)
-    descend(model, {"erase": Rows(z, torch.tensor([300, 800]), model.encode(["a dog", "a house"]), torch.zeros_like(z), 1e-3)}, scale)
+    descend(
+        model,
+        {
+            "erase": Rows(
+                z, torch.tensor([300, 800]), model.encode(["a dog", "a house"]), torch.zeros_like(z), 1e-3
+            )
+        },
+        scale,
+    )
     adapter.remove()
     return torch.cat([p.grad.flatten() for p in adapter.parameters()]) / scale
 
 
 def test_half_precision_needs_a_scale_and_with_it_the_gradients_are_right():
     whole = gradients(torch.float32, 1.0)
-    alike = [torch.nn.functional.cosine_similarity(whole, gradients(torch.float16, scale), dim=0) for scale in (1.0, HALF_SCALE)]
+    alike = [
+        torch.nn.functional.cosine_similarity(whole, gradients(torch.float16, scale), dim=0)
+        for scale in (1.0, HALF_SCALE)
+    ]
     assert alike[0] < 0.9 and alike[1] > 0.999
 
 

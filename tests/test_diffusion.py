@@ -16,7 +16,9 @@ def same_predictions(model, reference, seed=0):
     with torch.no_grad():
         cond = model.encode(prompts)
         if len(model.text.encoders) == 2:
-            hidden, _, pooled, _ = reference.encode_prompt(prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+            hidden, _, pooled, _ = reference.encode_prompt(
+                prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
             torch.testing.assert_close(cond.pooled, pooled, atol=1e-5, rtol=1e-4)
         else:
             hidden, _ = reference.encode_prompt(prompts, "cpu", 1, False)
@@ -75,8 +77,16 @@ def test_original_autoencoder_names_agree_with_diffusers_own_converter():
                 k = k.replace(f"{side}.down_blocks.{i}.downsamplers.0.", f"{side}.down.{i}.downsample.")
                 k = k.replace(f"{side}.up_blocks.{i}.resnets.", f"{side}.up.{3 - i}.block.")
                 k = k.replace(f"{side}.up_blocks.{i}.upsamplers.0.", f"{side}.up.{3 - i}.upsample.")
-            k = k.replace(f"{side}.mid_block.resnets.0", f"{side}.mid.block_1").replace(f"{side}.mid_block.resnets.1", f"{side}.mid.block_2")
-            for new, old in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            k = k.replace(f"{side}.mid_block.resnets.0", f"{side}.mid.block_1").replace(
+                f"{side}.mid_block.resnets.1", f"{side}.mid.block_2"
+            )
+            for new, old in (
+                ("group_norm", "norm"),
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ):
                 k = k.replace(f"{side}.mid_block.attentions.0.{new}", f"{side}.mid.attn_1.{old}")
         k = k.replace("conv_shortcut", "nin_shortcut")
         value = vae.state_dict()[key]
@@ -95,8 +105,12 @@ def test_sampling_gives_the_pictures_of_the_pipeline(sd1):
     model.pixels = 64
     pipe.scheduler = model.scheduler(4)
     pipe.set_progress_bar_config(disable=True)
-    expected = pipe("a cat", latents=model.noise([3]), num_inference_steps=4, guidance_scale=5.0, output_type="latent").images
-    torch.testing.assert_close(model.sample(model.encode(["a cat"]), [3], 4, 5.0), expected, atol=1e-3, rtol=1e-3)
+    expected = pipe(
+        "a cat", latents=model.noise([3]), num_inference_steps=4, guidance_scale=5.0, output_type="latent"
+    ).images
+    torch.testing.assert_close(
+        model.sample(model.encode(["a cat"]), [3], 4, 5.0), expected, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_velocity_is_told_from_a_marker_or_asked_for(sd1):
@@ -137,15 +151,18 @@ def test_token_embeddings_in_place_of_tokens_change_nothing_and_carry_gradients(
     assert all(e.grad.abs().sum() > 0 for e in embeddings)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda sd: {"double_blocks.0.weight": torch.zeros(1)}, "Flux"),
-    (lambda sd: {k: v for k, v in sd.items() if not k.startswith("cond_stage_model")}, "no text encoder"),
-    (lambda sd: {k: v for k, v in sd.items() if "middle_block.2" not in k}, "lacks"),
-    (lambda sd: sd | {UNET + "input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, "9 input channels"),
-    (lambda sd: sd | {UNET + "out.2.bias": torch.full((4,), float("nan"))}, "NaN"),
-    (lambda sd: sd | {UNET + "out.2.bias": torch.zeros(7)}, "shapes"),
-    (lambda sd: {}, "no Stable Diffusion"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda sd: {"double_blocks.0.weight": torch.zeros(1)}, "Flux"),
+        (lambda sd: {k: v for k, v in sd.items() if not k.startswith("cond_stage_model")}, "no text encoder"),
+        (lambda sd: {k: v for k, v in sd.items() if "middle_block.2" not in k}, "lacks"),
+        (lambda sd: sd | {UNET + "input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, "9 input channels"),
+        (lambda sd: sd | {UNET + "out.2.bias": torch.full((4,), float("nan"))}, "NaN"),
+        (lambda sd: sd | {UNET + "out.2.bias": torch.zeros(7)}, "shapes"),
+        (lambda sd: {}, "no Stable Diffusion"),
+    ],
+)
 def test_a_wrong_checkpoint_is_refused_with_one_sentence(sd1, change, words):
     with pytest.raises(SageError, match=words) as caught:
         load_model(change(tiny.original(sd1)))

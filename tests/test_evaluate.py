@@ -1,4 +1,6 @@
-"""The measurement itself: it sees erasing when there is some, none when there is none, and an attack that works."""
+"""The measurement itself: it sees erasing when there is some, none when there is none, and an attack that
+works.
+"""
 
 import json
 
@@ -23,9 +25,15 @@ def test_prompts_of_every_cell_are_balanced_and_hold_no_given_word():
     assert not any("puppy" in p.text or p.text.endswith(" dog") for p in prompts if p.cell == "synonyms")
     assert all(p.expected == "dog" for p in prompts if p.cell in ("concept", "synonyms"))
     for cell in CELLS:
-        styles = [next(s for s in ("cartoon", "glossy", "ink", "pixel art") if s in p.text) for p in prompts if p.cell == cell]
+        styles = [
+            next(s for s in ("cartoon", "glossy", "ink", "pixel art") if s in p.text)
+            for p in prompts
+            if p.cell == cell
+        ]
         assert len(set(styles)) == 4 and max(map(styles.count, styles)) - min(map(styles.count, styles)) <= 2
-        assert len({(p.expected, p.text) for p in prompts if p.cell == cell}) >= min(16, 4 * len({p.expected for p in prompts if p.cell == cell}))
+        assert len({(p.expected, p.text) for p in prompts if p.cell == cell}) >= min(
+            16, 4 * len({p.expected for p in prompts if p.cell == cell})
+        )
 
 
 def test_an_untouched_model_shows_no_erasing_and_no_drift(demo):
@@ -66,9 +74,16 @@ def test_the_attack_works_on_the_original_model(demo):
     assert base.latents.shape == (attack.latents, 4, 8, 8) and torch.isfinite(base.latents).all()
 
 
-@pytest.mark.parametrize("prompt, short", [
-    ("a cartoon drawing of a dog", "cartoon: dog"), ("an ink drawing of an owl", "ink: owl"), ("a picture of an owl", "owl"),
-    ("a glossy drawing of beer", "glossy: beer"), ("a photo of Ada Lovelace", "photo of Ada Lovelace"), ("another drawing", "another drawing"),
-])
+@pytest.mark.parametrize(
+    "prompt, short",
+    [
+        ("a cartoon drawing of a dog", "cartoon: dog"),
+        ("an ink drawing of an owl", "ink: owl"),
+        ("a picture of an owl", "owl"),
+        ("a glossy drawing of beer", "glossy: beer"),
+        ("a photo of Ada Lovelace", "photo of Ada Lovelace"),
+        ("another drawing", "another drawing"),
+    ],
+)
 def test_captions_keep_the_telling_part_of_a_prompt(prompt, short):
     assert caption(prompt) == short

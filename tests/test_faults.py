@@ -1,4 +1,6 @@
-"""What happens to machines in the middle of a run: it goes on from there, or stops in a sentence, and no file is ever half."""
+"""What happens to machines in the middle of a run: it goes on from there, or stops in a sentence, and no file
+is ever half.
+"""
 
 import contextlib
 import os
@@ -35,14 +37,43 @@ def thin_folder(tmp_path_factory):
     return tiny.folder(tiny.make("sd1"), tmp_path_factory.mktemp("thin") / "m")
 
 
-def start(model: Path, folder: Path, *more: str, concept: str = "dog", **environment: str) -> subprocess.Popen:
+def start(
+    model: Path, folder: Path, *more: str, concept: str = "dog", **environment: str
+) -> subprocess.Popen:
     """A real process that erases into `folder`/dog.safetensors, one state a step."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "sage_core", "erase", model, "--concept", concept, "--steps", "30", "--rank", "2", "--device", "cpu", "--no-preview",
-               "--save-every", "0", "--resume", "--out", "dog.safetensors", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "sage_core",
+        "erase",
+        model,
+        "--concept",
+        concept,
+        "--steps",
+        "30",
+        "--rank",
+        "2",
+        "--device",
+        "cpu",
+        "--no-preview",
+        "--save-every",
+        "0",
+        "--resume",
+        "--out",
+        "dog.safetensors",
+        *more,
+    ]
     heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", preexec_fn=heard,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        preexec_fn=heard,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
 
 
 def tensors(path: Path) -> dict:
@@ -74,7 +105,9 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_result(thin_folder, und
                 raise AssertionError(process.stderr.read())
             process.wait()
         again = tensors(final)
-        assert again.keys() == whole.keys() and all(torch.allclose(again[k], whole[k], atol=1e-4) for k in whole)
+        assert again.keys() == whole.keys() and all(
+            torch.allclose(again[k], whole[k], atol=1e-4) for k in whole
+        )
         assert [p.name for p in folder.iterdir()] == ["dog.safetensors"], "nothing half-written is left"
     print(f"{kills} kills in {runs} runs")
 
@@ -95,8 +128,10 @@ def test_ctrl_c_at_random_moments_is_status_130_or_done_and_no_traceback(thin_fo
 
 
 def test_ctrl_c_while_python_ends_does_not_change_the_status():
-    code = "import signal, sys; from sage_core.cli import main as cli; cli.main = lambda: 0; done = cli.console(); " \
-           "signal.raise_signal(signal.SIGINT); sys.exit(done)"
+    code = (
+        "import signal, sys; from sage_core.cli import main as cli; cli.main = lambda: 0; done ="
+        " cli.console(); signal.raise_signal(signal.SIGINT); sys.exit(done)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -106,7 +141,11 @@ def test_two_runs_for_one_name_do_not_meet(thin_folder, tmp_path):
     codes = sorted(p.returncode for p in both)
     if codes == [0, 0]:
         pytest.skip("THE MACHINE WAS SO SLOW that the second run began when the first was done")
-    assert codes == [0, 1] and any("Another run is making" in t for t in told) and not any("Traceback" in t for t in told)
+    assert (
+        codes == [0, 1]
+        and any("Another run is making" in t for t in told)
+        and not any("Traceback" in t for t in told)
+    )
     assert tensors(tmp_path / "dog.safetensors")
 
 
@@ -128,7 +167,9 @@ def tmpfs(tmp_path):
         pytest.skip("NOT TESTED ON A REAL FULL DISK: only Linux mounts one in memory")
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("NOT TESTED ON A REAL FULL DISK: mounting one takes rights that are not here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
@@ -149,7 +190,9 @@ def test_a_full_disk_in_the_middle_is_a_sentence_and_the_run_goes_on_when_there_
     assert sorted(p.name for p in tmpfs.iterdir()) == ["dog.resume", "filler"]
     filler.unlink()
     phases = []
-    erasure = erase(thin, SPEC, lambda e: phases.append((e.phase, e.step)), state=state, resume=True, save_every=0)
+    erasure = erase(
+        thin, SPEC, lambda e: phases.append((e.phase, e.step)), state=state, resume=True, save_every=0
+    )
     erasure.save(path, thin)
     erasure.adapter.remove()
     assert phases[0] == ("erase", 3) and [p.name for p in tmpfs.iterdir()] == ["dog.safetensors"]
@@ -171,9 +214,27 @@ def test_a_read_only_disk_is_told_before_anything_is_begun(tmpfs):
 @pytest.mark.skipif(os.name == "nt", reason="limits of a process are Unix")
 def test_a_file_that_may_not_grow_is_a_sentence_and_leaves_nothing(thin_folder, tmp_path):
     """As on a full disk or over a quota, and it takes no rights to try."""
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); from sage_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "erase", thin_folder, "--concept", "dog", "--method", "uce", "--device", "cpu", "--no-preview"]
-    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); from"
+        " sage_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "erase",
+        thin_folder,
+        "--concept",
+        "dog",
+        "--method",
+        "uce",
+        "--device",
+        "cpu",
+        "--no-preview",
+    ]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert run.returncode == 1 and "could not be written" in run.stderr and "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
 
@@ -210,7 +271,9 @@ def test_latents_that_are_no_numbers_stop_the_run(thin, monkeypatch, bad):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_no_number_stops_the_run_and_the_state_stays_good(thin, monkeypatch, tmp_path, bad):
+def test_a_gradient_that_is_no_number_stops_the_run_and_the_state_stays_good(
+    thin, monkeypatch, tmp_path, bad
+):
     from safetensors.torch import load_file
 
     from sage_core.cycle import run as cycle
@@ -235,8 +298,11 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_the_state_stays_good(thi
     erase(thin, SPEC, state=state, resume=True).adapter.remove()
 
 
-OUT_OF_MEMORY = [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
-                 RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")]
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
@@ -261,14 +327,21 @@ def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypa
             if len(steps) > 2 and not enough(model):
                 raise error
             return own(model, *args)
+
         return step
 
     plan = make_plan(thin, SPEC, None)
     try:
         monkeypatch.setattr(cycle, "descend", short_of(lambda model: model.at_once == 1))
-        erasure = erase_as_planned(thin, SPEC, plan, lambda event: None, said.append, tmp_path / "x.resume", save_every=0)
+        erasure = erase_as_planned(
+            thin, SPEC, plan, lambda event: None, said.append, tmp_path / "x.resume", save_every=0
+        )
         erasure.adapter.remove()
-        assert len(erasure.losses) == 6 and len(said) == 2 and "one sample" in said[1].replace("1 sample", "one sample")
+        assert (
+            len(erasure.losses) == 6
+            and len(said) == 2
+            and "one sample" in said[1].replace("1 sample", "one sample")
+        )
         assert len(steps) == 6 + 2, "it went on from the last state, twice"
         monkeypatch.setattr(cycle, "descend", short_of(lambda model: False))
         plan.set_up(thin)
@@ -279,8 +352,13 @@ def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypa
         thin.at_once = None
 
 
-@pytest.mark.parametrize("environment", [{"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "1"},
-                                         {"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "1"},
+        {"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu"},
+    ],
+)
 def test_odd_locales_change_nothing(thin_folder, tmp_path, environment):
     process = start(thin_folder, tmp_path, "--method", "uce", concept="I İ ı Café 🐶", **environment)
     err = process.communicate()[1]
@@ -324,13 +402,20 @@ def test_a_state_that_was_altered_is_a_sentence(thin, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         erase(thin, SPEC, stop, state=state, save_every=0)
-    whole = {k: v.clone() for k, v in load_file(state).items()}  # not mapped from the file, which is written below
+    whole = {
+        k: v.clone() for k, v in load_file(state).items()
+    }  # not mapped from the file, which is written below
     from safetensors import safe_open
 
     with safe_open(state, "pt") as f:
         meta = f.metadata()
-    for broken, about in ((dict(list(whole.items())[3:]), meta), ({k: v.flatten()[:1] for k, v in whole.items()}, meta), (whole, {"sage.state": "[]"}),
-                          (whole, {"sage.state": "[" * 100_000}), (whole, {})):
+    for broken, about in (
+        (dict(list(whole.items())[3:]), meta),
+        ({k: v.flatten()[:1] for k, v in whole.items()}, meta),
+        (whole, {"sage.state": "[]"}),
+        (whole, {"sage.state": "[" * 100_000}),
+        (whole, {}),
+    ):
         save_file({k: v.clone() for k, v in broken.items()}, state, metadata=about)
         with pytest.raises(SageError, match="cannot be read"):
             erase(thin, SPEC, state=state, resume=True)

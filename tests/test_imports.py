@@ -14,21 +14,32 @@ HOSTS = {"comfy", "comfy_api", "folder_paths", "server", "modules", "gradio", "n
 
 
 def test_importing_the_core_is_quick_and_loads_no_heavy_library():
-    code = "import sys; import sage_core; print(sorted(set(sys.modules) & {'torch', 'diffusers', 'transformers', 'gradio', 'comfy', 'peft'}))"
+    code = (
+        "import sys; import sage_core; print(sorted(set(sys.modules) & {'torch', 'diffusers', 'transformers',"
+        " 'gradio', 'comfy', 'peft'}))"
+    )
     times = []
     for _ in range(3):
         start = time.monotonic()
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        ).stdout
         times.append(time.monotonic() - start)
         assert out.strip() == "[]"
     assert min(times) < 1.0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_the_core_imports_no_host_and_runs_no_code_from_text(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    imported |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level}
+    imported |= {
+        n.module.split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and n.module and not n.level
+    }
     assert not imported & HOSTS
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert not called & {"eval", "exec"} and "pickle" not in imported
@@ -38,7 +49,9 @@ def test_the_core_imports_no_host_and_runs_no_code_from_text(path):
 KNOW_THE_BUNDLED_MODEL = ("demo/", "models.py", "cli/commands.py", "bench/")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sage_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_the_core_does_not_know_the_bundled_model(path):
     """What is special about it reaches the core as a value (knowledge.py)."""
     name = path.relative_to(ROOT / "sage_core").as_posix()
@@ -51,7 +64,11 @@ def test_the_core_does_not_know_the_bundled_model(path):
 
 
 def test_files_stay_short():
-    long = {str(p.relative_to(ROOT)): n for p in (ROOT / "sage_core").rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in (ROOT / "sage_core").rglob("*.py")
+        if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert not long
 
 
@@ -63,10 +80,16 @@ def test_install_py_checks_and_changes_nothing():
 
 def test_requirements_are_floors_without_torch():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    assert all(">=" in line and "==" not in line for line in lines) and not any(line.startswith("torch") for line in lines)
+    assert all(">=" in line and "==" not in line for line in lines) and not any(
+        line.startswith("torch") for line in lines
+    )
 
 
 def test_the_version_that_the_registry_reads_is_in_the_changelog():
-    path = re.search(r'\[tool\.comfy\.version\]\npath = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-    version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(encoding="utf-8"), re.M)[1]
+    path = re.search(
+        r'\[tool\.comfy\.version\]\npath = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )[1]
+    version = re.search(
+        r'^__version__ = "(\d+\.\d+\.\d+)"$', (ROOT / path).read_text(encoding="utf-8"), re.M
+    )[1]
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -54,7 +54,11 @@ def test_a_learnt_name_climbs(model):
 
 def test_plain_rows_stand_last_and_one_is_always_learnt(model):
     found = search(model)
-    assert found.plain_rows(1) == slice(1, None) and found.plain_rows(2) == slice(1, None) and found.plain_rows(4) == slice(2, None)
+    assert (
+        found.plain_rows(1) == slice(1, None)
+        and found.plain_rows(2) == slice(1, None)
+        and found.plain_rows(4) == slice(2, None)
+    )
     assert len(found(random.Random(0), torch.Generator(), [None] * 5)) == 5
     assert len(search(model, pool=1)(random.Random(0), torch.Generator(), [None] * 4)) == 4
 

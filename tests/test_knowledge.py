@@ -32,9 +32,11 @@ def retrained(sd: dict[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Ten
     """The same shapes with every tensor moved a little, as in a model that was trained on its own."""
     g = torch.Generator().manual_seed(seed)
     return {
-        k: v + 0.02 * v.float().std(correction=0) * torch.randn(v.shape, generator=g)
-        if v.is_floating_point()
-        else v
+        k: (
+            v + 0.02 * v.float().std(correction=0) * torch.randn(v.shape, generator=g)
+            if v.is_floating_point()
+            else v
+        )
         for k, v in sd.items()
     }
 

@@ -40,7 +40,9 @@ def test_an_untouched_model_is_at_one_hundred_percent_and_its_pictures_show_the_
     watch.look(0, 1)
     assert [share for _, share in watch.curve] == pytest.approx([1.0, 1.0], abs=1e-4)
     assert (watch.whole > 0).float().mean() >= 0.8, "the untouched model sees the concept in what it drew"
-    assert demo.cost == cost and watch.cost.forwards > 0, "looking is not part of what a method costs, and is counted"
+    assert demo.cost == cost and watch.cost.forwards > 0, (
+        "looking is not part of what a method costs, and is counted"
+    )
     watch.context.adapter.remove()
 
 
@@ -69,12 +71,18 @@ def test_the_weaker_the_lora_the_more_is_left(demo, tmp_path):
         watch.look(0, 1)
         shares.append(watch.curve[-1][1])
         adapter.remove()
-    assert shares[0] == pytest.approx(1.0, abs=1e-3) and shares == sorted(shares, reverse=True) and shares[-1] <= 0.1, shares
+    assert (
+        shares[0] == pytest.approx(1.0, abs=1e-3)
+        and shares == sorted(shares, reverse=True)
+        and shares[-1] <= 0.1
+    ), shares
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_looked_at_before_and_after(thin, method):
-    spec = dataclasses.replace(SPEC, method=method, steps=1, resolution=64, rank=None if METHODS[method].closed else 4)
+    spec = dataclasses.replace(
+        SPEC, method=method, steps=1, resolution=64, rank=None if METHODS[method].closed else 4
+    )
     erasure, seen = looked(thin, spec)
     assert [e.left for e in seen] == [share for _, share in erasure.left] and len(seen) >= 2
     assert erasure.left[0] == (0, 1.0) and all(0.0 <= share <= 1.0 for _, share in erasure.left)
@@ -122,6 +130,16 @@ def test_the_file_records_the_looks_beside_the_losses(thin, tmp_path):
     assert [share for _, share in read] == pytest.approx([share for _, share in erasure.left], abs=1e-4)
     merge_loras([path, path], tmp_path / "both.safetensors")
     assert read_lora(tmp_path / "both.safetensors").left() == [], "a joined file has no curve of its own"
-    for bad in ("[2.0]", '"x"', "[null]", "[[0, 2.0]]", "[[0, true]]", "[[-1, 0.5]]", "[[0, 0.5, 1]]", "{", "[[0, NaN]]"):
+    for bad in (
+        "[2.0]",
+        '"x"',
+        "[null]",
+        "[[0, 2.0]]",
+        "[[0, true]]",
+        "[[-1, 0.5]]",
+        "[[0, 0.5, 1]]",
+        "{",
+        "[[0, NaN]]",
+    ):
         rewrite_metadata(path, {LEFT_KEY: bad})
         assert read_lora(path).left() == []

@@ -69,7 +69,14 @@ def test_diffusers_pipeline_draws_the_same(family, tmp_path, surface):
     with torch.no_grad():
         cond, expected = model.encode(PROMPTS), noise_of(model)
     torch.manual_seed(1)
-    hidden, drawn = tiny.in_diffusers(family.family, tmp_path / "x.safetensors", PROMPTS, torch.randn(2, 4, 8, 8), torch.tensor([700, 20]), model._added(cond))
+    hidden, drawn = tiny.in_diffusers(
+        family.family,
+        tmp_path / "x.safetensors",
+        PROMPTS,
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([700, 20]),
+        model._added(cond),
+    )
     torch.testing.assert_close(hidden, cond.hidden, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-3)
 
@@ -77,10 +84,19 @@ def test_diffusers_pipeline_draws_the_same(family, tmp_path, surface):
 def two_files(model, folder):
     """An erasure of both surfaces and one of the text encoder, of different ranks and alphas."""
     files = []
-    for seed, (concept, surface, rank, alpha) in enumerate([("cat", "both", 4, 4.0), ("castle", "text", 2, 3.0)]):
+    for seed, (concept, surface, rank, alpha) in enumerate(
+        [("cat", "both", 4, 4.0), ("castle", "text", 2, 3.0)]
+    ):
         adapter = trained(model, surface, rank, alpha, seed)
-        files.append(Erasure(ErasureSpec(concept, surface=surface, rank=rank, alpha=alpha).resolved(), adapter, [], Cost(), 0.0)
-                     .save(folder / f"{concept}.safetensors", model))
+        files.append(
+            Erasure(
+                ErasureSpec(concept, surface=surface, rank=rank, alpha=alpha).resolved(),
+                adapter,
+                [],
+                Cost(),
+                0.0,
+            ).save(folder / f"{concept}.safetensors", model)
+        )
         adapter.remove()
     return files
 
@@ -98,7 +114,9 @@ def test_joined_files_change_the_model_as_the_stack_does(family, tmp_path, stren
     loaded = load_lora(model, tmp_path / "both.safetensors")
     torch.testing.assert_close(noise_of(model), stacked)
     loaded.remove()
-    assert [(s["concept"], s["strength"]) for s in read_lora(tmp_path / "both.safetensors").specs()] == list(zip(("cat", "castle"), strengths or [1, 1]))
+    assert [(s["concept"], s["strength"]) for s in read_lora(tmp_path / "both.safetensors").specs()] == list(
+        zip(("cat", "castle"), strengths or [1, 1])
+    )
 
 
 def test_a_joined_file_is_halved_only_where_nothing_is_rounded(sd1, tmp_path):
@@ -107,7 +125,11 @@ def test_a_joined_file_is_halved_only_where_nothing_is_rounded(sd1, tmp_path):
     files = [cat, tmp_path / "twice.safetensors"]
     merge_loras(files, tmp_path / "thrice.safetensors")
     assert len(read_lora(tmp_path / "thrice.safetensors").specs()) == 3, "joined files can be joined again"
-    assert {t.dtype for k, t in load_file(tmp_path / "thrice.safetensors").items() if "lora_" in k.split(".", 1)[1]} == {torch.float16}
+    assert {
+        t.dtype
+        for k, t in load_file(tmp_path / "thrice.safetensors").items()
+        if "lora_" in k.split(".", 1)[1]
+    } == {torch.float16}
     merge_loras(files, tmp_path / "third.safetensors", [1 / 3, 1.0])
     assert {t.dtype for t in load_file(tmp_path / "third.safetensors").values()} == {torch.float32}
 
@@ -116,8 +138,13 @@ def test_what_cannot_be_joined_is_refused(sd1, tmp_path):
     cat, castle = two_files(load_model(tiny.original(sd1)), tmp_path)
     sdxl = load_model(tiny.original(tiny.make("sdxl")))
     foreign = save(trained(sdxl), sdxl, tmp_path / "foreign.safetensors")
-    for files, strengths, words in [([cat], None, "at least two"), ([cat, castle], [1.0], "2 files and 1 strengths"), ([cat, foreign], None, "different"),
-                                    ([cat, castle], [1.0, float("nan")], "number"), ([cat] * 300, None, "rank 1200")]:
+    for files, strengths, words in [
+        ([cat], None, "at least two"),
+        ([cat, castle], [1.0], "2 files and 1 strengths"),
+        ([cat, foreign], None, "different"),
+        ([cat, castle], [1.0, float("nan")], "number"),
+        ([cat] * 300, None, "rank 1200"),
+    ]:
         with pytest.raises(SageError, match=words):
             merge_loras(files, tmp_path / "out.safetensors", strengths)
     assert not (tmp_path / "out.safetensors").exists()
@@ -144,7 +171,11 @@ def test_metadata_repeats_the_run_and_names_the_architecture(family, tmp_path):
     path = save(trained(model), model, tmp_path / "x.safetensors", retain=("dog",))
     file = read_lora(path)
     assert ErasureSpec.from_json(file.spec()).retain == ("dog",)
-    wanted = {"sd1": "stable-diffusion-v1/lora", "sd2": "stable-diffusion-v2-512/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
+    wanted = {
+        "sd1": "stable-diffusion-v1/lora",
+        "sd2": "stable-diffusion-v2-512/lora",
+        "sdxl": "stable-diffusion-xl-v1-base/lora",
+    }
     assert file.metadata["modelspec.architecture"] == wanted[family.family]
     assert file.metadata["sage.model_sha256"] == model.fingerprint
     assert file.rank == 4
@@ -160,9 +191,14 @@ def test_what_the_model_spec_demands_is_there(family, tmp_path):
     small = save(trained(model), model, tmp_path / "small.safetensors", resolution=256)
     for path, side in ((own, model.pixels), (small, 256)):
         metadata = read_lora(path).metadata
-        assert all(metadata.get(f"modelspec.{key}") for key in MUST) and metadata["modelspec.resolution"] == f"{side}x{side}"
+        assert (
+            all(metadata.get(f"modelspec.{key}") for key in MUST)
+            and metadata["modelspec.resolution"] == f"{side}x{side}"
+        )
     joined = merge_loras([small, own], tmp_path / "both.safetensors").metadata
-    assert all(joined.get(f"modelspec.{key}") for key in MUST) and joined["modelspec.resolution"] == "{0}x{0}".format(max(model.pixels, 256))
+    assert all(joined.get(f"modelspec.{key}") for key in MUST) and joined[
+        "modelspec.resolution"
+    ] == "{0}x{0}".format(max(model.pixels, 256))
 
 
 def test_files_from_before_the_resolution_was_written_can_be_joined(sd1, tmp_path):
@@ -176,7 +212,11 @@ def test_a_file_of_an_older_version_is_still_the_same_erasure(sd1, tmp_path):
     """It says nothing of a schedule, since there was one only."""
     model, spec = load_model(tiny.original(sd1)), ErasureSpec("cat", rank=4)
     file = read_lora(save(trained(model), model, tmp_path / "x.safetensors"))
-    old = {k: v for k, v in file.metadata.items() if k not in ("modelspec.resolution", "sage.left", "sage.schedule")}
+    old = {
+        k: v
+        for k, v in file.metadata.items()
+        if k not in ("modelspec.resolution", "sage.left", "sage.schedule")
+    }
     assert LoraFile(file.layers, old).is_of(spec, model)
 
 
@@ -197,13 +237,19 @@ def test_a_lora_of_another_architecture_is_refused(tmp_path):
         load_lora(load_model(tiny.original(tiny.make("sd2"))), path)
 
 
-@pytest.mark.parametrize("tensors, words", [
-    ({}, "not a LoRA|holds no"),
-    ({"a.lora_down.weight": torch.zeros(2, 3)}, "do not fit"),
-    ({"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 5)}, "do not fit"),
-    ({"a.lora_down.weight": torch.full((2, 3), float("nan")), "a.lora_up.weight": torch.zeros(3, 2)}, "NaN"),
-    ({"unet.up.lora_A.weight": torch.zeros(2, 3)}, "kohya"),
-])
+@pytest.mark.parametrize(
+    "tensors, words",
+    [
+        ({}, "not a LoRA|holds no"),
+        ({"a.lora_down.weight": torch.zeros(2, 3)}, "do not fit"),
+        ({"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 5)}, "do not fit"),
+        (
+            {"a.lora_down.weight": torch.full((2, 3), float("nan")), "a.lora_up.weight": torch.zeros(3, 2)},
+            "NaN",
+        ),
+        ({"unet.up.lora_A.weight": torch.zeros(2, 3)}, "kohya"),
+    ],
+)
 def test_a_damaged_lora_is_refused(tmp_path, tensors, words):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(SageError, match=words):
@@ -211,7 +257,10 @@ def test_a_damaged_lora_is_refused(tmp_path, tensors, words):
 
 
 def test_a_lora_without_our_spec_says_so(tmp_path):
-    save_file({"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 2)}, tmp_path / "x.safetensors")
+    save_file(
+        {"a.lora_down.weight": torch.zeros(2, 3), "a.lora_up.weight": torch.zeros(3, 2)},
+        tmp_path / "x.safetensors",
+    )
     with pytest.raises(SageError, match="carries no erasure spec"):
         read_lora(tmp_path / "x.safetensors").spec()
 
@@ -241,7 +290,13 @@ def comfy() -> tuple[Path, str] | None:
     if not (root / "comfy" / "lora.py").exists():
         return None
     for python in (root / ".venv" / "bin" / "python", root / "venv" / "bin" / "python", Path(sys.executable)):
-        if python.exists() and subprocess.run([python, "-c", "import torchvision, torchsde, aiohttp"], capture_output=True).returncode == 0:
+        if (
+            python.exists()
+            and subprocess.run(
+                [python, "-c", "import torchvision, torchsde, aiohttp"], capture_output=True
+            ).returncode
+            == 0
+        ):
             return root, str(python)
     return None
 
@@ -252,14 +307,19 @@ def test_every_key_of_a_checkpoint_that_hosts_recognise_lands_in_comfyui(tmp_pat
     """The bundled model's keys are tried in every run (tests/comfy)."""
     found = comfy()
     if found is None:
-        pytest.skip("NO COMFYUI FOUND: check it out at ~/ComfyUI (or set COMFYUI_PATH) with its environment in .venv; keys were not tried in the real host")
+        pytest.skip(
+            "NO COMFYUI FOUND: check it out at ~/ComfyUI (or set COMFYUI_PATH) with its environment in .venv;"
+            " keys were not tried in the real host"
+        )
     import full_shape
 
     root, python = found
     source = getattr(full_shape, shape)(tmp_path / "m.safetensors")
     model = load_model(source, dtype=torch.float16)
     path = save(trained(model, "both"), model, tmp_path / "x.safetensors")
-    run = subprocess.run([python, "-c", CHECK_IN_COMFY, str(path), str(source)], capture_output=True, text=True, cwd=root)
+    run = subprocess.run(
+        [python, "-c", CHECK_IN_COMFY, str(path), str(source)], capture_output=True, text=True, cwd=root
+    )
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, run.stderr[-2000:]
     result = json.loads(lines[0].removeprefix("RESULT"))

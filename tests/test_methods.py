@@ -1,4 +1,6 @@
-"""Every method of the table: it runs, repeats itself, goes on where it was stopped, and does what its paper says."""
+"""Every method of the table: it runs, repeats itself, goes on where it was stopped, and does what its paper
+says.
+"""
 
 import dataclasses
 
@@ -26,11 +28,15 @@ def short_searches():
     """Thirty and fifty steps through the UNet are for erasing, not for testing."""
     whole = dict(METHODS)
     for name in ("advunlearn", "receler"):
-        METHODS[name] = dataclasses.replace(METHODS[name], domain=dataclasses.replace(METHODS[name].domain, steps=2))
+        METHODS[name] = dataclasses.replace(
+            METHODS[name], domain=dataclasses.replace(METHODS[name].domain, steps=2)
+        )
     for name, m in list(METHODS.items()):
         if m.closed is None:
             t = m.training
-            few = dataclasses.replace(t, trajectories=min(2, t.trajectories), retain_trajectories=min(2, t.retain_trajectories))
+            few = dataclasses.replace(
+                t, trajectories=min(2, t.trajectories), retain_trajectories=min(2, t.retain_trajectories)
+            )
             METHODS[name] = dataclasses.replace(m, training=few)
     yield
     METHODS.update(whole)
@@ -53,7 +59,13 @@ def context(model, surface="cross_attention", concept="red castle", synonyms=())
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_method_repeats_itself_and_its_file_is_what_was_trained_here_and_in_diffusers(thin, tmp_path, name):
-    spec = ErasureSpec("red castle", synonyms=("fort",), method=name, steps=2, rank=2 if METHODS[name].closed is None else None)
+    spec = ErasureSpec(
+        "red castle",
+        synonyms=("fort",),
+        method=name,
+        steps=2,
+        rank=2 if METHODS[name].closed is None else None,
+    )
     first = erase(thin, spec)
     path = first.save(tmp_path / "x.safetensors", thin)
     cond, seeds = thin.encode(["a red castle"] * 2), [1, 2]
@@ -114,12 +126,17 @@ def test_rece_as_a_lora_equals_its_full_rank_edit(thin, tmp_path):
     ctx, adapter = context(thin, synonyms=("fort",))
     concept, aim, moment = embeddings(ctx, ClosedForm())
     adapter.remove()
-    config, layers = ClosedForm(), {k: v for k, v in surface_layers(thin, "cross_attention").items() if k.endswith(("to_k", "to_v"))}
+    config, layers = (
+        ClosedForm(),
+        {k: v for k, v in surface_layers(thin, "cross_attention").items() if k.endswith(("to_k", "to_v"))},
+    )
     full = {k: v.weight.detach().double() for k, v in layers.items()}
     found = concept
     for turn in range(spec.resolved().steps):
         if turn:
-            left = config.ridge * torch.eye(concept.shape[1], dtype=torch.float64) + sum(w.T @ w for w in full.values())
+            left = config.ridge * torch.eye(concept.shape[1], dtype=torch.float64) + sum(
+                w.T @ w for w in full.values()
+            )
             right = sum(full[k].T @ layers[k].weight.detach().double() for k in full)
             found = (torch.linalg.inv(left) @ right @ concept.T).T
         m = config.keep_own * torch.eye(concept.shape[1], dtype=torch.float64) + found.T @ found + moment
@@ -144,40 +161,67 @@ def test_an_edit_of_more_embeddings_than_a_matrix_has_rank_is_brought_back_to_it
     edit.write(adapter)
     for name in layers:
         assert len(adapter.down[name]) <= min(layers[name].weight.shape)
-        torch.testing.assert_close(adapter.up[name] @ adapter.down[name], (edit.up[name] @ edit.down[name]).float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            adapter.up[name] @ adapter.down[name],
+            (edit.up[name] @ edit.down[name]).float(),
+            atol=1e-4,
+            rtol=1e-4,
+        )
     adapter.remove()
 
 
 def test_what_all_prompts_share_is_hardly_edited_where_it_is_retained(thin):
-    """The mean state at each position moves every prompt the same way, so that it would add up over stacked erasures."""
+    """The mean state at each position moves every prompt the same way, so that it would add up over stacked
+    erasures.
+    """
     ctx, adapter = context(thin)
     states = thin.text.encode(thin.text.tokenize([w for w in ctx.retained[:16]])).hidden
     pushed = {}
     for config in (ClosedForm(everywhere=True), ClosedForm(everywhere=True, shared=100.0)):
         config(ctx, 1)
         with torch.no_grad():
-            pushed[config.shared] = sum((up @ (adapter.down[k] @ states.mean(0).T)).norm() for k, up in adapter.up.items() if k.endswith(("to_k", "to_v")))
+            pushed[config.shared] = sum(
+                (up @ (adapter.down[k] @ states.mean(0).T)).norm()
+                for k, up in adapter.up.items()
+                if k.endswith(("to_k", "to_v"))
+            )
     adapter.remove()
     assert 0 < pushed[100.0] < 0.5 * pushed[0.0]
 
 
 @pytest.mark.parametrize("concept", ["red castle", "pixel art style"])
 def test_with_a_reach_every_concept_is_erased_alike_where_it_was_not_fitted(thin, concept):
-    """The share of the way to the aim is read from the matrices themselves, in prompts of the concept that the fit has not seen."""
-    adapter = Adapter.create(surface_layers(thin, "cross_attention"), 4, 4.0, torch.Generator().manual_seed(0))
+    """The share of the way to the aim is read from the matrices themselves, in prompts of the concept that
+    the fit has not seen.
+    """
+    adapter = Adapter.create(
+        surface_layers(thin, "cross_attention"), 4, 4.0, torch.Generator().manual_seed(0)
+    )
     ctx = build_context(thin, ErasureSpec(concept).resolved(), adapter)
     config = ClosedForm(keep_own=5.0, templates=2, rounds=1)
     seen, rows, aim = embeddings(ctx, config)[0], *unseen(ctx, config)
     new = torch.cdist(rows, seen).min(1).values > 1e-6
-    assert new.all() if concept == "red castle" else new.any()  # a causal encoder reads a style alike, whatever thing comes behind it
+    assert (
+        new.all() if concept == "red castle" else new.any()
+    )  # a causal encoder reads a style alike, whatever thing comes behind it
     reached = {}
     for reach in (0.0, 0.3, 0.6):
         dataclasses.replace(config, reach=reach, style_reach=reach)(ctx, 1)
-        ways = {k: layer.weight.detach().double() @ (aim - rows).T for k, layer in adapter.layers.items() if k.endswith(("to_k", "to_v"))}
-        gone = sum(((adapter.up[k] @ adapter.down[k]).double() @ rows.T * way).sum() for k, way in ways.items())
+        ways = {
+            k: layer.weight.detach().double() @ (aim - rows).T
+            for k, layer in adapter.layers.items()
+            if k.endswith(("to_k", "to_v"))
+        }
+        gone = sum(
+            ((adapter.up[k] @ adapter.down[k]).double() @ rows.T * way).sum() for k, way in ways.items()
+        )
         reached[reach] = float(gone / sum(way.square().sum() for way in ways.values()))
     adapter.remove()
-    assert reached[0.3] == pytest.approx(0.3, abs=1e-3) and reached[0.6] == pytest.approx(0.6, abs=1e-3) and 0 < reached[0.0] != reached[0.3]
+    assert (
+        reached[0.3] == pytest.approx(0.3, abs=1e-3)
+        and reached[0.6] == pytest.approx(0.6, abs=1e-3)
+        and 0 < reached[0.0] != reached[0.3]
+    )
 
 
 def test_uce_is_one_round_and_rece_goes_on(thin):
@@ -248,8 +292,18 @@ def test_fresh_states_carry_the_frozen_predictions(thin):
     ctx, adapter = context(thin, concept="castle")
     states = FreshTrajectories(ctx, 4, 3.0).concept(random.Random(0), 2)
     with torch.no_grad():
-        torch.testing.assert_close(thin.predict_noise(states.z, states.t, thin.encode(["castle"] * 2)), states.eps_concept, atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(thin.predict_noise(states.z, states.t, thin.encode(["", ""])), states.eps_empty, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            thin.predict_noise(states.z, states.t, thin.encode(["castle"] * 2)),
+            states.eps_concept,
+            atol=1e-4,
+            rtol=1e-3,
+        )
+        torch.testing.assert_close(
+            thin.predict_noise(states.z, states.t, thin.encode(["", ""])),
+            states.eps_empty,
+            atol=1e-4,
+            rtol=1e-3,
+        )
     adapter.remove()
 
 
@@ -261,7 +315,9 @@ def test_a_bank_without_retained_trajectories_is_a_bank(thin):
 def test_the_table_says_what_users_need():
     for m in METHODS.values():
         assert m.summary and m.citation and m.title and m.summary[0].islower() and not m.summary.endswith(".")
-    assert {"sage", "esd", "eap", "age", "realera", "advunlearn", "receler", "leco", "uce", "rece"} <= set(METHODS)
+    assert {"sage", "esd", "eap", "age", "realera", "advunlearn", "receler", "leco", "uce", "rece"} <= set(
+        METHODS
+    )
 
 
 def test_a_finished_closed_form_is_known_as_the_erasure_that_was_asked_for(thin):
@@ -281,7 +337,13 @@ def test_methods_that_edit_k_and_v_refuse_another_surface():
 def test_the_cost_that_is_foretold_is_what_is_spent(thin, monkeypatch, name):
     method = METHODS[name]
     t = method.training
-    short = dataclasses.replace(t, steps=12, enough=0.0, trajectories=min(2, t.trajectories), retain_trajectories=min(2, t.retain_trajectories))
+    short = dataclasses.replace(
+        t,
+        steps=12,
+        enough=0.0,
+        trajectories=min(2, t.trajectories),
+        retain_trajectories=min(2, t.retain_trajectories),
+    )
     short = dataclasses.replace(method, training=short)
     monkeypatch.setitem(METHODS, name, short)
     erasure = erase(thin, ErasureSpec("castle", method=name))
@@ -312,11 +374,22 @@ def test_a_style_s_prompts_keep_what_they_show(thin):
         domain(random.Random(0), torch.Generator().manual_seed(0), things)
         for attack in getattr(domain, "pool", []):
             ids, own = attack.prompts.tokens.ids[0][0], thin.text.words(attack.scene)
-            moved = attack.embeddings[0][0] - thin.text.embed(attack.prompts.tokens)[0][0, : attack.embeddings[0].shape[1]]
+            moved = (
+                attack.embeddings[0][0]
+                - thin.text.embed(attack.prompts.tokens)[0][0, : attack.embeddings[0].shape[1]]
+            )
             fixed = [i for i in range(len(moved)) if int(ids[i]) in own]
             assert fixed and not moved[fixed].any() and moved.any()
-    bank = build_bank(thin, [ctx.plain("pixel art style", t) for t in things], [], [1, 2, 3], 2, 3.0, scenes=things,
-                      neutral_prompts=[ctx.neutral(t) for t in things])
+    bank = build_bank(
+        thin,
+        [ctx.plain("pixel art style", t) for t in things],
+        [],
+        [1, 2, 3],
+        2,
+        3.0,
+        scenes=things,
+        neutral_prompts=[ctx.neutral(t) for t in things],
+    )
     states = bank.concept(random.Random(0), 4)
     with torch.no_grad():
         eps = thin.predict_noise(states.z, states.t, thin.encode([ctx.neutral(t) for t in states.scenes]))
@@ -332,7 +405,10 @@ def test_a_thing_is_shown_in_styles_and_alone_and_the_same_styles_are_kept(thin)
     scenes = ctx.scenes(random.Random(0), 4)
     assert len(set(scenes[:2]) & set(ctx.other_styles)) == 2 and scenes[2:] == [None, None]
     style = scenes[0]
-    assert ctx.plain("castle", style) == f"a {style} drawing of a castle" and ctx.neutral(style) == f"a {style} drawing"
+    assert (
+        ctx.plain("castle", style) == f"a {style} drawing of a castle"
+        and ctx.neutral(style) == f"a {style} drawing"
+    )
     for turn in range(20):
         template = ctx.template(random.Random(turn), style, "castle")
         assert template.count("{}") == 1 and style in template and "{thing}" not in template
@@ -344,17 +420,23 @@ def test_a_thing_is_shown_in_styles_and_alone_and_the_same_styles_are_kept(thin)
         assert all(any(s in prompt for prompt in kept) for s in scenes[:2])
     bare = build_context(thin, ErasureSpec("castle").resolved(), adapter)
     assert bare.scenes(random.Random(0), 4) == [None] * 4
-    assert not any(s in p for p in bare.retained_prompts(random.Random(0), words, [None]) for s in bare.other_styles)
+    assert not any(
+        s in p for p in bare.retained_prompts(random.Random(0), words, [None]) for s in bare.other_styles
+    )
     adapter.remove()
 
 
 def test_every_concept_draws_its_own_scenes(thin):
-    """LoRAs that are stacked must not all have been trained on the same prompts, or what they disturb would add up."""
+    """LoRAs that are stacked must not all have been trained on the same prompts, or what they disturb would
+    add up.
+    """
     method, drawn = METHODS["sage"], []
     for concept in ("castle", "river", "tree"):
         spec = ErasureSpec(concept, steps=1).resolved()
         adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
-        run = Run(thin, spec, method, adapter, torch.Generator().manual_seed(0), lambda event: None, None, 10.0)
+        run = Run(
+            thin, spec, method, adapter, torch.Generator().manual_seed(0), lambda event: None, None, 10.0
+        )
         drawn.append([run.rng.random() for _ in range(4)])
         adapter.remove()
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
@@ -363,11 +445,22 @@ def test_every_concept_draws_its_own_scenes(thin):
 def test_a_dealt_bank_shows_every_state_before_any_comes_again(thin):
     import random
 
-    rng, bank = random.Random(0), build_bank(thin, ["castle", "lion"], ["dog"] * 3, [1, 2, 3, 4, 5], 2, 3.0, dealt=True)
+    rng, bank = (
+        random.Random(0),
+        build_bank(thin, ["castle", "lion"], ["dog"] * 3, [1, 2, 3, 4, 5], 2, 3.0, dealt=True),
+    )
     for draw, z in ((bank.concept, bank.erase_z), (bank.retained, bank.retain_z)):
         seen = torch.cat([draw(rng, 1).z for _ in range(2 * len(z))])
         for once in seen.split(len(z)):
             assert len({row.numpy().tobytes() for row in once}) == len(z)
     assert len(bank.concept(rng, 7).t) == 7  # more than there are
     chance = build_bank(thin, ["castle", "lion"], [], [1, 2], 2, 3.0)
-    assert len({row.numpy().tobytes() for row in torch.cat([chance.concept(random.Random(1), 1).z for _ in range(4)])}) < 4
+    assert (
+        len(
+            {
+                row.numpy().tobytes()
+                for row in torch.cat([chance.concept(random.Random(1), 1).z for _ in range(4)])
+            }
+        )
+        < 4
+    )

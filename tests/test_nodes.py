@@ -1,4 +1,7 @@
-"""What the nodes do without ComfyUI: reading what a user typed, and finding or naming files. The rest is tested in a real server (comfy/)."""
+"""What the nodes do without ComfyUI: reading what a user typed, and finding or naming files.
+
+The rest is tested in a real server (comfy/).
+"""
 
 import ast
 import importlib
@@ -30,7 +33,10 @@ def error(request_module):
 
 
 def test_concepts_are_lines_with_synonyms_behind_a_bar(request_module):
-    assert request_module.parse_concepts("dog | puppy,  hound \n\n in the style of  X\n") == [("dog", ("puppy", "hound")), ("in the style of X", ())]
+    assert request_module.parse_concepts("dog | puppy,  hound \n\n in the style of  X\n") == [
+        ("dog", ("puppy", "hound")),
+        ("in the style of X", ()),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", "dog\ndog", "\n".join(str(i) for i in range(30)), "x" * 2000])
@@ -43,7 +49,14 @@ def test_effort_scales_the_method_s_steps_and_zero_means_the_default(request_mod
     quick, thorough = (request_module.specs("dog", "sage", e, 3)[0] for e in ("quick", "thorough"))
     assert thorough.steps == 4 * quick.steps and quick.seed == 3
     own = request_module.specs("dog", "sage", "quick", 0, "wolf, fox\nwolf", "both", 4, 7, 0.5, 128)[0]
-    assert (own.steps, own.rank, own.eta, own.surface, own.resolution, own.retain) == (7, 4, 0.5, "both", 128, ("wolf", "fox"))
+    assert (own.steps, own.rank, own.eta, own.surface, own.resolution, own.retain) == (
+        7,
+        4,
+        0.5,
+        "both",
+        128,
+        ("wolf", "fox"),
+    )
 
 
 def test_a_kind_is_guessed_later_or_given(request_module, error):
@@ -55,7 +68,9 @@ def test_a_kind_is_guessed_later_or_given(request_module, error):
         request_module.specs("dog", "sage", "standard", 0, kind="animal")
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:\\x", "nul", "a\0b", "..", "x" * 5000, "con.txt", "a/ /b"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "C:\\x", "nul", "a\0b", "..", "x" * 5000, "con.txt", "a/ /b"]
+)
 def test_names_that_leave_the_folder_are_refused(request_module, error, tmp_path, name):
     with pytest.raises(error):
         request_module.lora_path(tmp_path, request_module.lora_stem(name, "dog", False))
@@ -92,7 +107,11 @@ def test_a_damaged_or_foreign_file_is_not_this_erasure(request_module, tmp_path)
 def test_only_the_bridge_touches_comfy_and_nothing_imports_the_module_nodes(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    imported |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level}
+    imported |= {
+        n.module.split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and n.module and not n.level
+    }
     assert not imported & {"nodes", "utils", "pickle"}
     if path.name not in TOUCHES_COMFY:
         assert not imported & {"comfy", "folder_paths", "server"}
@@ -100,24 +119,30 @@ def test_only_the_bridge_touches_comfy_and_nothing_imports_the_module_nodes(path
 
 
 def test_help_pages_and_locales_exist_for_every_node():
-    ids = {n.value.value for p in (ROOT / "nodes").glob("*.py") for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
-           if isinstance(n, ast.keyword) and n.arg == "node_id" and isinstance(n.value, ast.Constant)}
+    ids = {
+        n.value.value
+        for p in (ROOT / "nodes").glob("*.py")
+        for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+        if isinstance(n, ast.keyword) and n.arg == "node_id" and isinstance(n.value, ast.Constant)
+    }
     assert len(ids) == 4 and all(i.startswith("SAGE_") for i in ids)
     assert {p.stem for p in (ROOT / "web" / "docs").glob("*.md")} == ids
     assert [p.name for p in (ROOT / "web").rglob("*.js")] == ["sage.js"]
 
 
-
-
 def test_the_node_checks_every_package_that_the_pack_requires(request_module):
     errors = importlib.import_module("sage_pack.nodes.errors")
-    required = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()}
+    required = {
+        line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    }
     assert set(errors.NEEDED) == required
     errors.require_packages()
 
 
 @pytest.mark.parametrize("package, module", [("filelock", "filelock"), ("pillow", "PIL")])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(request_module, error, monkeypatch, package, module):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    request_module, error, monkeypatch, package, module
+):
     errors = importlib.import_module("sage_pack.nodes.errors")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(error, match=f"{package} is not installed; .*pip install .* {package}$"):

@@ -55,17 +55,28 @@ def model(request, tmp_path_factory):
 
 def test_every_way_that_takes_longer_takes_less_memory(model):
     training = METHODS["sage"].training
-    ways = [step_bytes(skeleton(model), SPEC, training, checkpointing, at_once) for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))]
+    ways = [
+        step_bytes(skeleton(model), SPEC, training, checkpointing, at_once)
+        for checkpointing, at_once in ((False, 3), (True, 3), (True, 1))
+    ]
     assert ways[0] > ways[1] > ways[2] > 0
-    assert not any("forward" in module.__dict__ for module in model.unet.modules())  # only the skeleton is changed
+    assert not any(
+        "forward" in module.__dict__ for module in model.unet.modules()
+    )  # only the skeleton is changed
 
 
 def test_the_quickest_way_that_fits_is_taken_and_else_the_numbers_are_told(model):
     rich = make_plan(model, SPEC, None)
-    assert not rich.checkpointing and rich.whole and rich.weights == weights_bytes([model.unet, *model.text.encoders])
+    assert (
+        not rich.checkpointing
+        and rich.whole
+        and rich.weights == weights_bytes([model.unet, *model.text.encoders])
+    )
     lean = make_plan(model, SPEC, int(rich.peak / 0.9) - 2**18)
     assert lean.checkpointing and lean.peak < rich.peak and "computed twice" in str(lean)
-    with pytest.raises(SageError, match=f"{gigabytes(lean.weights)}.*one of|smaller resolution than {model.pixels}"):
+    with pytest.raises(
+        SageError, match=f"{gigabytes(lean.weights)}.*one of|smaller resolution than {model.pixels}"
+    ):
         make_plan(model, SPEC, rich.weights)
 
 
@@ -77,20 +88,35 @@ def test_a_model_that_is_loaded_already_does_not_count_its_weights_twice(model):
 
 
 def test_a_larger_picture_takes_more(model):
-    small, large = (step_bytes(skeleton(model), dataclasses.replace(SPEC, resolution=r), METHODS["sage"].training, False, 3) for r in (64, 128))
+    small, large = (
+        step_bytes(
+            skeleton(model), dataclasses.replace(SPEC, resolution=r), METHODS["sage"].training, False, 3
+        )
+        for r in (64, 128)
+    )
     assert large > 1.3 * small
 
 
 def test_every_method_says_how_many_samples_a_step_has():
-    counts = {name: samples(ErasureSpec("castle", method=name).resolved(), m.training) for name, m in METHODS.items() if m.closed is None}
-    assert counts["sage"] == {"erase": 2, "kept": 1} and counts["esd"] == {"erase": 4} and counts["age"] == {"erase": 2, "kept": 2}
+    counts = {
+        name: samples(ErasureSpec("castle", method=name).resolved(), m.training)
+        for name, m in METHODS.items()
+        if m.closed is None
+    }
+    assert (
+        counts["sage"] == {"erase": 2, "kept": 1}
+        and counts["esd"] == {"erase": 4}
+        and counts["age"] == {"erase": 2, "kept": 2}
+    )
 
 
 def test_a_plan_sets_the_model_up_and_an_erasure_runs_in_it(thin, monkeypatch):
     from sage_core import erase
     from sage_core.memory import plan
 
-    monkeypatch.setattr(plan, "free_bytes", lambda device: int(make_plan(thin, SPEC, None).step / 0.9) - 2**18)
+    monkeypatch.setattr(
+        plan, "free_bytes", lambda device: int(make_plan(thin, SPEC, None).step / 0.9) - 2**18
+    )
     try:
         assert fit(thin, SPEC, torch.device("cpu")).checkpointing and thin.at_once == 3
         erase(thin, dataclasses.replace(SPEC, steps=2)).adapter.remove()
@@ -106,11 +132,18 @@ def test_the_bundled_model_needs_no_plan_and_a_closed_form_neither(demo, thin):
     assert fit(thin, ErasureSpec("castle", method="uce"), torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("name,capability,wanted", [
-    ("NVIDIA GeForce RTX 4060", (8, 9), torch.bfloat16), ("NVIDIA GeForce RTX 2070", (7, 5), torch.float16),
-    ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32), ("NVIDIA GeForce GTX 1080", (6, 1), torch.float32),
-])
-def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(monkeypatch, name, capability, wanted):
+@pytest.mark.parametrize(
+    "name,capability,wanted",
+    [
+        ("NVIDIA GeForce RTX 4060", (8, 9), torch.bfloat16),
+        ("NVIDIA GeForce RTX 2070", (7, 5), torch.float16),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32),
+        ("NVIDIA GeForce GTX 1080", (6, 1), torch.float32),
+    ],
+)
+def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(
+    monkeypatch, name, capability, wanted
+):
     """torch says of all of them that they have bfloat16, the older ones by going through float32."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
@@ -119,14 +152,31 @@ def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(monkeypa
     assert frozen_dtype(torch.device("cpu")) == frozen_dtype(torch.device("mps")) == torch.float32
 
 
-@pytest.mark.skipif("SAGE_LONG" not in os.environ or sys.platform != "linux", reason="minutes, and on Linux alone: set SAGE_LONG=1")
+@pytest.mark.skipif(
+    "SAGE_LONG" not in os.environ or sys.platform != "linux",
+    reason="minutes, and on Linux alone: set SAGE_LONG=1",
+)
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
     """In a process of its own, since only the highest memory of a process can be read."""
-    command = [sys.executable, "-m", "sage_core.bench.cost", "--family", family, "--rivals", "", "--own-steps", "2", "--out", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "sage_core.bench.cost",
+        "--family",
+        family,
+        "--rivals",
+        "",
+        "--own-steps",
+        "2",
+        "--out",
+        tmp_path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / f"cost-{family}-thin.json").read_text(encoding="utf-8"))
     assert result["sage"]["step_bytes"] == pytest.approx(result["foretold_step_bytes"], rel=0.25)
     both = result["weights_bytes"]
-    assert both + result["sage"]["step_bytes"] == pytest.approx(both + result["foretold_step_bytes"], rel=0.15)
+    assert both + result["sage"]["step_bytes"] == pytest.approx(
+        both + result["foretold_step_bytes"], rel=0.15
+    )

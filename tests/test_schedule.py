@@ -1,4 +1,6 @@
-"""A model is trained on its own noise schedule, a zero-terminal-SNR one above all (Lin et al., arXiv 2305.08891)."""
+"""A model is trained on its own noise schedule, a zero-terminal-SNR one above all (Lin et al., arXiv
+2305.08891).
+"""
 
 import dataclasses
 import json
@@ -42,8 +44,16 @@ def folder(tmp_path, **changes):
     return path
 
 
-@pytest.mark.parametrize("config", [SD, SD | {"rescale_betas_zero_snr": True}, {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
-                                    {"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": np.linspace(0.001, 0.01, 1000).tolist()}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SD,
+        SD | {"rescale_betas_zero_snr": True},
+        {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": np.linspace(0.001, 0.01, 1000).tolist()},
+    ],
+)
 def test_a_folder_s_schedule_is_that_of_diffusers(tmp_path, config):
     expected = DDIMScheduler(**config).alphas_cumprod
     alphas = load_model(folder(tmp_path, prediction_type="v_prediction", **config)).alphas
@@ -51,21 +61,34 @@ def test_a_folder_s_schedule_is_that_of_diffusers(tmp_path, config):
     assert alphas.min() > 0
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"beta_schedule": "sigmoid"}, "'sigmoid' is not known"), ({"num_train_timesteps": 50}, "50 timesteps"), ({"_class_name": "EDMEulerScheduler"}, "EDMEuler"),
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch"), ({"prediction_type": "sample"}, "predicts 'sample'"),
-    ({"rescale_betas_zero_snr": True}, "choose v-prediction"), ({"trained_betas": [0.1]}, "1 timesteps"), ({"trained_betas": [2.0] * 1000}, "does not fall"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"beta_schedule": "sigmoid"}, "'sigmoid' is not known"),
+        ({"num_train_timesteps": 50}, "50 timesteps"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEuler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch"),
+        ({"prediction_type": "sample"}, "predicts 'sample'"),
+        ({"rescale_betas_zero_snr": True}, "choose v-prediction"),
+        ({"trained_betas": [0.1]}, "1 timesteps"),
+        ({"trained_betas": [2.0] * 1000}, "does not fall"),
+    ],
+)
 def test_a_schedule_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, changes, words):
     with pytest.raises(SageError, match=words) as caught:
         load_model(folder(tmp_path, **changes))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("alphas, words", [
-    (torch.linspace(0.99, 0.01, 50), "50 timesteps"), (torch.full((1000,), float("nan")), "does not fall"), (torch.linspace(0.1, 0.9, 1000), "does not fall"),
-    (schedule.zero_terminal_snr(schedule.standard()), "choose v-prediction"),
-])
+@pytest.mark.parametrize(
+    "alphas, words",
+    [
+        (torch.linspace(0.99, 0.01, 50), "50 timesteps"),
+        (torch.full((1000,), float("nan")), "does not fall"),
+        (torch.linspace(0.1, 0.9, 1000), "does not fall"),
+        (schedule.zero_terminal_snr(schedule.standard()), "choose v-prediction"),
+    ],
+)
 def test_a_host_s_schedule_is_checked(alphas, words):
     with pytest.raises(SageError, match=words):
         load_model("demo", alphas=alphas)
@@ -90,14 +113,23 @@ def test_a_host_that_passes_the_schedule_on_trains_the_same_as_the_file(sdxl, ze
         alphas[-1] = smallest
         sigmas = ((1 - alphas) / alphas).sqrt().float()
         model = load_model(sdxl, prediction="v", alphas=1 / (1 + sigmas.double() ** 2))
-        assert torch.equal(model.alphas, zero_snr.alphas) and (model.sampling, model.fingerprint) == (zero_snr.sampling, zero_snr.fingerprint)
+        assert torch.equal(model.alphas, zero_snr.alphas) and (model.sampling, model.fingerprint) == (
+            zero_snr.sampling,
+            zero_snr.fingerprint,
+        )
     sigmas = ((1 - schedule.standard()) / schedule.standard()).sqrt()
     assert torch.equal(load_model("demo", alphas=1 / (1 + sigmas**2)).alphas, load_model("demo").alphas)
 
 
 def test_predictions_are_those_of_diffusers_scheduler(zero_snr):
     """Noise from v, and from it the picture, down to the last timestep, where only v can say what it is."""
-    reference = DDIMScheduler(**SD, rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing")
+    reference = DDIMScheduler(
+        **SD,
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
     reference.set_timesteps(1000)
     torch.manual_seed(0)
     z, cond = torch.randn(1, 4, 8, 8), zero_snr.encode(["a castle"])
@@ -112,8 +144,16 @@ def test_predictions_are_those_of_diffusers_scheduler(zero_snr):
 
 
 def test_the_bank_walks_as_diffusers_own_solver_does(zero_snr):
-    solver = DPMSolverMultistepScheduler(**SD, rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing",
-                                         algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero", lower_order_final=True)
+    solver = DPMSolverMultistepScheduler(
+        **SD,
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        lower_order_final=True,
+    )
     solver.set_timesteps(6)
     ours = zero_snr.scheduler(6)
     assert ours.timesteps.tolist() == solver.timesteps.tolist() and ours.timesteps[0] == 999
@@ -133,7 +173,9 @@ def test_the_bank_walks_as_diffusers_own_solver_does(zero_snr):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_stays_finite_where_the_last_timestep_is_pure_noise(zero_snr, method):
     """EAP and AGE weigh by (1 - abar) / abar, which is largest there."""
-    erasure = erase(zero_snr, dataclasses.replace(SPEC, method=method, rank=None if METHODS[method].closed else 2))
+    erasure = erase(
+        zero_snr, dataclasses.replace(SPEC, method=method, rank=None if METHODS[method].closed else 2)
+    )
     erasure.adapter.remove()
     assert all(torch.isfinite(v).all() for v in erasure.adapter.tensors().values())
     assert all(np.isfinite(v) for step in erasure.losses for v in step.values())
@@ -204,7 +246,9 @@ def in_comfyui(script: str, *arguments: str):
 
 
 def test_a_real_comfyui_samples_the_same_schedule_to_the_same_latents(zero_snr, monkeypatch):
-    """ComfyUI's zero-terminal-SNR sigmas, and its DPM++ 2M with a v-predicting network, against the bank's solver with the same network."""
+    """ComfyUI's zero-terminal-SNR sigmas, and its DPM++ 2M with a v-predicting network, against the bank's
+    solver with the same network.
+    """
     theirs = {k: torch.tensor(v) for k, v in in_comfyui(IN_COMFY).items()}
     assert torch.equal(schedule.checked(1 / (1 + theirs["sigmas"].double() ** 2)), zero_snr.alphas)
 
@@ -252,7 +296,13 @@ print("RESULT" + json.dumps(out))
 def test_the_way_in_which_a_graph_samples_its_model_is_read_in_a_real_comfyui(zero_snr):
     read = in_comfyui(READ_BY_BRIDGE, str(Path(__file__).parent.parent))
     standard = schedule.standard().tolist()
-    for name, prediction, alphas in (("eps", "epsilon", standard), ("v", "v", standard), ("v, zsnr", "v", zero_snr.alphas.tolist())):
-        assert read[name][0] == prediction and schedule.checked(torch.tensor(read[name][1])).tolist() == alphas
+    for name, prediction, alphas in (
+        ("eps", "epsilon", standard),
+        ("v", "v", standard),
+        ("v, zsnr", "v", zero_snr.alphas.tolist()),
+    ):
+        assert (
+            read[name][0] == prediction and schedule.checked(torch.tensor(read[name][1])).tolist() == alphas
+        )
     assert "50 noise levels" in read["lcm"] and "before that node" in read["lcm"]
     assert all(isinstance(read[name], str) and "\n" not in read[name] for name in ("x0", "edm", "flow"))

@@ -41,9 +41,14 @@ def test_search_moves_template_words_and_nothing_else(context):
     search = SelfCheck(steps=3).start(context)
     for attack in search.search(random.Random(0), torch.Generator().manual_seed(0), [None]):
         length = attack.embeddings[0].shape[1]
-        moved = (attack.embeddings[0] - context.model.text.embed(attack.prompts.tokens)[0][:, :length]).abs().sum(-1) > 0
+        moved = (
+            attack.embeddings[0] - context.model.text.embed(attack.prompts.tokens)[0][:, :length]
+        ).abs().sum(-1) > 0
         assert length == int(attack.prompts.tokens.end) + 1
-        assert torch.equal(moved, attack.prompts.template[:, :length]) and not attack.prompts.template[:, length:].any()
+        assert (
+            torch.equal(moved, attack.prompts.template[:, :length])
+            and not attack.prompts.template[:, length:].any()
+        )
 
 
 def test_search_climbs_its_objective_and_a_random_walk_does_not(context):
@@ -53,7 +58,9 @@ def test_search_climbs_its_objective_and_a_random_walk_does_not(context):
             attack = search.search(random.Random(seed), torch.Generator().manual_seed(seed), [None])[0]
             with torch.no_grad():
                 after, _ = search.objective(attack.prompts, attack.embeddings, "red castle")
-                before, _ = search.objective(attack.prompts, context.model.text.embed(attack.prompts.tokens.trimmed()), "red castle")
+                before, _ = search.objective(
+                    attack.prompts, context.model.text.embed(attack.prompts.tokens.trimmed()), "red castle"
+                )
             gains.append((after - before).item())
         return sum(gains) / len(gains)
 

@@ -17,7 +17,10 @@ def test_defaults_written_out_are_the_same_erasure():
     spec = ErasureSpec("dog")
     assert spec.resolved().resolved() == spec.resolved()
     assert spec.fingerprint() == spec.resolved().fingerprint()
-    assert all(getattr(spec.resolved(), name) is not None for name in ("surface", "steps", "rank", "alpha", "learning_rate", "eta"))
+    assert all(
+        getattr(spec.resolved(), name) is not None
+        for name in ("surface", "steps", "rank", "alpha", "learning_rate", "eta")
+    )
 
 
 def test_a_kind_is_kept_guessed_where_it_is_not_given_and_part_of_the_erasure():
@@ -41,14 +44,38 @@ def test_white_space_does_not_matter():
     assert ErasureSpec("  a  red\tdog ").concept == "a red dog"
 
 
-@pytest.mark.parametrize("fields", [
-    {"concept": ""}, {"concept": "   "}, {"concept": "x" * 10_000}, {"concept": 3}, {"concept": "a\x00b"}, {"concept": "dog", "synonyms": "puppy"},
-    {"concept": "dog", "synonyms": [""]}, {"concept": "dog", "retain": ["dog"]}, {"concept": "dog", "method": "magic"}, {"concept": "dog", "seed": -1},
-    {"concept": "dog", "seed": 1.5}, {"concept": "dog", "seed": True}, {"concept": "dog", "steps": 0}, {"concept": "dog", "steps": 10**9},
-    {"concept": "dog", "rank": 0}, {"concept": "dog", "alpha": 0}, {"concept": "dog", "alpha": float("nan")}, {"concept": "dog", "learning_rate": float("inf")},
-    {"concept": "dog", "eta": -1}, {"concept": "dog", "surface": "vae"},
-    {"concept": "dog", "kind": "animal"}, {"concept": "dog", "kind": ["thing"]}, {"concept": "dog", "colour": "red"}, {}, [], None, "dog",
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"concept": ""},
+        {"concept": "   "},
+        {"concept": "x" * 10_000},
+        {"concept": 3},
+        {"concept": "a\x00b"},
+        {"concept": "dog", "synonyms": "puppy"},
+        {"concept": "dog", "synonyms": [""]},
+        {"concept": "dog", "retain": ["dog"]},
+        {"concept": "dog", "method": "magic"},
+        {"concept": "dog", "seed": -1},
+        {"concept": "dog", "seed": 1.5},
+        {"concept": "dog", "seed": True},
+        {"concept": "dog", "steps": 0},
+        {"concept": "dog", "steps": 10**9},
+        {"concept": "dog", "rank": 0},
+        {"concept": "dog", "alpha": 0},
+        {"concept": "dog", "alpha": float("nan")},
+        {"concept": "dog", "learning_rate": float("inf")},
+        {"concept": "dog", "eta": -1},
+        {"concept": "dog", "surface": "vae"},
+        {"concept": "dog", "kind": "animal"},
+        {"concept": "dog", "kind": ["thing"]},
+        {"concept": "dog", "colour": "red"},
+        {},
+        [],
+        None,
+        "dog",
+    ],
+)
 def test_a_bad_spec_is_refused_with_one_sentence(fields):
     with pytest.raises(SageError) as caught:
         ErasureSpec.from_json(fields)
@@ -56,9 +83,25 @@ def test_a_bad_spec_is_refused_with_one_sentence(fields):
 
 
 def test_a_lora_for_many_names_gets_more_steps_and_rank_unless_they_are_given():
-    few, many = ErasureSpec("dog", ("puppy", "hound")).resolved(), ErasureSpec("dog", ("cat", "owl", "car", "tent", "moon")).resolved()
+    few, many = (
+        ErasureSpec("dog", ("puppy", "hound")).resolved(),
+        ErasureSpec("dog", ("cat", "owl", "car", "tent", "moon")).resolved(),
+    )
     assert (many.steps, many.rank, many.alpha) == (2 * few.steps, 2 * few.rank, 2 * few.alpha)
-    assert ErasureSpec("dog", many.synonyms, steps=5, rank=3).resolved().to_json() | {"steps": 5, "rank": 3, "alpha": 3.0} == \
+    assert (
         ErasureSpec("dog", many.synonyms, steps=5, rank=3).resolved().to_json()
-    assert ErasureSpec("dog", many.synonyms, method="rece").resolved().steps == ErasureSpec("dog", method="rece").resolved().steps  # rounds, not steps
-    assert ErasureSpec("dog", many.synonyms, method="esd", faithful=True).resolved().steps == ErasureSpec("dog", method="esd", faithful=True).resolved().steps
+        | {
+            "steps": 5,
+            "rank": 3,
+            "alpha": 3.0,
+        }
+        == ErasureSpec("dog", many.synonyms, steps=5, rank=3).resolved().to_json()
+    )
+    assert (
+        ErasureSpec("dog", many.synonyms, method="rece").resolved().steps
+        == ErasureSpec("dog", method="rece").resolved().steps
+    )  # rounds, not steps
+    assert (
+        ErasureSpec("dog", many.synonyms, method="esd", faithful=True).resolved().steps
+        == ErasureSpec("dog", method="esd", faithful=True).resolved().steps
+    )

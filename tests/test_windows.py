@@ -177,9 +177,7 @@ SERVER, GRAPHS = comfy_server()
 def test_a_concept_is_erased_in_comfyui(comfy, tmp_path, monkeypatch):
     server, graphs = SERVER, GRAPHS
     if comfy is None:
-        pytest.skip(
-            "NO COMFYUI FOUND: erasing there under Windows' rules WAS NOT TESTED. Set COMFYUI_PATH."
-        )
+        pytest.skip("NO COMFYUI FOUND: erasing there under Windows' rules WAS NOT TESTED. Set COMFYUI_PATH.")
     hook, base = tmp_path / "hook", tmp_path / "base"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(

@@ -1,7 +1,8 @@
-"""Every method on the same work, in one run that goes on where it stopped: one report.json a row, then a table, a CSV and plots.
+"""Every method on the same work, in one run that goes on where it stopped: one report.json a row, then a
+table, a CSV and plots.
 
-Rows of one concept and seed share the original model's pictures, the attack's control and the order of their seeds, so that
-methods are compared on the same prompts, noise and attack.
+Rows of one concept and seed share the original model's pictures, the attack's control and the order of their
+seeds, so that methods are compared on the same prompts, noise and attack.
 """
 
 from __future__ import annotations
@@ -32,13 +33,24 @@ from .study import mean
 from .study import summary as cells_and_cost
 
 Task = list[ErasureSpec] | str  # rows that share an original, or a method whose published cost is measured
-CONCEPTS = ("lion", "turtle", "castle", "robot", "hamburger", "penguin", "pixel art")  # none of them was tuned on
+CONCEPTS = (
+    "lion",
+    "turtle",
+    "castle",
+    "robot",
+    "hamburger",
+    "penguin",
+    "pixel art",
+)  # none of them was tuned on
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `second`: methods that get all `seeds`; the others get the first alone. `cost_steps`: steps of each
-    published training that are run to measure its cost."""
+    """What to run.
+
+    `second`: methods that get all `seeds`; the others get the first alone. `cost_steps`: steps of each
+    published training that are run to measure its cost.
+    """
 
     methods: tuple[str, ...]
     concepts: tuple[str, ...]
@@ -50,15 +62,28 @@ class Plan:
 
     def rows(self) -> list[ErasureSpec]:
         """Seed by seed and concept by concept, so that rows that share an original stand together."""
-        return [ErasureSpec(c, method=m, seed=s) for s in self.seeds for c in self.concepts for m in self.methods if s == self.seeds[0] or m in self.second]
+        return [
+            ErasureSpec(c, method=m, seed=s)
+            for s in self.seeds
+            for c in self.concepts
+            for m in self.methods
+            if s == self.seeds[0] or m in self.second
+        ]
 
 
 def name_of(spec: ErasureSpec) -> str:
     return f"{spec.concept.replace(' ', '-')}-{spec.seed}-{spec.method}"
 
 
-def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None] = lambda text: None, jobs: int = 1) -> dict:
-    """Make the rows and published costs that are missing in `out`, then write table, CSV and plots; the summary.
+def run(
+    model: DiffusionModel,
+    plan: Plan,
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    jobs: int = 1,
+) -> dict:
+    """Make the rows and published costs that are missing in `out`, then write table, CSV and plots; the
+    summary.
 
     jobs: processes that share the work (see `jobs.spread`); with one it is done here.
     """
@@ -80,19 +105,26 @@ def run(model: DiffusionModel, plan: Plan, out: Path, say: Callable[[str], None]
 
 
 def missing(plan: Plan, out: Path) -> list[Task]:
-    """What is still to do: the rows of one concept and seed together, since they share an original, then a published cost each."""
+    """What is still to do: the rows of one concept and seed together, since they share an original, then a
+    published cost each.
+    """
     groups: dict[tuple, list[ErasureSpec]] = {}
     for spec in plan.rows():
         if not (out / name_of(spec) / "report.json").exists():
             groups.setdefault((spec.concept, spec.seed), []).append(spec)
-    costs = [m for m in plan.methods if METHODS[m].published is not None and not cost_file(m, plan, out).exists()]
+    costs = [
+        m for m in plan.methods if METHODS[m].published is not None and not cost_file(m, plan, out).exists()
+    ]
     return [*groups.values(), *costs]
 
 
 def work(model: DiffusionModel, task: Task, plan: Plan, out: Path, say: Callable[[str], None]) -> None:
     """Do one of the `missing`."""
     if isinstance(task, str):
-        say(f"measuring what {METHODS[task].title} costs as published ({plan.cost_steps} of {METHODS[task].published.steps} steps)")
+        say(
+            f"measuring what {METHODS[task].title} costs as published ({plan.cost_steps} of"
+            f" {METHODS[task].published.steps} steps)"
+        )
         published_cost(model, task, plan, out)
         return
     base = original(model, task[0], plan, out)
@@ -106,7 +138,11 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
     """The original model's pictures, latents and control, made once a concept and seed and kept as a file."""
     from safetensors.torch import save_file
 
-    path = out / "originals" / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
+    path = (
+        out
+        / "originals"
+        / f"{spec.concept.replace(' ', '-')}-{spec.seed}-{plan.images}-{plan.attack.steps}.safetensors"
+    )
     if path.exists():
         with opened(path) as f:
             judge = load_judge(model)
@@ -125,8 +161,21 @@ def one_row(model: DiffusionModel, spec: ErasureSpec, plan: Plan, base: Baseline
     try:
         lora = erasure.save(folder / f"{folder.name}.safetensors", model)
         about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
-        evaluation = evaluate(model, base, erasure.spec, erasure.cost, erasure.seconds, about, plan.images, spec.seed, plan.attack)
-        prompts = [{"cell": p.cell, "expected": p.expected, "before": b, "after": a} for p, (b, a) in zip(evaluation.prompts, evaluation.seen)]
+        evaluation = evaluate(
+            model,
+            base,
+            erasure.spec,
+            erasure.cost,
+            erasure.seconds,
+            about,
+            plan.images,
+            spec.seed,
+            plan.attack,
+        )
+        prompts = [
+            {"cell": p.cell, "expected": p.expected, "before": b, "after": a}
+            for p, (b, a) in zip(evaluation.prompts, evaluation.seen)
+        ]
         write_text(folder / "prompts.json", json.dumps(prompts))
         write_report(evaluation, folder)
     finally:
@@ -138,7 +187,10 @@ def cost_file(method: str, plan: Plan, out: Path) -> Path:
 
 
 def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path) -> dict:
-    """UNet passes and seconds of the paper's own training: `cost_steps` steps measured and counted up to all of them."""
+    """UNet passes and seconds of the paper's own training:
+
+    `cost_steps` steps measured and counted up to all of them.
+    """
     path = cost_file(method, plan, out)
     if not path.exists():
         write_text(path, json.dumps(counted_up(model, method, plan.concepts[0], plan.cost_steps)))
@@ -146,16 +198,30 @@ def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path) ->
 
 
 def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5) -> list[dict]:
-    """How much is kept of words near and far, in `bins` equal shares by their distance from the erased concept (EraseBench)."""
+    """How much is kept of words near and far, in `bins` equal shares by their distance from the erased
+    concept (EraseBench).
+    """
     points = []
     for concept, folder in folders:
-        prompts = [p for p in json.loads((folder / "prompts.json").read_text(encoding="utf-8")) if p["cell"] in ("near", "far") and p["before"]]
+        prompts = [
+            p
+            for p in json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+            if p["cell"] in ("near", "far") and p["before"]
+        ]
         words = sorted({p["expected"] for p in prompts})
         away = {word: 1 - like for word, like in zip(words, likeness_to(model, [concept], words))}
         points += [(away[p["expected"]], p["after"]) for p in prompts]
     points.sort()
     parts = [points[i * len(points) // bins : (i + 1) * len(points) // bins] for i in range(bins)]
-    return [{"distance": round(mean(d for d, _ in part), 4), "kept": round(mean(float(k) for _, k in part), 4), "prompts": len(part)} for part in parts if part]
+    return [
+        {
+            "distance": round(mean(d for d, _ in part), 4),
+            "kept": round(mean(float(k) for _, k in part), 4),
+            "prompts": len(part),
+        }
+        for part in parts
+        if part
+    ]
 
 
 def attack_curve(reports: list[dict]) -> dict[int, float]:
@@ -174,7 +240,10 @@ def summary(model: DiffusionModel, out: Path, plan: Plan, costs: dict[str, dict]
         row["published"] = costs.get(m)
         row["attack_curve"] = attack_curve(reports)
         row["ripple"] = ripple(model, [(s.concept, out / name_of(s)) for s in specs])
-        row["rows"] = {name_of(s): {"before": r["before"], "after": r["after"], "cost": r["cost"]} for s, r in zip(specs, reports)}
+        row["rows"] = {
+            name_of(s): {"before": r["before"], "after": r["after"], "cost": r["cost"]}
+            for s, r in zip(specs, reports)
+        }
         result["methods"][m] = row
     return result
 
@@ -194,12 +263,22 @@ def as_csv(result: dict) -> str:
 
 def as_markdown(result: dict) -> str:
     """The table of docs/benchmarks.md."""
+
     def shown(value, digits=2) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
 
-    lines = ["| method | concept | synonyms | near | far | attacked | UNet passes | seconds | passes as published |", "|---" * 9 + "|"]
+    lines = [
+        (
+            "| method | concept | synonyms | near | far | attacked | UNet passes | seconds | passes as"
+            " published |"
+        ),
+        "|---" * 9 + "|",
+    ]
     for m, row in result["methods"].items():
         cells = [shown(row[c]) for c in ("concept", "synonyms", "near", "far", "attacked")]
         published = row["published"]
-        lines.append(f"| {m} | {' | '.join(cells)} | {shown(row['passes'], 0)} | {shown(row['seconds'], 1)} | {shown(published and published['passes'], 0)} |")
+        lines.append(
+            f"| {m} | {' | '.join(cells)} | {shown(row['passes'], 0)} | {shown(row['seconds'], 1)} |"
+            f" {shown(published and published['passes'], 0)} |"
+        )
     return "\n".join(lines) + "\n"

@@ -1,10 +1,12 @@
-"""What an erasure costs on this machine: seconds and peak memory of `sage` and of ESD, LECO and AdvUnlearn at their published cost.
+"""What an erasure costs on this machine: seconds and peak memory of `sage` and of ESD, LECO and AdvUnlearn at
+their published cost.
 
     python -m sage_core.bench.cost --family sd1 --size thin --out DIR     # a CPU; minutes
     python -m sage_core.bench.cost --family sdxl --size full --out DIR    # a GPU
 
-One model with random weights, one device, one run, so that the ratios hold on a noisy machine. Ours is run to its end; of the
-others a few steps are timed, each with its own fresh trajectory, and counted up to all that their papers' code takes in expectation.
+One model with random weights, one device, one run, so that the ratios hold on a noisy machine. Ours is run to
+its end; of the others a few steps are timed, each with its own fresh trajectory, and counted up to all that
+their papers' code takes in expectation.
 """
 
 from __future__ import annotations
@@ -61,9 +63,14 @@ def _status(key: str) -> int:
 
 
 def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
-    """Seconds, in all and by phase, and peak memory of an erasure; its first step, which warms up, is in it. Of one with fewer steps,
-    `expected_seconds` are those of all: the start as it is, the bank and the steps counted up."""
-    marks: dict[str, tuple[float, int]] = {}  # seconds and passes at the bank's first pass, its end, and the last step's
+    """Seconds, in all and by phase, and peak memory of an erasure; its first step, which warms up, is in it.
+
+    Of one with fewer steps, `expected_seconds` are those of all: the start as it is, the bank and the steps
+    counted up.
+    """
+    marks: dict[
+        str, tuple[float, int]
+    ] = {}  # seconds and passes at the bank's first pass, its end, and the last step's
 
     def note(event: Event) -> None:
         now = time.monotonic(), model.cost.passes
@@ -74,10 +81,26 @@ def whole(model, spec: ErasureSpec, device: torch.device) -> dict:
         began, training = time.monotonic(), METHODS[spec.method].training
         erasure = erase(model, spec, note)
         erasure.adapter.remove()
-    start, (bank, drawn), step = marks["start"][0] - began, _since(marks, "bank", "start"), _since(marks, "erase", "bank")[0] / len(erasure.losses)
-    expected = erasure.seconds if spec.steps is None else start + bank / drawn * training.bank_passes + step * training.steps
-    return {"seconds": erasure.seconds, "expected_seconds": expected, "passes": erasure.cost.passes, "step_bytes": peak.bytes, "start_seconds": start,
-            "bank_seconds": bank, "seconds_a_step": step, "steps": len(erasure.losses)}
+    start, (bank, drawn), step = (
+        marks["start"][0] - began,
+        _since(marks, "bank", "start"),
+        _since(marks, "erase", "bank")[0] / len(erasure.losses),
+    )
+    expected = (
+        erasure.seconds
+        if spec.steps is None
+        else start + bank / drawn * training.bank_passes + step * training.steps
+    )
+    return {
+        "seconds": erasure.seconds,
+        "expected_seconds": expected,
+        "passes": erasure.cost.passes,
+        "step_bytes": peak.bytes,
+        "start_seconds": start,
+        "bank_seconds": bank,
+        "seconds_a_step": step,
+        "steps": len(erasure.losses),
+    }
 
 
 def _since(marks: dict[str, tuple[float, int]], end: str, start: str) -> tuple[float, int]:
@@ -87,7 +110,11 @@ def _since(marks: dict[str, tuple[float, int]], end: str, start: str) -> tuple[f
 def floor(model, samples: int, repeat: int = 3) -> float:
     """Seconds of the UNet alone, forward and backward to its input, on as many samples."""
     z = torch.randn(samples, *model.latent_shape, device=model.device)
-    t, cond, best = torch.full((samples,), 500, device=model.device), model.encode(["a castle"] * samples).detach(), float("inf")
+    t, cond, best = (
+        torch.full((samples,), 500, device=model.device),
+        model.encode(["a castle"] * samples).detach(),
+        float("inf"),
+    )
     for _ in range(repeat):
         start = time.monotonic()
         model.predict_noise(z.requires_grad_(True), t, cond).square().mean().backward()
@@ -107,14 +134,34 @@ def compiled(model, samples: int) -> dict:
     return {"compile_seconds": first - later, "compiled_floor_seconds": later}
 
 
-def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, rivals: tuple[str, ...], steps: int, own_steps: int | None,
-            pixels: int | None = None, longest: int | None = None, compile_too: bool = False) -> Iterator[dict]:
+def measure(
+    family: str,
+    size: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    rivals: tuple[str, ...],
+    steps: int,
+    own_steps: int | None,
+    pixels: int | None = None,
+    longest: int | None = None,
+    compile_too: bool = False,
+) -> Iterator[dict]:
     """The result so far, after every part of it."""
     model, spec = random_model(family, size, dtype, pixels), ErasureSpec("castle", steps=own_steps)
     plan = fit(model, spec, device)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    result = {"family": family, "size": size, "device": where, "dtype": str(dtype).removeprefix("torch."), "pixels": model.pixels, "plan": str(plan),
-              "foretold_step_bytes": plan.step, "weights_bytes": plan.weights}
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    result = {
+        "family": family,
+        "size": size,
+        "device": where,
+        "dtype": str(dtype).removeprefix("torch."),
+        "pixels": model.pixels,
+        "plan": str(plan),
+        "foretold_step_bytes": plan.step,
+        "weights_bytes": plan.weights,
+    }
     result["sage"] = whole(model, spec, device)
     result["floor_seconds"] = floor(model, 3)
     yield result
@@ -128,23 +175,44 @@ def measure(family: str, size: str, device: torch.device, dtype: torch.dtype, ri
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", choices=("sd1", "sdxl"), default="sd1")
     parser.add_argument("--size", choices=("thin", "full"), default="thin")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16" if torch.cuda.is_available() else "float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if torch.cuda.is_available() else "float32",
+    )
     parser.add_argument("--rivals", default=",".join(RIVALS))
     parser.add_argument("--pixels", type=int, help="side of the pictures (default: the model's own)")
     parser.add_argument("--steps", type=int, default=2, help="of a rival's training that are timed")
     parser.add_argument("--own-steps", type=int, help="of ours (default: all; fewer are counted up as well)")
-    parser.add_argument("--longest", type=int, default=400, help="UNet passes of a rival's step that is timed whole; of a longer one, a pass")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=400,
+        help="UNet passes of a rival's step that is timed whole; of a longer one, a pass",
+    )
     parser.add_argument("--compile", action="store_true", help="time the UNet alone compiled as well")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rivals = tuple(r for r in args.rivals.split(",") if r)
-    for result in measure(args.family, args.size, torch.device(args.device), getattr(torch, args.dtype), rivals, args.steps, args.own_steps, args.pixels,
-                          args.longest, args.compile):
+    for result in measure(
+        args.family,
+        args.size,
+        torch.device(args.device),
+        getattr(torch, args.dtype),
+        rivals,
+        args.steps,
+        args.own_steps,
+        args.pixels,
+        args.longest,
+        args.compile,
+    ):
         write_text(args.out / f"cost-{args.family}-{args.size}.json", json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
     print(draw(measured_plots.cost, result, args.out / f"cost-{args.family}-{args.size}.png"))

@@ -1,9 +1,10 @@
-"""Erasures together: one LoRA each on top of each other, the same joined to one, and one LoRA trained on all at once:
-`python -m sage_core.bench.stack --out DIR`.
+"""Erasures together: one LoRA each on top of each other, the same joined to one, and one LoRA trained on all
+at once: `python -m sage_core.bench.stack --out DIR`.
 
-What is asked (SepME, arXiv 2402.05947): does every concept stay away however many others are erased, is the rest
-still there, and does taking one LoRA away bring back that concept and no other? On the bundled model, judged by its probe.
-Every measured state of the model is one JSON file; stop at any time, it goes on where it was.
+What is asked (SepME, arXiv 2402.05947): does every concept stay away however many others are erased, is the
+rest still there, and does taking one LoRA away bring back that concept and no other? On the bundled model,
+judged by its probe. Every measured state of the model is one JSON file; stop at any time, it goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -28,25 +29,45 @@ from ..models import load_model
 from ..spec import ErasureSpec
 from .study import mean
 
-CONCEPTS = ("lion", "castle", "hamburger", "robot", "turtle", "pineapple", "airplane", "umbrella", "penguin", "sunflower")
+CONCEPTS = (
+    "lion",
+    "castle",
+    "hamburger",
+    "robot",
+    "turtle",
+    "pineapple",
+    "airplane",
+    "umbrella",
+    "penguin",
+    "sunflower",
+)
 COUNTS = (1, 2, 5, 10)
 
 
 def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
-    """For every concept `images` prompts, half of them with other words for it; three times as many with neighbours that are not
-    erased, and with other things. A concept's prompts are the same in every list that holds it."""
+    """For every concept `images` prompts, half of them with other words for it; three times as many with
+    neighbours that are not erased, and with other things. A concept's prompts are the same in every list that
+    holds it.
+    """
     erased = [vocabulary.find(c) for c in concepts]
     rows = []
     for c in erased:
         words = [c.name, *c.synonyms]
-        rows += [Prompt("erased", _prompt(words[i // 2 % len(words)] if i % 2 else c.name, i), c.name, _seed(c, i)) for i in range(images)]
+        rows += [
+            Prompt("erased", _prompt(words[i // 2 % len(words)] if i % 2 else c.name, i), c.name, _seed(c, i))
+            for i in range(images)
+        ]
     near = list(dict.fromkeys(n for c in erased for n in vocabulary.near(c) if n not in erased))
     groups = {c.group for c in erased}
     others = [c for c in vocabulary.judged() if c not in erased and c not in near]
     far = [c for c in others if c.group not in groups] or others
     for cell, things in (("near", near), ("far", far)):
         for i in range(3 * images):
-            c = things[i * len(things) // (3 * images)] if len(things) > 3 * images else things[i % len(things)]
+            c = (
+                things[i * len(things) // (3 * images)]
+                if len(things) > 3 * images
+                else things[i % len(things)]
+            )
             rows.append(Prompt(cell, _prompt(c.name, i), c.name, _seed(c, i)))
     return rows
 
@@ -61,8 +82,9 @@ def _seed(concept, i: int) -> int:
 
 @dataclass
 class Stacks:
-    """The work, its folder, and which pictures the original model drew right (computed once a prompt). strength: of every LoRA of
-    a stack; one that was trained on all at once has 1."""
+    """The work, its folder, and which pictures the original model drew right (computed once a prompt).
+    strength: of every LoRA of a stack; one that was trained on all at once has 1.
+    """
 
     model: DiffusionModel
     out: Path
@@ -86,12 +108,21 @@ class Stacks:
         return path
 
     def lora(self, concepts: tuple[str, ...]) -> Path:
-        """The file for which these concepts were trained at once, as words of one erasure, made if it is not there yet."""
-        path = self.out / f"{'+'.join(concepts)}-at-once.safetensors" if len(concepts) > 1 else self.out / f"{concepts[0]}.safetensors"
+        """The file for which these concepts were trained at once, as words of one erasure, made if it is not
+        there yet.
+        """
+        path = (
+            self.out / f"{'+'.join(concepts)}-at-once.safetensors"
+            if len(concepts) > 1
+            else self.out / f"{concepts[0]}.safetensors"
+        )
         if not path.exists():
             erasure = erase(self.model, ErasureSpec(concepts[0], concepts[1:], method=self.method))
             try:
-                write_text(path.with_suffix(".json"), json.dumps({"passes": erasure.cost.passes, "seconds": round(erasure.seconds, 1)}))
+                write_text(
+                    path.with_suffix(".json"),
+                    json.dumps({"passes": erasure.cost.passes, "seconds": round(erasure.seconds, 1)}),
+                )
                 erasure.save(path, self.model)
             finally:
                 erasure.adapter.remove()
@@ -104,7 +135,9 @@ class Stacks:
     def stacked(self, name: str, concepts: tuple[str, ...], files: list[Path]) -> dict:
         return self.measured(name + self.weaker, concepts, files, self.strength)
 
-    def measured(self, name: str, concepts: tuple[str, ...], files: list[Path], strength: float = 1.0) -> dict:
+    def measured(
+        self, name: str, concepts: tuple[str, ...], files: list[Path], strength: float = 1.0
+    ) -> dict:
         """Shares of pictures seen under these LoRAs, among prompts that the original model gets right."""
         path = self.out / f"{name}.json"
         if path.exists():
@@ -115,7 +148,14 @@ class Stacks:
         with together(self.model, files, strength):
             after = dict(zip(prompts, self.look(prompts)))
         kept = {p: s for p, s in after.items() if self.right[p]}
-        data = {"seen": {c: share(s for p, s in kept.items() if p.cell == "erased" and p.expected == vocabulary.find(c).name) for c in concepts}}
+        data = {
+            "seen": {
+                c: share(
+                    s for p, s in kept.items() if p.cell == "erased" and p.expected == vocabulary.find(c).name
+                )
+                for c in concepts
+            }
+        }
         data |= {cell: share(s for p, s in kept.items() if p.cell == cell) for cell in ("near", "far")}
         write_text(path, json.dumps(data))
         return data
@@ -151,7 +191,9 @@ def run(stacks: Stacks, concepts: tuple[str, ...], counts: tuple[int, ...], say=
             result["joined"][n] = stacks.measured(f"joined-{n}{stacks.weaker}", some, [stacks.joined(files)])
             say(f"{n} joined: {result['joined'][n]}")
             file = stacks.lora(some)
-            result["one"][n] = stacks.measured(f"one-{n}", some, [file]) | json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+            result["one"][n] = stacks.measured(f"one-{n}", some, [file]) | json.loads(
+                file.with_suffix(".json").read_text(encoding="utf-8")
+            )
             say(f"{n} at once: {result['one'][n]}")
     largest = concepts[: max(counts)]
     for gone in largest if len(largest) > 1 else ():
@@ -165,13 +207,20 @@ def run(stacks: Stacks, concepts: tuple[str, ...], counts: tuple[int, ...], say=
 
 def markdown(result: dict) -> str:
     """The tables of docs/benchmarks.md."""
-    lines = ["| concepts | LoRAs | still seen, mean | worst of them | near | far |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| concepts | LoRAs | still seen, mean | worst of them | near | far |",
+        "|---|---|---|---|---|---|",
+    ]
     for n, row in result["stacked"].items():
         lines.append(_line(f"{n} | one each", row))
         if n in result["one"]:
             lines.append(_line(f"{n} | joined to one file", result["joined"][n]))
             lines.append(_line(f"{n} | one, trained on all at once", result["one"][n]))
-    lines += ["", "| LoRA taken away | that concept is seen again | the others, mean | worst of them |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| LoRA taken away | that concept is seen again | the others, mean | worst of them |",
+        "|---|---|---|---|",
+    ]
     for gone, row in result["without"].items():
         others = {c: v for c, v in row["seen"].items() if c != gone}
         lines.append(f"| {gone} | {row['seen'][gone]:.2f} | {mean(others.values()):.3f} | {_worst(others)} |")
@@ -179,7 +228,10 @@ def markdown(result: dict) -> str:
 
 
 def _line(title: str, row: dict) -> str:
-    return f"| {title} | {mean(row['seen'].values()):.3f} | {_worst(row['seen'])} | {row['near']:.3f} | {row['far']:.3f} |"
+    return (
+        f"| {title} | {mean(row['seen'].values()):.3f} | {_worst(row['seen'])} | {row['near']:.3f} |"
+        f" {row['far']:.3f} |"
+    )
 
 
 def _worst(seen_by_concept: dict[str, float]) -> str:
@@ -189,15 +241,30 @@ def _worst(seen_by_concept: dict[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and the measured states; what is there is not made again")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the LoRAs and the measured states; what is there is not made again",
+    )
     parser.add_argument("--method", default="sage")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
-    parser.add_argument("--images", type=int, default=8, help="pictures a concept; three times as many of neighbours and of other things")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=8,
+        help="pictures a concept; three times as many of neighbours and of other things",
+    )
     parser.add_argument("--strength", type=float, default=1.0, help="of every LoRA of a stack (default 1)")
     args = parser.parse_args()
     concepts, counts = tuple(args.concepts.split(",")), tuple(int(n) for n in args.counts.split(","))
-    result = run(Stacks(load_model("demo"), args.out, args.method, args.images, args.strength), concepts, counts, lambda text: print(text, flush=True))
+    result = run(
+        Stacks(load_model("demo"), args.out, args.method, args.images, args.strength),
+        concepts,
+        counts,
+        lambda text: print(text, flush=True),
+    )
     print(markdown(result))
 
 

@@ -12,8 +12,19 @@ from ..spec import HOST_SYNTAX
 
 def given(args) -> dict:
     """The same as fields of a spec."""
-    names = ("method", "surface", "faithful", "steps", "rank", "alpha", "learning_rate", "eta", "resolution",
-             "seed", "kind")
+    names = (
+        "method",
+        "surface",
+        "faithful",
+        "steps",
+        "rank",
+        "alpha",
+        "learning_rate",
+        "eta",
+        "resolution",
+        "seed",
+        "kind",
+    )
     return {name: getattr(args, name) for name in names}
 
 
@@ -46,7 +57,9 @@ def _device_name(name: str) -> str:
         try:
             torch.empty(1, device=name)
         except (RuntimeError, AssertionError) as error:
-            raise SageError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu or auto.") from error
+            raise SageError(
+                f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); use cpu or auto."
+            ) from error
         return name
     mps = getattr(torch.backends, "mps", None)
     return "cuda" if torch.cuda.is_available() else "mps" if mps is not None and mps.is_available() else "cpu"
@@ -59,7 +72,9 @@ def _load(args, wanted, device=None):
     from ..memory.plan import frozen_dtype
     from ..models import load_model
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision) or frozen_dtype(wanted)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        args.precision
+    ) or frozen_dtype(wanted)
     return load_model(args.model, device or wanted, dtype, args.prediction)
 
 
@@ -100,12 +115,21 @@ def run_demo(args) -> dict:
     path = folder / f"erased-{slug(spec.concept)}.safetensors"
     check_room(path)
     _say_kind(progress, model, spec)
-    progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {spec.resolved().surface}")
+    progress(
+        f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface"
+        f" {spec.resolved().surface}"
+    )
     with claimed(path):
         erasure = erase(model, spec, progress, looks=True)
-        evaluation = save_measured(model, erasure, path, 12, ConceptInversion(steps=100), progress)  # enough to see, in a minute
+        evaluation = save_measured(
+            model, erasure, path, 12, ConceptInversion(steps=100), progress
+        )  # enough to see, in a minute
     write_report(evaluation, folder)
-    _say(args, f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport   {folder / 'report.html'}")
+    _say(
+        args,
+        f"\n{table(evaluation.report)}\n\nLoRA     {path}\npicture  {folder / 'before_after.png'}\nreport  "
+        f" {folder / 'report.html'}",
+    )
     return evaluation.report
 
 
@@ -126,8 +150,10 @@ def run_erase(args) -> dict:
         spec = ErasureSpec(args.concept, tuple(args.synonym), tuple(args.retain), **given(args))
     path = output_file(args.out or f"erased-{slug(spec.concept)}.safetensors", ".safetensors")
     if path.is_file() and Path(args.model).is_file() and path.samefile(args.model):
-        raise SageError(f"The output file {path} is the model itself, which would be overwritten; "
-                        "choose another name with --out.")
+        raise SageError(
+            f"The output file {path} is the model itself, which would be overwritten; "
+            "choose another name with --out."
+        )
     check_room(path)  # before a model is read for minutes
     progress, device = Progress(quiet=args.json is True), _device(args.device)
     model = _load(args, device, "cpu")
@@ -137,9 +163,16 @@ def run_erase(args) -> dict:
     if args.plan:
         return _planned(args, model, spec, plan)
     _say_kind(progress, model, spec)
-    progress(f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface {spec.resolved().surface}")
+    progress(
+        f"erasing {spec.concept!r} from {args.model} ({model.family.title}) with {spec.method}, surface"
+        f" {spec.resolved().surface}"
+    )
     made = make_lora(model, spec, path, plan, progress, args.resume, args.save_every, args.preview)
-    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes_of(made)} UNet passes, {made['cost']['seconds']:.0f} s")
+    _say(
+        args,
+        f"saved {path} ({path.stat().st_size / 1e6:.1f} MB); {passes_of(made)} UNet passes,"
+        f" {made['cost']['seconds']:.0f} s",
+    )
     return made
 
 
@@ -160,7 +193,10 @@ def run_batch(args) -> dict:
     _say(args, f"\n{as_markdown(rows)}\nLoRAs and summary in {folder}")
     failed = [row for row in rows if "error" in row]
     if failed:
-        raise SageError(f"{len(failed)} of {len(rows)} erasures failed (first {failed[0]['concept']!r}: {failed[0]['error']}); the others are in {folder}.")
+        raise SageError(
+            f"{len(failed)} of {len(rows)} erasures failed (first {failed[0]['concept']!r}:"
+            f" {failed[0]['error']}); the others are in {folder}."
+        )
     return {"erasures": rows}
 
 
@@ -176,11 +212,30 @@ def _planned(args, model, spec, plan) -> dict:
     minutes = (passes + looks) * each / 60
     if taken:
         _say(args, f"{spec.concept!r}: {taken}")
-    _say(args, f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, and {looks} to see how much "
-               f"is left: about {minutes:.1f} minutes")
-    memory = None if plan is None else {"peak": plan.peak, "weights": plan.weights, "step": plan.step, "free": plan.free, "checkpointing": plan.checkpointing,
-                                        "samples_at_once": plan.at_once}
-    return {"spec": spec.to_json(), "unet_passes": passes, "look_passes": looks, "seconds": round(60 * minutes, 1), "memory": memory}
+    _say(
+        args,
+        f"{spec.concept!r} with {spec.method}: at most {passes:,} UNet passes of {each:.2g} s, and {looks} to"
+        f" see how much is left: about {minutes:.1f} minutes",
+    )
+    memory = (
+        None
+        if plan is None
+        else {
+            "peak": plan.peak,
+            "weights": plan.weights,
+            "step": plan.step,
+            "free": plan.free,
+            "checkpointing": plan.checkpointing,
+            "samples_at_once": plan.at_once,
+        }
+    )
+    return {
+        "spec": spec.to_json(),
+        "unet_passes": passes,
+        "look_passes": looks,
+        "seconds": round(60 * minutes, 1),
+        "memory": memory,
+    }
 
 
 def run_evaluate(args) -> dict:
@@ -202,7 +257,10 @@ def run_evaluate(args) -> dict:
     target = output_file(args.html, ".html") if args.html else None
     model = _load(args, _device(args.device))
     if model.vae is None:
-        raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that has one.")
+        raise SageError(
+            "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
+            " has one."
+        )
     adapter = load_lora(model, path)
     attack = None if args.attack and "none" in args.attack else ConceptInversion()
     lora = {"path": str(path), "bytes": path.stat().st_size, "rank": file.rank}
@@ -224,17 +282,27 @@ def run_bench(args) -> dict:
     from ..progress import Progress
 
     def listed(text: str | None, known, default) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip())) if text else tuple(default)
+        names = (
+            tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip())) if text else tuple(default)
+        )
         if bad := [n for n in names if n not in known]:
             raise SageError(f"There is no {bad[0]!r} to bench; choose from {', '.join(list(known)[:20])}.")
         return names
 
     if not (1 <= args.images <= 1000 and 1 <= args.seeds <= 100 and 1 <= args.jobs <= 64):
-        raise SageError(f"--images is from 1 to 1000, --seeds from 1 to 100 and --jobs from 1 to 64, not {args.images}, {args.seeds} and {args.jobs}.")
+        raise SageError(
+            f"--images is from 1 to 1000, --seeds from 1 to 100 and --jobs from 1 to 64, not {args.images},"
+            f" {args.seeds} and {args.jobs}."
+        )
     from ..demo import vocabulary
 
-    plan = Plan(listed(args.methods, METHODS, METHODS), listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
-                tuple(range(args.seeds)), listed(args.twice, METHODS, ()), args.images)
+    plan = Plan(
+        listed(args.methods, METHODS, METHODS),
+        listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
+        tuple(range(args.seeds)),
+        listed(args.twice, METHODS, ()),
+        args.images,
+    )
     folder = output_folder(args.out)
     result = run(load_model("demo"), plan, folder, Progress(quiet=args.json is True), args.jobs)
     _say(args, f"\n{as_markdown(result)}\ntable, CSV and plots in {folder}")
@@ -252,7 +320,9 @@ def run_generate(args) -> dict:
         raise SageError(f"--steps is from 1 to 1000, not {args.steps}.")
     model = _load(args, _device(args.device))
     if model.vae is None:
-        raise SageError("The checkpoint has no autoencoder, so no picture can be drawn; use a checkpoint that has one.")
+        raise SageError(
+            "The checkpoint has no autoencoder, so no picture can be drawn; use a checkpoint that has one."
+        )
     if args.lora:
         load_lora(model, args.lora, args.strength)
     for note in _unread(model, args.prompt):
@@ -267,9 +337,13 @@ def _unread(model, prompt: str) -> list[str]:
     """What a host would read in a prompt and this command does not."""
     notes = []
     if found := HOST_SYNTAX.search(prompt):
-        notes.append(f"{found.group()!r} is read as plain text: weights, LoRA files and learnt words are a host's")
+        notes.append(
+            f"{found.group()!r} is read as plain text: weights, LoRA files and learnt words are a host's"
+        )
     if (count := len(model.text.words(prompt))) > model.text.length - 2:
-        notes.append(f"the prompt has {count} tokens; those after the first {model.text.length - 2} are left out")
+        notes.append(
+            f"the prompt has {count} tokens; those after the first {model.text.length - 2} are left out"
+        )
     return notes
 
 
@@ -280,7 +354,11 @@ def run_merge(args) -> dict:
     path = output_file(args.out, ".safetensors")
     merged = merge_loras(args.files, path, args.strength)
     concepts = [spec["concept"] for spec in merged.specs()]
-    _say(args, f"saved {path} ({path.stat().st_size / 1e6:.1f} MB, rank {merged.rank}): erases {', '.join(concepts)}")
+    _say(
+        args,
+        f"saved {path} ({path.stat().st_size / 1e6:.1f} MB, rank {merged.rank}): erases"
+        f" {', '.join(concepts)}",
+    )
     return {"path": str(path), "bytes": path.stat().st_size, "rank": merged.rank, "concepts": concepts}
 
 
@@ -291,15 +369,29 @@ def run_inspect(args) -> dict:
 
     lora = read_lora(args.file)
     result = {
-        "path": str(args.file), "bytes": args.file.stat().st_size, "layers": len(lora.layers), "rank": lora.rank,
+        "path": str(args.file),
+        "bytes": args.file.stat().st_size,
+        "layers": len(lora.layers),
+        "rank": lora.rank,
         "surfaces": sorted({name.split("_")[1] for name in lora.layers}),
-        "spec": lora.spec() if SPEC_KEY in lora.metadata else None, "result": lora.result(), "metadata": lora.metadata,
+        "spec": lora.spec() if SPEC_KEY in lora.metadata else None,
+        "result": lora.result(),
+        "metadata": lora.metadata,
     }
     if SPECS_KEY in lora.metadata:
         result["specs"] = lora.specs()
-    shown = {k: v for k, v in lora.metadata.items() if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, "format")}
-    lines = [f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on {', '.join(result['surfaces'])}"]
-    for spec in [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}]):
+    shown = {
+        k: v
+        for k, v in lora.metadata.items()
+        if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, "format")
+    }
+    lines = [
+        f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on"
+        f" {', '.join(result['surfaces'])}"
+    ]
+    for spec in (
+        [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}])
+    ):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
     if curve := lora.left():
         looks = ", ".join(f"{share:.0%} after step {step}" for step, share in curve[1:])
@@ -307,7 +399,9 @@ def run_inspect(args) -> dict:
     if result["result"]:
         lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]
-    _say(args, "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines))  # a file may hold a terminal's commands
+    _say(
+        args, "\n".join("".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines)
+    )  # a file may hold a terminal's commands
     return result
 
 
@@ -324,10 +418,30 @@ def run_methods(args) -> dict:
     """A method in a few lines: what it does, what it trains, what it costs, where it comes from."""
     from ..methods.table import METHODS
 
-    table = {m.name: {"title": m.title, "summary": m.summary, "surface": m.surface, "steps": m.training.steps, "citation": m.citation,
-                      "unet_passes": m.passes(), "unet_passes_as_published": m.passes(faithful=True)} for m in METHODS.values()}
+    table = {
+        m.name: {
+            "title": m.title,
+            "summary": m.summary,
+            "surface": m.surface,
+            "steps": m.training.steps,
+            "citation": m.citation,
+            "unet_passes": m.passes(),
+            "unet_passes_as_published": m.passes(faithful=True),
+        }
+        for m in METHODS.values()
+    }
     for name, m in table.items():
-        published = f" ({m['unet_passes_as_published']:,} as published)" if m["unet_passes_as_published"] else ""
-        cost = f"about {m['unet_passes']:,} UNet passes{published}" if m["unet_passes"] else "no UNet pass, seconds"
-        _say(args, f"{name:12} {m['summary']}\n{'':12} trains {m['surface'].replace('_', '-')}, {cost}; {m['citation']}")
+        published = (
+            f" ({m['unet_passes_as_published']:,} as published)" if m["unet_passes_as_published"] else ""
+        )
+        cost = (
+            f"about {m['unet_passes']:,} UNet passes{published}"
+            if m["unet_passes"]
+            else "no UNet pass, seconds"
+        )
+        _say(
+            args,
+            f"{name:12} {m['summary']}\n{'':12} trains {m['surface'].replace('_', '-')}, {cost};"
+            f" {m['citation']}",
+        )
     return table

@@ -1,4 +1,6 @@
-"""The command line: sage-erase demo | erase | batch | evaluate | bench | generate | merge | inspect | methods."""
+"""The command line: sage-erase demo | erase | batch | evaluate | bench | generate | merge | inspect |
+methods.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
             # Ctrl-C within the import of a library ends as whatever that library makes of it.
             if not interrupted and not isinstance(error, (KeyboardInterrupt, Cancelled)):
                 raise
-            print("sage-erase: interrupted; nothing was left half-written (erase --resume goes on from the last saved state).", file=sys.stderr)
+            print(
+                "sage-erase: interrupted; nothing was left half-written (erase --resume goes on from the last"
+                " saved state).",
+                file=sys.stderr,
+            )
             return 130
 
 
@@ -47,7 +53,9 @@ def escape_unprintable() -> None:
 
 
 def console() -> int:
-    """main, as all that a process does: what is done stays done, also where Ctrl-C comes while Python takes its leave."""
+    """main, as all that a process does: what is done stays done, also where Ctrl-C comes while Python takes
+    its leave.
+    """
     status = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return status
@@ -78,9 +86,14 @@ def _print_result(args, result: dict) -> None:
 
 @contextlib.contextmanager
 def _interrupt() -> Iterator[list]:
-    """Inside, Ctrl-C is KeyboardInterrupt as ever, and it is known that there was one: the list is no longer empty."""
+    """Inside, Ctrl-C is KeyboardInterrupt as ever, and it is known that there was one: the list is no longer
+    empty.
+    """
     seen: list = []
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         yield seen
         return
 

@@ -1,17 +1,17 @@
 """How much of a concept is left: what the untouched model sees of it in pictures that the model draws now.
 
-A picture shows a concept as far as the prompt with the concept explains it better than the same prompt without it.
-For a clean latent z0, noised to z_t with the same noise e for both prompts:
+A picture shows a concept as far as the prompt with the concept explains it better than the same prompt
+without it. For a clean latent z0, noised to z_t with the same noise e for both prompts:
 
     margin(z0) = mean over t of |eps0(z_t, without) - e|^2 - |eps0(z_t, with) - e|^2
 
-This is the diffusion classifier of Li et al. (arXiv 2303.16203), with the untouched model as the classifier. With
-margin_0 of the untouched model's pictures from the same noise:
+This is the diffusion classifier of Li et al. (arXiv 2303.16203), with the untouched model as the classifier.
+With margin_0 of the untouched model's pictures from the same noise:
 
     left = sum of clamp(margin, 0, margin_0) / sum of max(margin_0, 0)
 
-1 is the untouched model; 0 is a model in whose pictures nothing of the concept is seen. It works for every model and
-every method, since it looks at pictures and not at what was trained.
+1 is the untouched model; 0 is a model in whose pictures nothing of the concept is seen. It works for every
+model and every method, since it looks at pictures and not at what was trained.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ SEED = 20_000  # of the noise, away from the seeds that training draws
 
 
 def on_the_way(steps: int) -> int:
-    """How many looks a run of that many steps has between the first and the last; a closed form (0 steps) has none."""
+    """How many looks a run of that many steps has between the first and the last; a closed form (0 steps) has
+    none.
+    """
     return 0 if steps == 0 else 1 + min(3, steps // 100)
 
 
@@ -50,9 +52,10 @@ def passes(steps: int) -> int:
 class Watch:
     """Draws the concept now and then, and notes how much of it is left.
 
-    Its random numbers are its own and nothing that is trained depends on it. Its UNet passes are counted in `cost`, not
-    in the model's: they erase nothing. `curve`: (steps done, share that was left) of every look, the untouched model
-    first. `on_look(step, total, share, latents)` is called after each; latents: [PICTURES, 4, h, w].
+    Its random numbers are its own and nothing that is trained depends on it. Its UNet passes are counted in
+    `cost`, not in the model's: they erase nothing. `curve`: (steps done, share that was left) of every look,
+    the untouched model first. `on_look(step, total, share, latents)` is called after each; latents:
+    [PICTURES, 4, h, w].
     """
 
     def __init__(self, context: Context, on_look: Callable[[int, int, float, torch.Tensor], None]):
@@ -85,7 +88,9 @@ class Watch:
         self.on_look(step, total, share, latents)
 
     def _prompts(self, number: int) -> tuple[str, str]:
-        """A prompt of the concept, and the same without it: alone and in other styles in turn, a style on things."""
+        """A prompt of the concept, and the same without it: alone and in other styles in turn, a style on
+        things.
+        """
         context = self.context
         name = context.names[number % len(context.names)]
         scenes = SHOWN_ON if context.style else context.other_styles
@@ -106,12 +111,19 @@ class Watch:
         cond = [self._encoded(self.prompts), self._encoded(self.without)]
         return torch.stack([self._margin(latents, time, *cond) for time in TIMES]).mean(0)
 
-    def _margin(self, latents: torch.Tensor, time: int, with_it: Conditioning, without: Conditioning) -> torch.Tensor:
+    def _margin(
+        self, latents: torch.Tensor, time: int, with_it: Conditioning, without: Conditioning
+    ) -> torch.Tensor:
         generator = torch.Generator().manual_seed(SEED + time)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         abar = self.model.alphas[time]
-        z, t = abar.sqrt() * latents + (1 - abar).sqrt() * noise, torch.full((len(latents),), time, device=latents.device)
-        errors = [(self.model.predict_noise(z, t, c) - noise).square().mean((1, 2, 3)) for c in (with_it, without)]
+        z, t = (
+            abar.sqrt() * latents + (1 - abar).sqrt() * noise,
+            torch.full((len(latents),), time, device=latents.device),
+        )
+        errors = [
+            (self.model.predict_noise(z, t, c) - noise).square().mean((1, 2, 3)) for c in (with_it, without)
+        ]
         return errors[1] - errors[0]
 
     @contextlib.contextmanager

@@ -21,8 +21,14 @@ class Probe(nn.Module):
         super().__init__()
         layers, previous = [], 3
         for width in widths:
-            layers += [nn.Conv2d(previous, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-                       nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(previous, width, 3, stride=2, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
             previous = width
         self.features = nn.Sequential(*layers)
         self.concept = nn.Linear(2 * previous, concepts)
@@ -55,7 +61,9 @@ class Judge:
         from safetensors.torch import load_file
 
         probe = Probe(len(names()), len(STYLES))
-        probe.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        probe.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        )
         return cls(probe)
 
     def prompts(self, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
@@ -71,4 +79,7 @@ class Judge:
         """Names what is in `images` [n, 3, 64, 64], values in [-1, 1]."""
         concept, style = self.probe(images.float().cpu())
         best = concept.softmax(-1).max(-1)
-        return [Seen(self.names[i], STYLES[s], p) for i, s, p in zip(best.indices.tolist(), style.argmax(-1).tolist(), best.values.tolist())]
+        return [
+            Seen(self.names[i], STYLES[s], p)
+            for i, s, p in zip(best.indices.tolist(), style.argmax(-1).tolist(), best.values.tolist())
+        ]

@@ -1,4 +1,6 @@
-"""What the bundled model can draw: concepts, their synonyms, groups, styles, and which of them may judge an erasure."""
+"""What the bundled model can draw: concepts, their synonyms, groups, styles, and which of them may judge an
+erasure.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from ..prompts.templates import plainest_in_style
 STYLES = ("cartoon", "glossy", "ink", "pixel art")
 # Never shown in training: does the model put a known thing into a known style that it never saw it in?
 HELD_OUT_PAIRS = {
-    ("fox", "pixel art"), ("apple", "ink"), ("castle", "glossy"), ("guitar", "cartoon"), ("umbrella", "ink"), ("penguin", "glossy"),
+    ("fox", "pixel art"),
+    ("apple", "ink"),
+    ("castle", "glossy"),
+    ("guitar", "cartoon"),
+    ("umbrella", "ink"),
+    ("penguin", "glossy"),
 }
 
 
@@ -52,7 +59,9 @@ def find(text: str) -> Concept | None:
 
 
 def retained() -> list[Concept]:
-    """The half of the vocabulary that an eraser may use to keep everything else: every second concept of the file."""
+    """The half of the vocabulary that an eraser may use to keep everything else: every second concept of the
+    file.
+    """
     return list(concepts()[0::2])
 
 

@@ -1,4 +1,7 @@
-"""What a checkpoint is, told from its tensors' names and shapes. SD 1.x, 2.x and SDXL differ in data, not in code."""
+"""What a checkpoint is, told from its tensors' names and shapes.
+
+SD 1.x, 2.x and SDXL differ in data, not in code.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,36 @@ class Family:
 
 
 FAMILIES = {
-    "sd1": Family("sd1", "Stable Diffusion 1.x", ("cond_stage_model.transformer.",), (False,), "last", "stable-diffusion-v1/lora", 512, 0.18215),
-    "sd2": Family("sd2", "Stable Diffusion 2.x", ("cond_stage_model.model.",), (True,), "last", "stable-diffusion-v2-512/lora", 512, 0.18215),
-    "sdxl": Family("sdxl", "Stable Diffusion XL", ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."), (False, True),
-                   "penultimate", "stable-diffusion-xl-v1-base/lora", 1024, 0.13025),
+    "sd1": Family(
+        "sd1",
+        "Stable Diffusion 1.x",
+        ("cond_stage_model.transformer.",),
+        (False,),
+        "last",
+        "stable-diffusion-v1/lora",
+        512,
+        0.18215,
+    ),
+    "sd2": Family(
+        "sd2",
+        "Stable Diffusion 2.x",
+        ("cond_stage_model.model.",),
+        (True,),
+        "last",
+        "stable-diffusion-v2-512/lora",
+        512,
+        0.18215,
+    ),
+    "sdxl": Family(
+        "sdxl",
+        "Stable Diffusion XL",
+        ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+        (False, True),
+        "penultimate",
+        "stable-diffusion-xl-v1-base/lora",
+        1024,
+        0.13025,
+    ),
 }
 
 
@@ -43,26 +72,46 @@ def recognise(keys) -> Family:
         return any(k.startswith(prefix) for k in keys)
 
     if has("conditioner.embedders.0.model.") and not has("conditioner.embedders.1."):
-        raise SageError("This is the SDXL refiner, which has no text encoder of its own to erase from; use the SDXL base checkpoint.")
+        raise SageError(
+            "This is the SDXL refiner, which has no text encoder of its own to erase from; use the SDXL base"
+            " checkpoint."
+        )
     if not has(UNET + "input_blocks."):
-        known = {"double_blocks.": "Flux", "joint_blocks.": "Stable Diffusion 3", "lora_unet_": "a LoRA", "down_blocks.": "a bare UNet in diffusers layout"}
-        guess = next((what for part, what in known.items() if any(part in k for k in keys)), "not a Stable Diffusion checkpoint")
-        raise SageError(f"The file holds no Stable Diffusion 1.x, 2.x or XL UNet (it looks like {guess}; first tensor {keys[0] if keys else 'none'!r}); "
-                        "choose a full checkpoint of one of these.")
+        known = {
+            "double_blocks.": "Flux",
+            "joint_blocks.": "Stable Diffusion 3",
+            "lora_unet_": "a LoRA",
+            "down_blocks.": "a bare UNet in diffusers layout",
+        }
+        guess = next(
+            (what for part, what in known.items() if any(part in k for k in keys)),
+            "not a Stable Diffusion checkpoint",
+        )
+        raise SageError(
+            f"The file holds no Stable Diffusion 1.x, 2.x or XL UNet (it looks like {guess}; first tensor"
+            f" {keys[0] if keys else 'none'!r}); choose a full checkpoint of one of these."
+        )
     for family in FAMILIES.values():
         if all(has(p) for p in family.text_prefixes):
             return family
-    raise SageError("The checkpoint has a UNet but no text encoder; choose a file that holds both (a full checkpoint, not a UNet alone).")
+    raise SageError(
+        "The checkpoint has a UNet but no text encoder; choose a file that holds both (a full checkpoint, not"
+        " a UNet alone)."
+    )
 
 
 def unet_config(sd: Mapping[str, torch.Tensor], family: Family) -> dict:
     """diffusers' UNet configuration, read off the shapes of an original-layout state dict."""
+
     def shape(key: str) -> torch.Size:
         if UNET + key not in sd:
-            raise SageError(f"The UNet lacks {key!r}: the file is incomplete or of an unknown architecture; choose another checkpoint.")
+            raise SageError(
+                f"The UNet lacks {key!r}: the file is incomplete or of an unknown architecture; choose"
+                " another checkpoint."
+            )
         return sd[UNET + key].shape
 
-    blocks = 1 + max(int(k[len(UNET):].split(".")[1]) for k in sd if k.startswith(UNET + "input_blocks."))
+    blocks = 1 + max(int(k[len(UNET) :].split(".")[1]) for k in sd if k.startswith(UNET + "input_blocks."))
     downs = [i for i in range(1, blocks) if UNET + f"input_blocks.{i}.0.op.weight" in sd]
     levels = len(downs) + 1
     layers = (blocks - levels) // levels
@@ -72,13 +121,24 @@ def unet_config(sd: Mapping[str, torch.Tensor], family: Family) -> dict:
         channels.append(shape(f"input_blocks.{last}.0.out_layers.3.weight")[0])
         depths.append(_transformer_depth(sd, f"{UNET}input_blocks.{last}.1."))
     first = next(k for k in sd if k.startswith(UNET) and k.endswith("attn2.to_k.weight"))
-    linear = sd[UNET + "middle_block.1.proj_in.weight"].ndim == 2 if UNET + "middle_block.1.proj_in.weight" in sd else False
+    linear = (
+        sd[UNET + "middle_block.1.proj_in.weight"].ndim == 2
+        if UNET + "middle_block.1.proj_in.weight" in sd
+        else False
+    )
     if shape("input_blocks.0.0.weight")[1] != 4:
-        raise SageError(f"The UNet takes {shape('input_blocks.0.0.weight')[1]} input channels (an inpainting or depth model); "
-                        "only plain text-to-image models (4) are supported.")
+        raise SageError(
+            f"The UNet takes {shape('input_blocks.0.0.weight')[1]} input channels (an inpainting or depth"
+            " model); only plain text-to-image models (4) are supported."
+        )
     config = {
-        "sample_size": family.sample_size // 8, "in_channels": 4, "out_channels": 4, "layers_per_block": layers, "block_out_channels": channels,
-        "cross_attention_dim": sd[first].shape[1], "use_linear_projection": linear,
+        "sample_size": family.sample_size // 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": layers,
+        "block_out_channels": channels,
+        "cross_attention_dim": sd[first].shape[1],
+        "use_linear_projection": linear,
         # Heads cannot be read off shapes: SD 1.x has 8 everywhere, the others 64 channels a head.
         "attention_head_dim": [max(1, c // 64) for c in channels] if linear else 8,
         "transformer_layers_per_block": [max(1, d) for d in depths],
@@ -86,42 +146,64 @@ def unet_config(sd: Mapping[str, torch.Tensor], family: Family) -> dict:
         "up_block_types": ["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in reversed(depths)],
     }
     if UNET + "label_emb.0.0.weight" in sd:
-        config |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-                   "projection_class_embeddings_input_dim": shape("label_emb.0.0.weight")[1]}
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": shape("label_emb.0.0.weight")[1],
+        }
     return config
 
 
 def _transformer_depth(sd: Mapping[str, torch.Tensor], prefix: str) -> int:
-    found = {int(m.group(1)) for k in sd if k.startswith(prefix) and (m := re.match(re.escape(prefix) + r"transformer_blocks\.(\d+)\.", k))}
+    found = {
+        int(m.group(1))
+        for k in sd
+        if k.startswith(prefix) and (m := re.match(re.escape(prefix) + r"transformer_blocks\.(\d+)\.", k))
+    }
     return len(found)
 
 
 def clip_config(sd: Mapping[str, torch.Tensor], quick_gelu: bool) -> dict:
-    """transformers' CLIPTextConfig, read off the shapes of a state dict in transformers' names (with `text_model.`)."""
+    """transformers' CLIPTextConfig, read off the shapes of a state dict in transformers' names (with
+    `text_model.`).
+    """
     embedding = sd["text_model.embeddings.token_embedding.weight"]
     width = embedding.shape[1]
     layers = 1 + max(int(k.split(".")[3]) for k in sd if k.startswith("text_model.encoder.layers."))
     projection = sd.get("text_projection.weight")
     return {
-        "vocab_size": embedding.shape[0], "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": max(1, width // 64),
+        "vocab_size": embedding.shape[0],
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, width // 64),
         "intermediate_size": sd["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         "max_position_embeddings": sd["text_model.embeddings.position_embedding.weight"].shape[0],
-        "hidden_act": "quick_gelu" if quick_gelu else "gelu", "projection_dim": width if projection is None else projection.shape[0],
-        "bos_token_id": embedding.shape[0] - 2, "eos_token_id": embedding.shape[0] - 1, "pad_token_id": embedding.shape[0] - 1,
+        "hidden_act": "quick_gelu" if quick_gelu else "gelu",
+        "projection_dim": width if projection is None else projection.shape[0],
+        "bos_token_id": embedding.shape[0] - 2,
+        "eos_token_id": embedding.shape[0] - 1,
+        "pad_token_id": embedding.shape[0] - 1,
     }
 
 
 def refuse_continuous(sd: Mapping[str, torch.Tensor]) -> None:
-    """Raises SageError for SDXL models that are sampled on EDM's continuous noise levels; hosts know them by these tensors."""
+    """Raises SageError for SDXL models that are sampled on EDM's continuous noise levels; hosts know them by
+    these tensors.
+    """
     if found := next((k for k in ("edm_mean", "edm_vpred.sigma_max") if k in sd), None):
-        raise SageError(f"The model is made for EDM's continuous noise levels (tensor {found!r}), not for Stable Diffusion's 1000 timesteps; "
-                        "this model cannot be used.")
+        raise SageError(
+            f"The model is made for EDM's continuous noise levels (tensor {found!r}), not for Stable"
+            " Diffusion's 1000 timesteps; this model cannot be used."
+        )
 
 
 def predicts_velocity(sd: Mapping[str, torch.Tensor], family: Family) -> bool:
-    """Whether the UNet predicts v. Marked by a `v_pred` tensor, or, for SD 2.x, told from one norm's spread as hosts do.
+    """Whether the UNet predicts v.
 
-    768-v models have a deviation above 0.09 in the first norm's bias of the last attention block, 512-base models below.
+    Marked by a `v_pred` tensor, or, for SD 2.x, told from one norm's spread as hosts do.
+
+    768-v models have a deviation above 0.09 in the first norm's bias of the last attention block, 512-base
+    models below.
     """
     if "v_pred" in sd:
         return True

@@ -1,4 +1,7 @@
-"""The autoencoder of a single-file checkpoint: Stable Diffusion's KL autoencoder, or a TAESD as ComfyUI stores it."""
+"""The autoencoder of a single-file checkpoint:
+
+Stable Diffusion's KL autoencoder, or a TAESD as ComfyUI stores it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def from_original(sd: Mapping[str, torch.Tensor], family, dtype: torch.dtype):
 
 
 def _tiny(sd, dtype):
-    """TAESD's decoder starts with a clamp that diffusers applies outside the list of layers: indices shift by one."""
+    """TAESD's decoder starts with a clamp that diffusers applies outside the list of layers: indices shift by
+    one.
+    """
     from diffusers import AutoencoderTiny
 
     own = {}
@@ -31,7 +36,9 @@ def _tiny(sd, dtype):
         elif key.startswith(PREFIX + "taesd_decoder."):
             index, rest = key.removeprefix(PREFIX + "taesd_decoder.").split(".", 1)
             own[f"decoder.layers.{int(index) - 1}.{rest}"] = value
-    vae = build(lambda c: AutoencoderTiny(**c), {"latent_channels": 4, "scaling_factor": 1.0}, "The autoencoder")
+    vae = build(
+        lambda c: AutoencoderTiny(**c), {"latent_channels": 4, "scaling_factor": 1.0}, "The autoencoder"
+    )
     fill(vae, own, "The autoencoder", dtype)
     return vae
 
@@ -42,10 +49,22 @@ def _kl(sd, family, dtype):
     levels = 1 + max(int(k.split(".")[3]) for k in sd if k.startswith(PREFIX + "encoder.down."))
     widths = [sd[f"{PREFIX}encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
     layers = 1 + max(int(k.split(".")[5]) for k in sd if k.startswith(PREFIX + "encoder.down.0.block."))
-    config = {"block_out_channels": widths, "layers_per_block": layers, "latent_channels": 4, "scaling_factor": family.vae_scale,
-              "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels, "norm_num_groups": min(32, widths[0])}
+    config = {
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "latent_channels": 4,
+        "scaling_factor": family.vae_scale,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "norm_num_groups": min(32, widths[0]),
+    }
     vae = build(lambda c: AutoencoderKL(**c), config, "The autoencoder")
-    fill(vae, kl_to_diffusers({k: v for k, v in sd.items() if k.startswith(PREFIX)}, levels), "The autoencoder", dtype)
+    fill(
+        vae,
+        kl_to_diffusers({k: v for k, v in sd.items() if k.startswith(PREFIX)}, levels),
+        "The autoencoder",
+        dtype,
+    )
     return vae
 
 
@@ -53,7 +72,9 @@ ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_
 
 
 def kl_to_diffusers(sd: Mapping[str, torch.Tensor], levels: int) -> dict[str, torch.Tensor]:
-    """Original names to diffusers' for a KL autoencoder of `levels` levels; 1x1 attention kernels become matrices."""
+    """Original names to diffusers' for a KL autoencoder of `levels` levels; 1x1 attention kernels become
+    matrices.
+    """
     out = {}
     for key, value in sd.items():
         parts = key.removeprefix(PREFIX).split(".")

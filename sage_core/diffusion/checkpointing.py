@@ -1,7 +1,9 @@
-"""Gradient checkpointing (Chen et al., arXiv 1604.06174): a block's activations are computed again in the backward pass, not kept.
+"""Gradient checkpointing (Chen et al., arXiv 1604.06174): a block's activations are computed again in the
+backward pass, not kept.
 
-Wrapped by hand, so that every version of diffusers does the same, and so that a block is computed again with the adapters on
-or off as they were the first time: a prediction of the frozen model may be differentiated after its adapter is on again.
+Wrapped by hand, so that every version of diffusers does the same, and so that a block is computed again with
+the adapters on or off as they were the first time: a prediction of the frozen model may be differentiated
+after its adapter is on again.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
-SWITCHES: weakref.WeakSet = weakref.WeakSet()  # what is `enabled` or not and changes what a block computes: the adapters
+SWITCHES: weakref.WeakSet = (
+    weakref.WeakSet()
+)  # what is `enabled` or not and changes what a block computes: the adapters
 
 
 def checkpoint_blocks(unet: torch.nn.Module, on: bool) -> None:
-    """Keep only what goes into each residual and transformer block of a UNet, or, with `on` False, everything again."""
+    """Keep only what goes into each residual and transformer block of a UNet, or, with `on` False, everything
+    again.
+    """
     for module in unet.modules():
         if type(module).__name__ in BLOCKS:
             module.__dict__.pop("forward", None)  # an instance's own forward hides its class's
@@ -30,7 +36,9 @@ def checkpoint_blocks(unet: torch.nn.Module, on: bool) -> None:
 def _forward(forward, *args, **kwargs):
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts, **kwargs)
+    return checkpoint(
+        forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts, **kwargs
+    )
 
 
 def _contexts():

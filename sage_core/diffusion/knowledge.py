@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw: what is asked for, in which words, from which seed. `expected`: the concept or the style that must be seen."""
+    """One picture to draw: what is asked for, in which words, from which seed.
+
+    `expected`: the concept or the style that must be seen.
+    """
 
     cell: str
     text: str

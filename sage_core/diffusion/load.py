@@ -21,9 +21,14 @@ CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
-def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-               prediction: str = "auto", tokenizers: tuple[Path, ...] = (),
-               alphas: torch.Tensor | None = None) -> DiffusionModel:
+def load_model(
+    source: str | Path | Mapping[str, torch.Tensor],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    prediction: str = "auto",
+    tokenizers: tuple[Path, ...] = (),
+    alphas: torch.Tensor | None = None,
+) -> DiffusionModel:
     """`source`: a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
 
     `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for
@@ -35,13 +40,28 @@ def load_model(source: str | Path | Mapping[str, torch.Tensor], device: str | to
         model = _load(source, prediction, dtype, tokenizers)
         if alphas is not None:
             model.alphas = schedule.checked(alphas)
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         # Whatever a damaged or altered model makes of the libraries that read it.
-        raise SageError(f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion ({type(error).__name__}: {told(error)}); "
-                        "it is damaged or of an unknown kind: choose another one.") from error
+        raise SageError(
+            f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion"
+            f" ({type(error).__name__}: {told(error)}); it is damaged or of an unknown kind: choose another"
+            " one."
+        ) from error
     if not model.velocity and schedule.is_zero_terminal(model.alphas):
-        raise SageError("The model predicts noise, and its noise schedule ends in pure noise (zero terminal SNR), from which no picture can be "
-                        "predicted that way; choose v-prediction, or switch zero terminal SNR off.")
+        raise SageError(
+            "The model predicts noise, and its noise schedule ends in pure noise (zero terminal SNR), from"
+            " which no picture can be predicted that way; choose v-prediction, or switch zero terminal SNR"
+            " off."
+        )
     for module in [*model.text.encoders, model.unet, *([model.vae] if model.vae is not None else [])]:
         module.requires_grad_(False).eval()
     model.to(device)
@@ -55,19 +75,31 @@ def _load(source, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, .
     return _from_path(Path(source), prediction, dtype, tokenizers)
 
 
-def _from_path(path: Path, prediction: str, dtype: torch.dtype,
-               tokenizers: tuple[Path, ...]) -> DiffusionModel:
+def _from_path(
+    path: Path, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...]
+) -> DiffusionModel:
     if path.is_dir():
         return from_folder(path, prediction, dtype)
     if path.suffix.lower() in PICKLES:
-        raise SageError(f"{path.name} is a pickled checkpoint, which can run code when opened; convert it to .safetensors first.")
+        raise SageError(
+            f"{path.name} is a pickled checkpoint, which can run code when opened; convert it to .safetensors"
+            " first."
+        )
     if not path.exists():
-        raise SageError(f"There is no file or folder {str(path)!r}; give a .safetensors checkpoint, a diffusers folder or the word demo.")
+        raise SageError(
+            f"There is no file or folder {str(path)!r}; give a .safetensors checkpoint, a diffusers folder or"
+            " the word demo."
+        )
     return from_state_dict(read_safetensors(path), str(path), prediction, dtype, tokenizers)
 
 
-def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str = "auto",
-                    dtype: torch.dtype = torch.float32, tokenizers: tuple[Path, ...] = ()) -> DiffusionModel:
+def from_state_dict(
+    sd: Mapping[str, torch.Tensor],
+    source: str,
+    prediction: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    tokenizers: tuple[Path, ...] = (),
+) -> DiffusionModel:
     """A model from original-layout tensors, as a single-file checkpoint or a host's memory holds them."""
     from diffusers import UNet2DConditionModel
 
@@ -82,7 +114,9 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
         own = names.clip_to_transformers(sd, prefix, open_clip)
         if family.name == "sd2":
             own = _without_last_layer(own)
-        encoders.append(_clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype))
+        encoders.append(
+            _clip(own, quick_gelu=not open_clip, projected=family.name == "sdxl" and open_clip, dtype=dtype)
+        )
     velocity = architecture.predicts_velocity(sd, family) if prediction == "auto" else prediction == "v"
     text = text_stack(family, encoders, tokenizers)
     standard = schedule.standard()
@@ -91,8 +125,9 @@ def from_state_dict(sd: Mapping[str, torch.Tensor], source: str, prediction: str
     return DiffusionModel(family, text, unet, vae, alphas, velocity, source, pixels=pixels)
 
 
-def text_stack(family: architecture.Family, encoders: list[torch.nn.Module],
-               tokenizers: tuple[Path, ...] = ()) -> TextStack:
+def text_stack(
+    family: architecture.Family, encoders: list[torch.nn.Module], tokenizers: tuple[Path, ...] = ()
+) -> TextStack:
     """A family's encoders with the tokenizer of their vocabulary's size: CLIP's, or one of `tokenizers`.
 
     Raises SageError if there is none.
@@ -107,7 +142,9 @@ def _pads(family) -> tuple[int, ...] | None:
 
 
 def _without_last_layer(sd: dict) -> dict:
-    """SD 2.x reads the state before OpenCLIP's last layer, final norm applied: the same as an encoder one layer shorter."""
+    """SD 2.x reads the state before OpenCLIP's last layer, final norm applied: the same as an encoder one
+    layer shorter.
+    """
     last = max(int(k.split(".")[3]) for k in sd if k.startswith("text_model.encoder.layers."))
     return {k: v for k, v in sd.items() if not k.startswith(f"text_model.encoder.layers.{last}.")}
 
@@ -117,10 +154,15 @@ def _tokenizer_for(encoder, tokenizers: tuple[Path, ...]):
 
     vocabulary = encoder.get_input_embeddings().weight.shape[0]
     for folder in (CLIP_TOKENIZER, *tokenizers):
-        if folder.exists() and len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == vocabulary:
+        if (
+            folder.exists()
+            and len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == vocabulary
+        ):
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    raise SageError(f"The text encoder has {vocabulary} tokens; no tokenizer of that size is known "
-                    "(CLIP's own has 49408).")
+    raise SageError(
+        f"The text encoder has {vocabulary} tokens; no tokenizer of that size is known "
+        "(CLIP's own has 49408)."
+    )
 
 
 def _clip(sd: dict, quick_gelu: bool, projected: bool, dtype: torch.dtype):
@@ -131,8 +173,14 @@ def _clip(sd: dict, quick_gelu: bool, projected: bool, dtype: torch.dtype):
     try:
         config = architecture.clip_config(sd, quick_gelu)
     except (KeyError, ValueError) as error:
-        raise SageError(f"The text encoder is incomplete (missing {error}); choose another checkpoint.") from error
-    encoder = build(lambda c: (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**c)), config, "The text encoder")
+        raise SageError(
+            f"The text encoder is incomplete (missing {error}); choose another checkpoint."
+        ) from error
+    encoder = build(
+        lambda c: (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**c)),
+        config,
+        "The text encoder",
+    )
     fill(encoder, sd, "The text encoder", dtype)
     return encoder
 
@@ -145,7 +193,9 @@ def _vae(sd: Mapping[str, torch.Tensor], family, dtype: torch.dtype):
 
 
 def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = torch.float32) -> DiffusionModel:
-    """A model from a diffusers folder: model_index.json with unet, text_encoder(s), tokenizer, scheduler and vae beside it."""
+    """A model from a diffusers folder: model_index.json with unet, text_encoder(s), tokenizer, scheduler and
+    vae beside it.
+    """
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -158,30 +208,51 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
             continue
         projected = index.get(part, ["", ""])[1] == "CLIPTextModelWithProjection"
         kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-        encoder = build(lambda c, kind=kind: kind(CLIPTextConfig(**c)), _json(folder / part / "config.json"), "The text encoder")
+        encoder = build(
+            lambda c, kind=kind: kind(CLIPTextConfig(**c)),
+            _json(folder / part / "config.json"),
+            "The text encoder",
+        )
         fill(encoder, names.with_text_model(_weights(folder / part)), "The text encoder", dtype)
         encoders.append(encoder)
     if not encoders:
-        raise SageError(f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model.")
+        raise SageError(
+            f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model."
+        )
     family = _family_of(unet, encoders)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     velocity = _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
-    tokenizers = [CLIPTokenizer.from_pretrained(folder / t, local_files_only=True) for t in ("tokenizer", "tokenizer_2") if (folder / t).is_dir()]
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(folder / t, local_files_only=True)
+        for t in ("tokenizer", "tokenizer_2")
+        if (folder / t).is_dir()
+    ]
     vae = None
     if (folder / "vae").is_dir():
         config = _json(folder / "vae" / "config.json")
-        vae = build((AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL).from_config, config, "The autoencoder")
+        vae = build(
+            (
+                AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+            ).from_config,
+            config,
+            "The autoencoder",
+        )
         fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
     text = TextStack(encoders, tokenizers[0], family.clip_layer, tuple(t.pad_token_id for t in tokenizers))
     size = unet.config.sample_size
     pixels = 8 * (size if isinstance(size, int) else size[0])
-    return DiffusionModel(family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels)
+    return DiffusionModel(
+        family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels
+    )
 
 
 def _folder_velocity(scheduler: Mapping) -> bool:
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
-        raise SageError(f"The model predicts {shown(kind)}; only models that predict noise (epsilon) or v (v_prediction) can be used.")
+        raise SageError(
+            f"The model predicts {shown(kind)}; only models that predict noise (epsilon) or v (v_prediction)"
+            " can be used."
+        )
     return kind == "v_prediction"
 
 
@@ -208,12 +279,16 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     files = sorted(folder.glob("*.safetensors"))
     plain = [f for f in files if ".fp16." not in f.name and ".non_ema" not in f.name] or files
     if not plain:
-        raise SageError(f"{folder} holds no .safetensors weights (pickled .bin files are refused: they can run code).")
+        raise SageError(
+            f"{folder} holds no .safetensors weights (pickled .bin files are refused: they can run code)."
+        )
     return {k: v for f in plain for k, v in read_safetensors(f).items()}
 
 
 def fingerprint(modules: list[torch.nn.Module]) -> str:
-    """SHA-256 over names, shapes and values in half precision, so that fp16 and fp32 copies of a model agree mostly."""
+    """SHA-256 over names, shapes and values in half precision, so that fp16 and fp32 copies of a model agree
+    mostly.
+    """
     digest = hashlib.sha256()
     for module in modules:
         for key, value in sorted(names.with_text_model(module.state_dict()).items()):

@@ -1,4 +1,7 @@
-"""The model as an eraser sees it: encode a prompt, predict the noise, sample, decode. Every UNet pass is counted."""
+"""The model as an eraser sees it: encode a prompt, predict the noise, sample, decode.
+
+Every UNet pass is counted.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,33 @@ from .text import Conditioning, TextStack
 
 @dataclass
 class DiffusionModel:
-    """A latent diffusion model, whichever layout it came from. Nothing in it is trained; adapters are hung on it."""
+    """A latent diffusion model, whichever layout it came from.
+
+    Nothing in it is trained; adapters are hung on it.
+    """
 
     family: Family
     text: TextStack
     unet: torch.nn.Module
     vae: torch.nn.Module | None
-    alphas: torch.Tensor  # the noise schedule: cumulative products of 1 - beta, [1000], never 0 (see schedule.py)
+    alphas: (
+        torch.Tensor
+    )  # the noise schedule: cumulative products of 1 - beta, [1000], never 0 (see schedule.py)
     velocity: bool  # the UNet predicts v instead of epsilon
     source: str  # what the user named: a path, or where the weights came from
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
-    at_once: int | None = None  # so many samples go through the UNet together at most; None: as many as are asked for
-    readings: dict[str, torch.Tensor] = field(default_factory=dict)  # of words by the untouched text encoder; erasures of one model share them
+    at_once: int | None = (
+        None  # so many samples go through the UNet together at most; None: as many as are asked for
+    )
+    readings: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # of words by the untouched text encoder; erasures of one model share them
     knowledge: Knowledge = UNKNOWN  # set by whoever loads a model and recognises it
-    on_pass: Callable[[], None] | None = None  # called before every UNet pass; a host raises its own interrupt from here
+    on_pass: Callable[[], None] | None = (
+        None  # called before every UNet pass; a host raises its own interrupt from here
+    )
 
     @property
     def device(self) -> torch.device:
@@ -61,8 +75,9 @@ class DiffusionModel:
 
     @property
     def sampling(self) -> str:
-        """What the UNet predicts, "epsilon" or "v", and the noise schedule where it is not Stable Diffusion's own. The same weights
-        that are sampled in another way are another model to erase from."""
+        """What the UNet predicts, "epsilon" or "v", and the noise schedule where it is not Stable Diffusion's
+        own. The same weights that are sampled in another way are another model to erase from.
+        """
         return f"{self.prediction}, {self.schedule}" if self.schedule else self.prediction
 
     @property
@@ -76,15 +91,21 @@ class DiffusionModel:
     def predict_noise(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """epsilon(z_t, t, h): noise predicted in `z` [n, 4, h, w] at integer timesteps `t` [n]; float32.
 
-        A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z. At the last timestep of
-        a zero-terminal-SNR schedule that is z itself, whatever the prompt.
+        A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
+        At the last timestep of a zero-terminal-SNR schedule that is z itself, whatever the prompt.
         """
         if self.at_once is not None and len(z) > self.at_once and not torch.is_grad_enabled():
             parts = [slice(i, i + self.at_once) for i in range(0, len(z), self.at_once)]
             return torch.cat([self.predict_noise(z[p], t[p], cond[p]) for p in parts])
         if self.on_pass is not None:
             self.on_pass()
-        out = self.unet(z.to(self.dtype), t, cond.hidden.to(self.dtype), added_cond_kwargs=self._added(cond), return_dict=False)[0].float()
+        out = self.unet(
+            z.to(self.dtype),
+            t,
+            cond.hidden.to(self.dtype),
+            added_cond_kwargs=self._added(cond),
+            return_dict=False,
+        )[0].float()
         self.cost.forwards += len(z)
         if out.requires_grad:
             self.cost.backwards += len(z)
@@ -97,12 +118,18 @@ class DiffusionModel:
         if cond.pooled is None:
             return None
         size = [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
-        time_ids = torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(len(cond), -1)
+        time_ids = torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(
+            len(cond), -1
+        )
         return {"text_embeds": cond.pooled, "time_ids": time_ids}
 
-    def guided(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning, empty: Conditioning, guidance: float) -> torch.Tensor:
+    def guided(
+        self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning, empty: Conditioning, guidance: float
+    ) -> torch.Tensor:
         """Classifier-free guidance; one batch of twice the size."""
-        conditional, unconditional = self.predict_noise(torch.cat([z, z]), torch.cat([t, t]), Conditioning.cat([cond, empty])).chunk(2)
+        conditional, unconditional = self.predict_noise(
+            torch.cat([z, z]), torch.cat([t, t]), Conditioning.cat([cond, empty])
+        ).chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
     def noise(self, seeds: list[int]) -> torch.Tensor:
@@ -114,8 +141,14 @@ class DiffusionModel:
         """A second-order multistep solver (DPM-Solver++, Lu et al. 2022) over this model's noise schedule."""
         from diffusers import DPMSolverMultistepScheduler
 
-        solver = DPMSolverMultistepScheduler(trained_betas=self._betas(), algorithm_type="dpmsolver++", solver_order=2,
-                                             timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=True)
+        solver = DPMSolverMultistepScheduler(
+            trained_betas=self._betas(),
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            timestep_spacing="trailing",
+            final_sigmas_type="zero",
+            lower_order_final=True,
+        )
         solver.set_timesteps(steps, device=self.device)
         return solver
 
@@ -124,8 +157,18 @@ class DiffusionModel:
         return (1 - self.alphas.cpu() / previous).numpy()
 
     @torch.no_grad()
-    def sample(self, cond: Conditioning, seeds: list[int], steps: int = 20, guidance: float = 5.0, empty: Conditioning | None = None) -> torch.Tensor:
-        """Denoise from seeded noise; latents [n, 4, h, w]. `empty` defaults to the empty prompt, encoded as things stand."""
+    def sample(
+        self,
+        cond: Conditioning,
+        seeds: list[int],
+        steps: int = 20,
+        guidance: float = 5.0,
+        empty: Conditioning | None = None,
+    ) -> torch.Tensor:
+        """Denoise from seeded noise; latents [n, 4, h, w].
+
+        `empty` defaults to the empty prompt, encoded as things stand.
+        """
         empty = Conditioning.cat([self.encode([""])] * len(seeds)) if empty is None else empty
         solver, z = self.scheduler(steps), self.noise(seeds)
         for t in solver.timesteps:
@@ -134,13 +177,17 @@ class DiffusionModel:
 
     @torch.no_grad()
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents to images [n, 3, H, W] in [-1, 1], float32; a few at a time, since an autoencoder takes much memory a pixel."""
+        """Latents to images [n, 3, H, W] in [-1, 1], float32; a few at a time, since an autoencoder takes
+        much memory a pixel.
+        """
         self.vae.to(z.device)
         own = next(self.vae.parameters()).dtype
         parts = (z / self.vae.config.scaling_factor).to(own).split(together(self.pixels))
         return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts]).clamp(-1, 1)
 
-    def generate(self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0) -> torch.Tensor:
+    def generate(
+        self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0
+    ) -> torch.Tensor:
         """Images [n, 3, H, W] of prompts and their seeds, as many at once as their size allows."""
         images, batch = [], together(self.pixels)
         for i in range(0, len(prompts), batch):

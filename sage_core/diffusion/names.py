@@ -7,14 +7,26 @@ from collections.abc import Mapping
 import torch
 
 RESNET = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2", "out_layers.3": "conv2",
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-OPEN_CLIP = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+OPEN_CLIP = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
 
 OPEN_CLIP_TOP = {
-    "positional_embedding": "embeddings.position_embedding.weight", "token_embedding.weight": "embeddings.token_embedding.weight",
-    "ln_final.weight": "final_layer_norm.weight", "ln_final.bias": "final_layer_norm.bias",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
 }
 
 
@@ -22,8 +34,13 @@ def unet_prefixes(config: Mapping) -> dict[str, str]:
     """Original module prefix to diffusers module prefix, for a UNet of diffusers' `config`."""
     layers, levels = config["layers_per_block"], len(config["block_out_channels"])
     table = {
-        "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2", "input_blocks.0.0": "conv_in",
-        "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2", "out.0": "conv_norm_out", "out.2": "conv_out",
+        "time_embed.0": "time_embedding.linear_1",
+        "time_embed.2": "time_embedding.linear_2",
+        "input_blocks.0.0": "conv_in",
+        "label_emb.0.0": "add_embedding.linear_1",
+        "label_emb.0.2": "add_embedding.linear_2",
+        "out.0": "conv_norm_out",
+        "out.2": "conv_out",
     }
 
     def resnet(old: str, new: str) -> None:
@@ -61,10 +78,12 @@ def rename(key: str, prefixes: Mapping[str, str]) -> str | None:
     return None
 
 
-def unet_to_diffusers(sd: Mapping[str, torch.Tensor], config: Mapping, prefix: str) -> dict[str, torch.Tensor]:
+def unet_to_diffusers(
+    sd: Mapping[str, torch.Tensor], config: Mapping, prefix: str
+) -> dict[str, torch.Tensor]:
     """A UNet's tensors under original names (after `prefix`), renamed to diffusers'."""
     table = unet_prefixes(config)
-    named = {rename(k[len(prefix):], table): v for k, v in sd.items() if k.startswith(prefix)}
+    named = {rename(k[len(prefix) :], table): v for k, v in sd.items() if k.startswith(prefix)}
     named.pop(None, None)
     return named
 
@@ -75,16 +94,22 @@ def unet_to_original(sd: Mapping[str, torch.Tensor], config: Mapping, prefix: st
     return {prefix + rename(k, table): v for k, v in sd.items()}
 
 
-def clip_to_transformers(sd: Mapping[str, torch.Tensor], prefix: str, open_clip: bool) -> dict[str, torch.Tensor]:
+def clip_to_transformers(
+    sd: Mapping[str, torch.Tensor], prefix: str, open_clip: bool
+) -> dict[str, torch.Tensor]:
     """A CLIP text encoder's tensors in transformers' names, always with `text_model.` in front."""
-    own = {k[len(prefix):]: v for k, v in sd.items() if k.startswith(prefix)}
+    own = {k[len(prefix) :]: v for k, v in sd.items() if k.startswith(prefix)}
     return _from_open_clip(own) if open_clip else with_text_model(own)
 
 
 def with_text_model(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Puts `text_model.` back where transformers 5.6 and later (or an old checkpoint) left it out."""
     top = ("text_model.", "text_projection.")
-    return {k if k.startswith(top) else f"text_model.{k}": v for k, v in sd.items() if not k.endswith(("position_ids", "logit_scale"))}
+    return {
+        k if k.startswith(top) else f"text_model.{k}": v
+        for k, v in sd.items()
+        if not k.endswith(("position_ids", "logit_scale"))
+    }
 
 
 def _from_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -121,7 +146,9 @@ def clip_to_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         base = f"transformer.resblocks.{layer}"
         if rest.startswith("self_attn.q_proj."):
             kind = rest.rsplit(".", 1)[1]
-            out[f"{base}.attn.in_proj_{kind}"] = torch.cat([sd[key.replace("q_proj", f"{n}_proj")] for n in "qkv"])
+            out[f"{base}.attn.in_proj_{kind}"] = torch.cat(
+                [sd[key.replace("q_proj", f"{n}_proj")] for n in "qkv"]
+            )
         elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
             module, kind = rest.rsplit(".", 1)
             out[f"{base}.{back[module]}.{kind}"] = value

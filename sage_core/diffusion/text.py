@@ -1,4 +1,6 @@
-"""The text side of the model: tokens, token embeddings, conditionings; one encoder (SD 1.x, 2.x) or two (SDXL)."""
+"""The text side of the model: tokens, token embeddings, conditionings; one encoder (SD 1.x, 2.x) or two
+(SDXL).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Conditioning:
 
 @dataclass
 class Tokens:
-    """A batch of prompts as ids, one tensor [batch, 77] an encoder (they pad differently), and where the prompt ends."""
+    """A batch of prompts as ids, one tensor [batch, 77] an encoder (they pad differently), and where the
+    prompt ends.
+    """
 
     ids: list[torch.Tensor]
     end: torch.Tensor  # [batch], position of the end-of-text token
@@ -52,8 +56,11 @@ class Tokens:
         return len(self.end)
 
     def trimmed(self) -> Tokens:
-        """Without the padding behind the longest prompt. CLIP's attention is causal, so the states of real tokens are the
-        same; only the UNet, which reads the padding's states too, needs all 77."""
+        """Without the padding behind the longest prompt.
+
+        CLIP's attention is causal, so the states of real tokens are the same; only the UNet, which reads the
+        padding's states too, needs all 77.
+        """
         length = int(self.end.max()) + 1
         return Tokens([ids[:, :length] for ids in self.ids], self.end)
 
@@ -61,7 +68,13 @@ class Tokens:
 class TextStack:
     """CLIP text encoders with their tokenizer. `layer`: "last" (final norm applied) or "penultimate" (SDXL)."""
 
-    def __init__(self, encoders: list[torch.nn.Module], tokenizer, layer: str = "last", pads: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        encoders: list[torch.nn.Module],
+        tokenizer,
+        layer: str = "last",
+        pads: tuple[int, ...] | None = None,
+    ):
         self.encoders, self.tokenizer, self.layer = encoders, tokenizer, layer
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pads = pads or (self.eos,) * len(encoders)
@@ -73,8 +86,13 @@ class TextStack:
 
     @cached_property
     def scales(self) -> list[float]:
-        """The root mean square of each encoder's embedding table, the unit of steps in it; the tables are frozen."""
-        return [e.get_input_embeddings().weight.detach().float().square().mean().sqrt().item() for e in self.encoders]
+        """The root mean square of each encoder's embedding table, the unit of steps in it; the tables are
+        frozen.
+        """
+        return [
+            e.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
+            for e in self.encoders
+        ]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,12 +104,20 @@ class TextStack:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def assemble(self, sequences: list[list[int]]) -> Tokens:
-        """Wrap id sequences in start and end tokens and pad. Raises SageError where one does not fit into 75 tokens."""
+        """Wrap id sequences in start and end tokens and pad.
+
+        Raises SageError where one does not fit into 75 tokens.
+        """
         if (longest := max(map(len, sequences))) > self.length - 2:
-            raise SageError(f"A prompt has {longest} tokens; CLIP reads {self.length - 2} at most: shorten it.")
+            raise SageError(
+                f"A prompt has {longest} tokens; CLIP reads {self.length - 2} at most: shorten it."
+            )
         end = torch.tensor([len(s) + 1 for s in sequences], device=self.device)
         rows = [[self.bos, *s, self.eos] for s in sequences]
-        ids = [torch.tensor([r + [pad] * (self.length - len(r)) for r in rows], device=self.device) for pad in self.pads]
+        ids = [
+            torch.tensor([r + [pad] * (self.length - len(r)) for r in rows], device=self.device)
+            for pad in self.pads
+        ]
         return Tokens(ids, end)
 
     def tokenize(self, prompts: list[str], truncate: bool = False) -> Tokens:
@@ -131,7 +157,9 @@ def embedding_fingerprint(tables: list[torch.Tensor]) -> str:
 
 
 def _run(encoder, ids, embeddings, penultimate: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Hidden states and projected pooled state of one encoder; a hook puts `embeddings` in place of the looked-up ones."""
+    """Hidden states and projected pooled state of one encoder; a hook puts `embeddings` in place of the
+    looked-up ones.
+    """
     handle = None
     if embeddings is not None:
         table = encoder.get_input_embeddings()

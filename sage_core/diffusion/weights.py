@@ -1,4 +1,6 @@
-"""Tensors out of files, and into modules that are built without data: a file that lies is found out before memory is taken for it."""
+"""Tensors out of files, and into modules that are built without data: a file that lies is found out before
+memory is taken for it.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,46 @@ from ..errors import SageError, shown, told
 WHOLE_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 2**20  # no number in a configuration is above it
 MOST_LAYERS = 200
-DEPTHS = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block", "num_encoder_blocks", "num_decoder_blocks")
+DEPTHS = (
+    "num_hidden_layers",
+    "layers_per_block",
+    "transformer_layers_per_block",
+    "num_encoder_blocks",
+    "num_decoder_blocks",
+)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator:
-    """A safetensors file by its header, tensors not yet read. Raises SageError where it is no such file, truncated, or its header lies."""
+    """A safetensors file by its header, tensors not yet read.
+
+    Raises SageError where it is no such file, truncated, or its header lies.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as f:
             yield f
-    except (SafetensorError, ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # what a dtype that torch lacks raises
-        raise SageError(f"{path.name} cannot be read as safetensors ({told(error)}); the file is damaged or something else: get it again.") from error
+    except (
+        SafetensorError,
+        ValueError,
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what a dtype that torch lacks raises
+        raise SageError(
+            f"{path.name} cannot be read as safetensors ({told(error)}); the file is damaged or something"
+            " else: get it again."
+        ) from error
 
 
 def copied(file) -> dict[str, torch.Tensor]:
     """All tensors of an `opened` file, in memory of their own.
 
-    What `get_tensor` returns is mapped from the file, also after it is closed, and Windows neither replaces nor
-    deletes a mapped file.
+    What `get_tensor` returns is mapped from the file, also after it is closed, and Windows neither replaces
+    nor deletes a mapped file.
     """
     return {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
 
@@ -50,9 +72,18 @@ def refuse_nan(parts: Mapping[str, torch.Tensor], what: str) -> None:
     """Raises SageError where a number is none, or a tensor holds no real numbers."""
     for key, value in parts.items():
         if value.is_complex() or value.is_quantized:
-            raise SageError(f"{what} holds numbers of a kind that no weight is ({shown(key)} is {value.dtype}); the file is broken: use another one.")
-        if value.is_floating_point() and not torch.isfinite(value if value.dtype in WHOLE_FLOATS else _widened(value, key, what)).all():
-            raise SageError(f"{what} holds NaN or infinite weights (first in {shown(key)}); the file is broken: use another one.")
+            raise SageError(
+                f"{what} holds numbers of a kind that no weight is ({shown(key)} is {value.dtype}); the file"
+                " is broken: use another one."
+            )
+        if (
+            value.is_floating_point()
+            and not torch.isfinite(value if value.dtype in WHOLE_FLOATS else _widened(value, key, what)).all()
+        ):
+            raise SageError(
+                f"{what} holds NaN or infinite weights (first in {shown(key)}); the file is broken: use"
+                " another one."
+            )
 
 
 def _widened(value: torch.Tensor, key: str, what: str) -> torch.Tensor:
@@ -60,37 +91,65 @@ def _widened(value: torch.Tensor, key: str, what: str) -> torch.Tensor:
     try:
         return value.float()
     except (RuntimeError, NotImplementedError) as error:
-        raise SageError(f"{what} is stored as {value.dtype} (first {shown(key)}), which cannot be read here; use a copy in half precision.") from error
+        raise SageError(
+            f"{what} is stored as {value.dtype} (first {shown(key)}), which cannot be read here; use a copy"
+            " in half precision."
+        ) from error
 
 
 def build(make: Callable[[dict], torch.nn.Module], config: dict, what: str) -> torch.nn.Module:
-    """A module of that configuration without data, which `fill` gives it. Raises SageError where the library refuses the configuration."""
+    """A module of that configuration without data, which `fill` gives it.
+
+    Raises SageError where the library refuses the configuration.
+    """
     for key, value in config.items():
-        numbers = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        if bad := next((v for v in numbers if not abs(v) <= (MOST_LAYERS if key in DEPTHS else LARGEST)), None):
-            raise SageError(f"{what} is said to have {key} = {shown(bad)}, which no model has; its configuration was altered.")
+        numbers = [
+            v
+            for v in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(v, (int, float)) and not isinstance(v, bool)
+        ]
+        if bad := next(
+            (v for v in numbers if not abs(v) <= (MOST_LAYERS if key in DEPTHS else LARGEST)), None
+        ):
+            raise SageError(
+                f"{what} is said to have {key} = {shown(bad)}, which no model has; its configuration was"
+                " altered."
+            )
     try:
         with torch.device("meta"):
             return make(config)
-    except Exception as error:  # a configuration that the library was not written for: anything may come out of it
-        raise SageError(f"{what} cannot be built from its configuration ({told(error)}); choose another model.") from error
+    except (
+        Exception
+    ) as error:  # a configuration that the library was not written for: anything may come out of it
+        raise SageError(
+            f"{what} cannot be built from its configuration ({told(error)}); choose another model."
+        ) from error
 
 
 def fill(module: torch.nn.Module, sd: Mapping[str, torch.Tensor], what: str, dtype: torch.dtype) -> None:
-    """Give a built module its tensors, in `dtype` and in either spelling of CLIP's names; refuses missing, misshapen and non-finite ones.
+    """Give a built module its tensors, in `dtype` and in either spelling of CLIP's names; refuses missing,
+    misshapen and non-finite ones.
 
     Tensors of that precision are taken over, not copied.
     """
     refuse_nan(sd, what)
-    flat = not any(k.startswith("text_model.") for k in module.state_dict()) and any(k.startswith("text_model.") for k in sd)
+    flat = not any(k.startswith("text_model.") for k in module.state_dict()) and any(
+        k.startswith("text_model.") for k in sd
+    )
     sd = {k.removeprefix("text_model.") if flat else k: v.to(dtype) for k, v in sd.items()}
     try:
         missing, _ = module.load_state_dict(sd, strict=False, assign=True)
     except RuntimeError as error:
-        raise SageError(f"{what} does not have the expected shapes ({str(error).splitlines()[1].strip()}); choose another checkpoint.") from error
+        raise SageError(
+            f"{what} does not have the expected shapes ({str(error).splitlines()[1].strip()}); choose another"
+            " checkpoint."
+        ) from error
     missing = [k for k in missing if not k.endswith("position_ids")]
     if missing:
-        raise SageError(f"{what} lacks {len(missing)} tensors (first {missing[0]!r}): the file is incomplete or of an unknown architecture.")
+        raise SageError(
+            f"{what} lacks {len(missing)} tensors (first {missing[0]!r}): the file is incomplete or of an"
+            " unknown architecture."
+        )
     _number_positions(module)
 
 

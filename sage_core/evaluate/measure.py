@@ -1,4 +1,6 @@
-"""Before against after: draw every cell with the original and with the erased model, judge, attack, and put it in one report."""
+"""Before against after: draw every cell with the original and with the erased model, judge, attack, and put
+it in one report.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def seen(judge, images: torch.Tensor, expected: list[str]) -> list[bool]:
 
 
 def fractions(judge, prompts: list[Prompt], images: torch.Tensor) -> dict[str, float | None]:
-    """Per cell, the fraction of pictures in which the probe sees what was asked for (None without probe or pictures)."""
+    """Per cell, the fraction of pictures in which the probe sees what was asked for (None without probe or
+    pictures).
+    """
     if judge is None:
         return dict.fromkeys(CELLS)
     right = seen(judge, images, [p.expected for p in prompts])
@@ -59,7 +63,9 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
 
 @dataclass
 class Baseline:
-    """What the original model does: its pictures for all prompts, latents of the concept, the attack's control."""
+    """What the original model does: its pictures for all prompts, latents of the concept, the attack's
+    control.
+    """
 
     judge: Judge | None
     prompts: list[Prompt]
@@ -68,8 +74,14 @@ class Baseline:
     attacked: float | None = None
 
 
-def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16, seed: int = 0, attack: ConceptInversion | None = INVERSION,
-                     on_event: Callable[[str], None] = lambda text: None) -> Baseline:
+def measure_original(
+    model: DiffusionModel,
+    spec: ErasureSpec,
+    images: int = 16,
+    seed: int = 0,
+    attack: ConceptInversion | None = INVERSION,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Baseline:
     """Draw and attack the original model (call it with the adapter off). `images`: pictures a cell.
 
     The attack on the untouched model is the control, without which a weak attack would flatter.
@@ -85,8 +97,18 @@ def measure_original(model: DiffusionModel, spec: ErasureSpec, images: int = 16,
     return base
 
 
-def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cost, seconds: float, lora: dict, images: int = 16, seed: int = 0,
-             attack: ConceptInversion | None = INVERSION, on_event: Callable[[str], None] = lambda text: None) -> Evaluation:
+def evaluate(
+    model: DiffusionModel,
+    base: Baseline,
+    spec: ErasureSpec,
+    cost: Cost,
+    seconds: float,
+    lora: dict,
+    images: int = 16,
+    seed: int = 0,
+    attack: ConceptInversion | None = INVERSION,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
     """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
     on_event(f"drawing {len(base.prompts)} pictures with the erased model")
     after = model.generate([p.text for p in base.prompts], [p.seed for p in base.prompts])
@@ -98,10 +120,16 @@ def evaluate(model: DiffusionModel, base: Baseline, spec: ErasureSpec, cost: Cos
     report = {
         "spec": spec.resolved(model.knowledge.styles).to_json(),
         "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
-        "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked}, "drift": drift(base.prompts, base.pictures, after),
-        "cost": {"unet_forwards": cost.forwards, "unet_backwards": cost.backwards, "seconds": round(seconds, 2),
-                 "peak_memory_mb": None if peak is None else round(peak, 1)},
-        "lora": lora, "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
+        "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked},
+        "drift": drift(base.prompts, base.pictures, after),
+        "cost": {
+            "unet_forwards": cost.forwards,
+            "unet_backwards": cost.backwards,
+            "seconds": round(seconds, 2),
+            "peak_memory_mb": None if peak is None else round(peak, 1),
+        },
+        "lora": lora,
+        "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
     if len(curve) > 1:
         report["attack_curve"] = curve
@@ -116,9 +144,12 @@ def both_seen(base: Baseline, after: torch.Tensor) -> list[tuple[bool, bool]] | 
     return list(zip(seen(base.judge, base.pictures, expected), seen(base.judge, after, expected)))
 
 
-def strongest(model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int,
-              seed: int) -> tuple[float, torch.Tensor, dict[int, float]]:
-    """The highest success over all starts of the attack, its pictures, and the highest after each of the attack's marks."""
+def strongest(
+    model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int, seed: int
+) -> tuple[float, torch.Tensor, dict[int, float]]:
+    """The highest success over all starts of the attack, its pictures, and the highest after each of the
+    attack's marks.
+    """
     wanted, best, pictures, curve = base.judge.expected(spec), -1.0, None, {}
     for found in invert(model, base.latents, spec, attack, seed):
         for mark, cond in (found.marks | {attack.steps: found.cond}).items():

@@ -16,7 +16,13 @@ from ..files import write_picture, write_text
 from .cells import CELLS
 from .measure import Evaluation
 
-TITLES = {"concept": "the concept", "synonyms": "words for it, not given", "near": "its neighbours", "far": "other things", "attacked": "under attack"}
+TITLES = {
+    "concept": "the concept",
+    "synonyms": "words for it, not given",
+    "near": "its neighbours",
+    "far": "other things",
+    "attacked": "under attack",
+}
 INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
 TILE, GAP, LEFT = 96, 6, 170
 
@@ -30,16 +36,22 @@ def to_pil(image: torch.Tensor, side: int | None = None) -> Image.Image:
 
 def table(report: dict) -> str:
     """The report's numbers as a table for a terminal."""
+
     def cell(value) -> str:
         return "     -" if value is None else f"{value:6.2f}"
 
     lines = [f"{'':26}before   after   drift"]
     for name in (*CELLS, "attacked"):
-        lines.append(f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])}  {cell(report['drift'].get(name))}".rstrip())
+        lines.append(
+            f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
+            f" {cell(report['drift'].get(name))}".rstrip()
+        )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
-    lines.append(f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
-                 f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB"))
+    lines.append(
+        f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
+        f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
+    )
     return "\n".join(lines)
 
 
@@ -51,7 +63,12 @@ def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
     height = 64 + len(rows) * block + (TILE + 34 if evaluation.attacked is not None else 0)
     sheet = Image.new("RGB", (LEFT + columns * (TILE + GAP) + GAP, height), PAPER)
     draw, small, large = ImageDraw.Draw(sheet), ImageFont.load_default(11), ImageFont.load_default(20)
-    draw.text((GAP + 4, 16), f"Erased: {evaluation.report['spec']['concept']}   (method {evaluation.report['spec']['method']})", INK, large)
+    draw.text(
+        (GAP + 4, 16),
+        f"Erased: {evaluation.report['spec']['concept']}   (method {evaluation.report['spec']['method']})",
+        INK,
+        large,
+    )
     for r, (cell, index) in enumerate(rows):
         y = 56 + r * block
         _label(draw, evaluation.report, cell, y)
@@ -59,10 +76,21 @@ def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
             x = LEFT + column * (TILE + GAP)
             sheet.paste(to_pil(evaluation.before[i], TILE), (x, y))
             sheet.paste(to_pil(evaluation.after[i], TILE), (x, y + TILE + 2))
-            draw.text((x + TILE // 2, y + 2 * TILE + 5), _fit(evaluation.prompts[i].text, draw, small), GREY, small, anchor="ma")
+            draw.text(
+                (x + TILE // 2, y + 2 * TILE + 5),
+                _fit(evaluation.prompts[i].text, draw, small),
+                GREY,
+                small,
+                anchor="ma",
+            )
     if evaluation.attacked is not None:
         y = 56 + len(rows) * block
-        draw.text((GAP + 4, y + 20), f"{TITLES['attacked']}\nafter: {evaluation.report['after']['attacked']:.0%}", INK, ImageFont.load_default(13))
+        draw.text(
+            (GAP + 4, y + 20),
+            f"{TITLES['attacked']}\nafter: {evaluation.report['after']['attacked']:.0%}",
+            INK,
+            ImageFont.load_default(13),
+        )
         for column, image in enumerate(evaluation.attacked[:columns]):
             sheet.paste(to_pil(image, TILE), (LEFT + column * (TILE + GAP), y))
     return sheet
@@ -74,7 +102,12 @@ def _label(draw: ImageDraw.ImageDraw, report: dict, cell: str, y: int) -> None:
     for k, when in enumerate(("before", "after")):
         value = report[when][cell]
         shown = when if value is None else f"{when}: {value:.0%} seen"
-        draw.text((GAP + 4, y + TILE // 2 + k * (TILE + 2)), shown, RED if when == "after" and cell in ("concept", "synonyms") else GREY, font)
+        draw.text(
+            (GAP + 4, y + TILE // 2 + k * (TILE + 2)),
+            shown,
+            RED if when == "after" and cell in ("concept", "synonyms") else GREY,
+            font,
+        )
 
 
 def caption(prompt: str) -> str:
@@ -96,22 +129,28 @@ def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
     numbers = "".join(
-        f"<tr><th scope=row>{html.escape(TITLES[c])}</th><td>{_percent(report['before'][c])}</td><td>{_percent(report['after'][c])}</td>"
-        f"<td>{'' if report['drift'].get(c) is None else report['drift'][c]}</td></tr>" for c in (*CELLS, "attacked"))
+        "<tr><th"
+        f" scope=row>{html.escape(TITLES[c])}</th><td>{_percent(report['before'][c])}</td><td>{_percent(report['after'][c])}</td>"
+        f"<td>{'' if report['drift'].get(c) is None else report['drift'][c]}</td></tr>"
+        for c in (*CELLS, "attacked")
+    )
     sections = "".join(_section(evaluation, c) for c in CELLS)
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
-        sections += f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws for words learnt against it.</p><div class=tiles>{tiles}</div>"
+        sections += (
+            f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws for words learnt against"
+            f" it.</p><div class=tiles>{tiles}</div>"
+        )
     concept, cost = html.escape(report["spec"]["concept"]), report["cost"]
     return f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>Erased: {concept}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:{INK};background:{PAPER}}}
 table{{border-collapse:collapse}}td,th{{padding:.3rem .9rem;border-bottom:1px solid #ddd;text-align:right}}th[scope=row]{{text-align:left}}
 .tiles{{display:flex;flex-wrap:wrap;gap:10px}}figure{{margin:0;width:96px;font-size:11px;color:{GREY}}}img{{width:96px;height:96px;display:block;margin-bottom:2px}}
 pre{{background:#f5f5f7;padding:1rem;overflow:auto}}</style>
-<h1>Erased: {concept}</h1><p>Method {html.escape(report['spec']['method'])}; {cost['unet_forwards']} UNet forwards and {cost['unet_backwards']} backwards,
-{cost['seconds']:.0f} s. A number is the share of pictures in which the probe sees what the prompt asked for; drift is the mean pixel distance.</p>
+<h1>Erased: {concept}</h1><p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards and {cost["unet_backwards"]} backwards,
+{cost["seconds"]:.0f} s. A number is the share of pictures in which the probe sees what the prompt asked for; drift is the mean pixel distance.</p>
 <table><tr><th></th><th>before</th><th>after</th><th>drift</th></tr>{numbers}</table>{sections}
-<h2>Spec</h2><pre>{html.escape(json.dumps(report['spec'], indent=1, ensure_ascii=False))}</pre></html>"""
+<h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 
 def _percent(value: float | None) -> str:
@@ -120,9 +159,16 @@ def _percent(value: float | None) -> str:
 
 def _section(evaluation: Evaluation, cell: str) -> str:
     figures = "".join(
-        f"<figure><img alt='before' src='{_data(evaluation.before[i])}'><img alt='after' src='{_data(evaluation.after[i])}'>{html.escape(p.text)}</figure>"
-        for i, p in enumerate(evaluation.prompts) if p.cell == cell)
-    return f"<h2>{TITLES[cell]}</h2><p>Before above, after below, same seed.</p><div class=tiles>{figures}</div>" if figures else ""
+        f"<figure><img alt='before' src='{_data(evaluation.before[i])}'><img alt='after'"
+        f" src='{_data(evaluation.after[i])}'>{html.escape(p.text)}</figure>"
+        for i, p in enumerate(evaluation.prompts)
+        if p.cell == cell
+    )
+    return (
+        f"<h2>{TITLES[cell]}</h2><p>Before above, after below, same seed.</p><div class=tiles>{figures}</div>"
+        if figures
+        else ""
+    )
 
 
 def _data(image: torch.Tensor) -> str:

@@ -1,7 +1,9 @@
-"""Many erasures from one model: a job file in, a LoRA a concept and one summary out. What is there already is not made again.
+"""Many erasures from one model: a job file in, a LoRA a concept and one summary out.
 
-Under `accelerate launch` the processes share the concepts, a GPU each. Erasures do not need each other, so no gradient travels and
-the LoRAs are the same as from one process.
+What is there already is not made again.
+
+Under `accelerate launch` the processes share the concepts, a GPU each. Erasures do not need each other, so no
+gradient travels and the LoRAs are the same as from one process.
 """
 
 from __future__ import annotations
@@ -26,19 +28,41 @@ COLUMNS = ("concept", "method", "LoRA", "UNet passes", "seconds", "")
 
 
 def read_jobs(path: Path, settings: dict) -> list[ErasureSpec]:
-    """The erasures of a job file: lines as `parse_concepts` reads them, or, in a .json file, a list of concepts and of specs.
-    `settings`: fields of the specs that do not say otherwise."""
+    """The erasures of a job file: lines as `parse_concepts` reads them, or, in a .json file, a list of
+    concepts and of specs. `settings`: fields of the specs that do not say otherwise.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        jobs = parse_json(text) if path.suffix.lower() == ".json" else [{"concept": c, "synonyms": list(s)} for c, s in parse_concepts(text)]
+        jobs = (
+            parse_json(text)
+            if path.suffix.lower() == ".json"
+            else [{"concept": c, "synonyms": list(s)} for c, s in parse_concepts(text)]
+        )
     except (OSError, ValueError) as error:
-        raise SageError(f"The job file {path.name} cannot be read ({error}); it is UTF-8 text with one concept a line, or a JSON list.") from error
+        raise SageError(
+            f"The job file {path.name} cannot be read ({error}); it is UTF-8 text with one concept a line, or"
+            " a JSON list."
+        ) from error
     if not isinstance(jobs, list) or not 1 <= len(jobs) <= MAX_JOBS:
-        raise SageError(f"A JSON job file is a list of 1 to {MAX_JOBS:,} erasures, each a concept or an object of a spec's fields.")
+        raise SageError(
+            f"A JSON job file is a list of 1 to {MAX_JOBS:,} erasures, each a concept or an object of a"
+            " spec's fields."
+        )
     specs = []
     for number, job in enumerate(jobs, 1):
         try:
-            specs.append(ErasureSpec.from_json(settings | ({"concept": job} if isinstance(job, str) else dict(job) if isinstance(job, dict) else {})))
+            specs.append(
+                ErasureSpec.from_json(
+                    settings
+                    | (
+                        {"concept": job}
+                        if isinstance(job, str)
+                        else dict(job)
+                        if isinstance(job, dict)
+                        else {}
+                    )
+                )
+            )
         except SageError as error:
             raise SageError(f"{path.name}, erasure {number}: {error}") from error
     return specs
@@ -60,33 +84,67 @@ def own_share() -> tuple[int, int]:
 
 
 def process_state(**options):
-    """accelerate's state of this process. Raises SageError where accelerate is not installed: only several processes need it."""
+    """accelerate's state of this process.
+
+    Raises SageError where accelerate is not installed: only several processes need it.
+    """
     try:
         from accelerate import PartialState
     except ModuleNotFoundError as error:
-        raise SageError(f"WORLD_SIZE is {own_share()[1]}, so several processes share the work, which needs accelerate; "
-                        "install it with: pip install accelerate") from error
+        raise SageError(
+            f"WORLD_SIZE is {own_share()[1]}, so several processes share the work, which needs accelerate; "
+            "install it with: pip install accelerate"
+        ) from error
     return PartialState(**options)
 
 
-def run_jobs(model: DiffusionModel, specs: list[ErasureSpec], folder: Path, device, progress: Progress, preview: bool | None) -> list[dict]:
-    """This process's share of the erasures, a row each; one that fails is a row with an "error", and the others go on."""
+def run_jobs(
+    model: DiffusionModel,
+    specs: list[ErasureSpec],
+    folder: Path,
+    device,
+    progress: Progress,
+    preview: bool | None,
+) -> list[dict]:
+    """This process's share of the erasures, a row each; one that fails is a row with an "error", and the
+    others go on.
+    """
     rank, world = own_share()
     rows, plans = [], {}
     for i, (spec, stem) in list(enumerate(zip(specs, stems(specs))))[rank::world]:
-        path, row = folder / f"{stem}.safetensors", {"number": i, "concept": spec.concept, "method": spec.method, "lora": f"{stem}.safetensors"}
+        path, row = (
+            folder / f"{stem}.safetensors",
+            {
+                "number": i,
+                "concept": spec.concept,
+                "method": spec.method,
+                "lora": f"{stem}.safetensors",
+            },
+        )
         taken = spec.taken_as(model.knowledge.styles)
         progress(f"{i + 1}/{len(specs)} {spec.concept!r}" + (f": {taken}" if taken else ""))
         spec = spec.resolved(model.knowledge.styles)
         try:
-            rows.append(row | _made(path, spec, model) if path.exists() else row | _make(model, spec, path, device, progress, preview, plans))
+            rows.append(
+                row | _made(path, spec, model)
+                if path.exists()
+                else row | _make(model, spec, path, device, progress, preview, plans)
+            )
         except SageError as error:
             progress(f"{spec.concept!r} failed: {error}")
             rows.append(row | {"error": str(error)})
     return rows
 
 
-def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress: Progress, preview: bool | None, plans: dict) -> dict:
+def _make(
+    model: DiffusionModel,
+    spec: ErasureSpec,
+    path: Path,
+    device,
+    progress: Progress,
+    preview: bool | None,
+    plans: dict,
+) -> dict:
     """plans: those that were made already, by what they depend on."""
     whole = spec.resolved()
     alike = (whole.method, whole.faithful, whole.surface, whole.rank, whole.resolution)
@@ -103,7 +161,10 @@ def _make(model: DiffusionModel, spec: ErasureSpec, path: Path, device, progress
 def _made(path: Path, spec: ErasureSpec, model: DiffusionModel) -> dict:
     """Of an earlier run; a file of another erasure is never overwritten."""
     if not read_lora(path).is_of(spec, model):
-        raise SageError(f"{path} is there and is another erasure or of another model; move it away, or choose another folder.")
+        raise SageError(
+            f"{path} is there and is another erasure or of another model; move it away, or choose another"
+            " folder."
+        )
     return {"passes": 0, "seconds": 0.0, "note": "was there"}
 
 
@@ -124,13 +185,21 @@ def write_summary(rows: list[dict], folder: Path) -> None:
     """summary.json, summary.md, and, where pictures were drawn, all of them on one sheet, summary.png."""
     write_text(folder / "summary.json", json.dumps(rows, indent=1, ensure_ascii=False))
     write_text(folder / "summary.md", as_markdown(rows))
-    pictures = [p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()]
+    pictures = [
+        p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()
+    ]
     if pictures:
         from PIL import Image
 
-        parts = [Image.open(p).convert("RGB") for p in pictures[:100]]  # more than that nobody looks at in one picture
+        parts = [
+            Image.open(p).convert("RGB") for p in pictures[:100]
+        ]  # more than that nobody looks at in one picture
         rows = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]
-        sheet = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), sum(max(p.height for p in row) for row in rows)), "white")
+        sheet = Image.new(
+            "RGB",
+            (max(sum(p.width for p in row) for row in rows), sum(max(p.height for p in row) for row in rows)),
+            "white",
+        )
         top = 0
         for row in rows:
             left = 0
@@ -145,6 +214,13 @@ def as_markdown(rows: list[dict]) -> str:
     """A line an erasure; what failed says why."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for row in rows:
-        cells = (row["concept"], row["method"], row["lora"], f"{row.get('passes', 0):,}", row.get("seconds", ""), row.get("error", row.get("note", "")))
+        cells = (
+            row["concept"],
+            row["method"],
+            row["lora"],
+            f"{row.get('passes', 0):,}",
+            row.get("seconds", ""),
+            row.get("error", row.get("note", "")),
+        )
         lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,6 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) hung on frozen linear layers by hooks: the model itself is never changed."""
+"""Low-rank adapters (LoRA, Hu et al. 2021) hung on frozen linear layers by hooks: the model itself is never
+changed.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,16 @@ from ..diffusion.checkpointing import SWITCHES
 
 
 class Adapter:
-    """down [rank, in] and up [out, rank] per layer, added to the layer's output times alpha / rank times `strength`."""
+    """down [rank, in] and up [out, rank] per layer, added to the layer's output times alpha / rank times
+    `strength`.
+    """
 
-    def __init__(self, layers: dict[str, nn.Linear], weights: dict[str, tuple[torch.Tensor, torch.Tensor, float]], strength: float = 1.0):
+    def __init__(
+        self,
+        layers: dict[str, nn.Linear],
+        weights: dict[str, tuple[torch.Tensor, torch.Tensor, float]],
+        strength: float = 1.0,
+    ):
         self.layers = layers
         self.down = {k: w[0] for k, w in weights.items()}
         self.up = {k: w[1] for k, w in weights.items()}
@@ -25,13 +34,18 @@ class Adapter:
         self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in layers.items()]
 
     @classmethod
-    def create(cls, layers: dict[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator) -> Adapter:
+    def create(
+        cls, layers: dict[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator
+    ) -> Adapter:
         """A new adapter that changes nothing yet: `down` is random, `up` is zero. Trained in float32."""
         weights = {}
         for name, layer in layers.items():
             r = min(rank, layer.in_features, layer.out_features)
             down = torch.randn(r, layer.in_features, generator=generator) / layer.in_features**0.5
-            down, up = down.to(layer.weight.device), torch.zeros(layer.out_features, r, device=layer.weight.device)
+            down, up = (
+                down.to(layer.weight.device),
+                torch.zeros(layer.out_features, r, device=layer.weight.device),
+            )
             weights[name] = (down.requires_grad_(True), up.requires_grad_(True), alpha * r / rank)
         return cls(layers, weights)
 
@@ -43,6 +57,7 @@ class Adapter:
             # In the layer's own precision: a float32 copy of every input would be kept for the backward pass.
             down, up = self.down[name].to(out.dtype), self.up[name].to(out.dtype)
             return out + scale * F.linear(F.linear(args[0], down), up)
+
         return add
 
     def parameters(self) -> list[torch.Tensor]:

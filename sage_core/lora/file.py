@@ -1,4 +1,7 @@
-"""LoRA files: written, read, inspected and hung on a model. Keys as ComfyUI, diffusers, Forge and A1111 all read them."""
+"""LoRA files: written, read, inspected and hung on a model.
+
+Keys as ComfyUI, diffusers, Forge and A1111 all read them.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +36,34 @@ class LoraFile:
         return max(down.shape[0] for down, _, _ in self.layers.values())
 
     def spec(self) -> dict:
-        """The erasure that made the file. Raises SageError where the file is none of ours, or holds several erasures."""
+        """The erasure that made the file.
+
+        Raises SageError where the file is none of ours, or holds several erasures.
+        """
         if SPECS_KEY in self.metadata:
-            raise SageError(f"The file is {len(self.specs())} erasures joined ({', '.join(s['concept'] for s in self.specs())}); take one of the files "
-                            "that it was made of.")
+            raise SageError(
+                f"The file is {len(self.specs())} erasures joined"
+                f" ({', '.join(s['concept'] for s in self.specs())}); take one of the files that it was"
+                " made of."
+            )
         try:
             spec = parse_json(self.metadata[SPEC_KEY])
         except (KeyError, ValueError) as error:
-            raise SageError("The file carries no erasure spec: it was not made by this tool, or its metadata was stripped.") from error
+            raise SageError(
+                "The file carries no erasure spec: it was not made by this tool, or its metadata was"
+                " stripped."
+            ) from error
         if not isinstance(spec, dict):
-            raise SageError("The erasure spec in the file's metadata is not a JSON object; the file was altered.")
+            raise SageError(
+                "The erasure spec in the file's metadata is not a JSON object; the file was altered."
+            )
         return spec
 
     def specs(self) -> list[dict]:
-        """The erasures in the file: one, or as many as were joined. Raises SageError where the file is none of ours."""
+        """The erasures in the file: one, or as many as were joined.
+
+        Raises SageError where the file is none of ours.
+        """
         if SPECS_KEY not in self.metadata:
             return [self.spec()]
         specs = self._json(SPECS_KEY)
@@ -57,16 +74,23 @@ class LoraFile:
     def result(self) -> dict | None:
         """The measured result, where there is one: {"before": {cell: share}, "after": ..., "drift": ...}."""
         result = self._json(RESULT_KEY)
-        right = isinstance(result, dict) and all(_are_numbers(result.get(when)) for when in ("before", "after"))
+        right = isinstance(result, dict) and all(
+            _are_numbers(result.get(when)) for when in ("before", "after")
+        )
         return result if right else None
 
     def is_of(self, spec: ErasureSpec, model: DiffusionModel) -> bool:
-        """Whether this is that very erasure of that model, trained for the way in which it is sampled; damaged and foreign files are not."""
+        """Whether this is that very erasure of that model, trained for the way in which it is sampled;
+        damaged and foreign files are not.
+        """
         try:
             made = ErasureSpec.from_json(self.spec())
         except SageError:
             return False
-        prediction, schedule = self.metadata.get("modelspec.prediction_type"), self.metadata.get(SCHEDULE_KEY, "")
+        prediction, schedule = (
+            self.metadata.get("modelspec.prediction_type"),
+            self.metadata.get(SCHEDULE_KEY, ""),
+        )
         sampled_alike = (prediction, schedule) == (model.prediction, model.schedule)
         same_model = self.metadata.get("sage.model_sha256") == model.fingerprint
         return made.fingerprint() == spec.fingerprint() and same_model and sampled_alike
@@ -74,11 +98,15 @@ class LoraFile:
     def losses(self) -> list[dict[str, float]]:
         """Of every step by name; none where the file does not say."""
         steps = self._json(LOSSES_KEY)
-        right = isinstance(steps, list) and all(_are_numbers(s) and s and all(v is not None and abs(v) < HUGE for v in s.values()) for s in steps)
+        right = isinstance(steps, list) and all(
+            _are_numbers(s) and s and all(v is not None and abs(v) < HUGE for v in s.values()) for s in steps
+        )
         return steps if right else []
 
     def left(self) -> list[tuple[int, float]]:
-        """(steps done, share of the concept that was left) of every look, see left.py; empty where the file does not say."""
+        """(steps done, share of the concept that was left) of every look, see left.py; empty where the file
+        does not say.
+        """
         curve = self._json(LEFT_KEY)
         right = isinstance(curve, list) and all(map(_is_look, curve))
         return [(step, share) for step, share in curve] if right else []
@@ -98,15 +126,27 @@ def _are_numbers(values: object) -> bool:
 def _is_look(look: object) -> bool:
     """[a step, a share]."""
     right = isinstance(look, list) and len(look) == 2 and not any(isinstance(v, bool) for v in look)
-    return right and isinstance(look[0], int) and isinstance(look[1], (int, float)) and look[0] >= 0 and 0 <= look[1] <= 1
+    return (
+        right
+        and isinstance(look[0], int)
+        and isinstance(look[1], (int, float))
+        and look[0] >= 0
+        and 0 <= look[1] <= 1
+    )
 
 
 def _is_joined(spec: object) -> bool:
     """One erasure of several."""
-    return isinstance(spec, dict) and all(isinstance(spec.get(k), str) for k in ("concept", "method")) and isinstance(spec.get("strength", 1.0), (int, float))
+    return (
+        isinstance(spec, dict)
+        and all(isinstance(spec.get(k), str) for k in ("concept", "method"))
+        and isinstance(spec.get("strength", 1.0), (int, float))
+    )
 
 
-def write_lora(path: Path, adapter: Adapter, metadata: dict[str, str], dtype: torch.dtype = torch.float16) -> None:
+def write_lora(
+    path: Path, adapter: Adapter, metadata: dict[str, str], dtype: torch.dtype = torch.float16
+) -> None:
     """Write atomically; alphas stay float32, since a rounded alpha would scale every layer."""
     from safetensors.torch import save_file
 
@@ -116,7 +156,9 @@ def write_lora(path: Path, adapter: Adapter, metadata: dict[str, str], dtype: to
 
 
 def rewrite_metadata(path: Path, extra: dict[str, str]) -> None:
-    """Add metadata to a finished file, atomically (the measured result is only known after the file is there)."""
+    """Add metadata to a finished file, atomically (the measured result is only known after the file is
+    there).
+    """
     from safetensors.torch import save_file
 
     with opened(path) as f:
@@ -137,21 +179,38 @@ def read_lora(path: Path) -> LoraFile:
         if strange is None:  # else it is told before gigabytes of another kind of file are read
             tensors = copied(f)
     if strange is not None or not names:
-        raise SageError(f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be loaded here.")
+        raise SageError(
+            f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be"
+            " loaded here."
+        )
     return LoraFile(_layers(tensors, path.name), metadata)
 
 
-def _layers(tensors: dict[str, torch.Tensor], name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
+def _layers(
+    tensors: dict[str, torch.Tensor], name: str
+) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
     refuse_nan(tensors, name)
     layers = {}
     for key in (k for k in tensors if k.endswith(".lora_down.weight")):
         base = key.removesuffix(".lora_down.weight")
         down, up = tensors[key], tensors.get(f"{base}.lora_up.weight")
-        if up is None or down.ndim != up.ndim or down.ndim not in (2, 4) or up.shape[1] != down.shape[0] or not down.numel() or not up.numel():
-            raise SageError(f"{name}: the two matrices of {shown(base)} do not fit together; the file is damaged.")
+        if (
+            up is None
+            or down.ndim != up.ndim
+            or down.ndim not in (2, 4)
+            or up.shape[1] != down.shape[0]
+            or not down.numel()
+            or not up.numel()
+        ):
+            raise SageError(
+                f"{name}: the two matrices of {shown(base)} do not fit together; the file is damaged."
+            )
         alpha = tensors.get(f"{base}.alpha")
         if alpha is not None and alpha.numel() != 1:
-            raise SageError(f"{name}: the alpha of {shown(base)} is {alpha.numel()} numbers instead of one; the file is damaged.")
+            raise SageError(
+                f"{name}: the alpha of {shown(base)} is {alpha.numel()} numbers instead of one; the file is"
+                " damaged."
+            )
         layers[base] = (down.float(), up.float(), float(down.shape[0] if alpha is None else alpha))
     if not layers:
         raise SageError(f"{name} holds no LoRA matrices; it is no LoRA, or was cut off.")
@@ -159,18 +218,29 @@ def _layers(tensors: dict[str, torch.Tensor], name: str) -> dict[str, tuple[torc
 
 
 def load_lora(model: DiffusionModel, path: str | Path, strength: float = 1.0) -> Adapter:
-    """Hang a LoRA file on a model. Raises SageError unless every layer lands with fitting shapes; `.remove()` undoes it."""
+    """Hang a LoRA file on a model.
+
+    Raises SageError unless every layer lands with fitting shapes; `.remove()` undoes it.
+    """
     lora, known = read_lora(Path(path)), linear_layers(model)
     lost = [name for name in lora.layers if name not in known]
     if lost:
-        raise SageError(f"{Path(path).name}: {len(lost)} of {len(lora.layers)} layers do not exist in this {model.family.title} model (first {lost[0]!r}); "
-                        f"the LoRA was made for {lora.metadata.get('ss_base_model_version', 'another architecture')}.")
+        raise SageError(
+            f"{Path(path).name}: {len(lost)} of {len(lora.layers)} layers do not exist in this"
+            f" {model.family.title} model (first {lost[0]!r}); the LoRA was made for"
+            f" {lora.metadata.get('ss_base_model_version', 'another architecture')}."
+        )
     layers: dict[str, nn.Linear] = {}
     for name, (down, up, _) in lora.layers.items():
         layer = known[name]
         if (layer.in_features, layer.out_features) != (down.shape[1], up.shape[0]) or down.ndim != 2:
-            raise SageError(f"{Path(path).name}: {name!r} is {down.shape[1]} to {up.shape[0]} wide, the model's layer {layer.in_features} to "
-                            f"{layer.out_features}; the LoRA was made for another architecture.")
+            raise SageError(
+                f"{Path(path).name}: {name!r} is {down.shape[1]} to {up.shape[0]} wide, the model's layer"
+                f" {layer.in_features} to {layer.out_features}; the LoRA was made for another architecture."
+            )
         layers[name] = layer
-    weights = {n: (d.to(known[n].weight.device), u.to(known[n].weight.device), a) for n, (d, u, a) in lora.layers.items()}
+    weights = {
+        n: (d.to(known[n].weight.device), u.to(known[n].weight.device), a)
+        for n, (d, u, a) in lora.layers.items()
+    }
     return Adapter(layers, weights, strength)

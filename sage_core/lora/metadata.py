@@ -22,17 +22,33 @@ def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | N
     from .. import __version__
 
     family, side = model.family, spec.get("resolution") or model.pixels
-    architecture = family.modelspec.replace("512", "768-v") if model.velocity and family.name == "sd2" else family.modelspec
+    architecture = (
+        family.modelspec.replace("512", "768-v")
+        if model.velocity and family.name == "sd2"
+        else family.modelspec
+    )
     versions = {name: _version(name) for name in ("torch", "diffusers", "transformers")}
     data = {
-        "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": architecture, "modelspec.implementation": "diffusers",
-        "modelspec.title": title, "modelspec.date": now(), RESOLUTION_KEY: f"{side}x{side}",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.date": now(),
+        RESOLUTION_KEY: f"{side}x{side}",
         "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on model and CLIP.",
-        "modelspec.tags": "concept erasure, " + spec["method"], "modelspec.prediction_type": model.prediction,
-        "ss_base_model_version": BASE_VERSIONS[family.name], "ss_v2": str(family.name == "sd2"), "ss_network_module": "networks.lora",
-        "ss_network_dim": str(spec["rank"]), "ss_network_alpha": str(spec["alpha"]), "ss_output_name": title,
-        "ss_sd_model_name": Path(model.source).name, SPEC_KEY: json.dumps(spec, ensure_ascii=False), "sage.version": __version__,
-        "sage.model_sha256": model.fingerprint, "sage.versions": json.dumps(versions),
+        "modelspec.tags": "concept erasure, " + spec["method"],
+        "modelspec.prediction_type": model.prediction,
+        "ss_base_model_version": BASE_VERSIONS[family.name],
+        "ss_v2": str(family.name == "sd2"),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(spec["rank"]),
+        "ss_network_alpha": str(spec["alpha"]),
+        "ss_output_name": title,
+        "ss_sd_model_name": Path(model.source).name,
+        SPEC_KEY: json.dumps(spec, ensure_ascii=False),
+        "sage.version": __version__,
+        "sage.model_sha256": model.fingerprint,
+        "sage.versions": json.dumps(versions),
     }
     if model.schedule:
         data[SCHEDULE_KEY] = model.schedule

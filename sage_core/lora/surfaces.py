@@ -8,7 +8,8 @@ from ..diffusion.model import DiffusionModel
 from ..errors import SageError
 
 SURFACES = ("text", "cross_attention", "both", "unet")
-# Attention without out_proj cannot be loaded by diffusers, so the text surface always takes every matrix of a layer.
+# Attention without out_proj cannot be loaded by diffusers, so the text surface always takes every matrix of a
+# layer.
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
@@ -21,7 +22,9 @@ def text_prefixes(encoders: int) -> list[str]:
 
 
 def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
-    """Every linear layer that a LoRA may name, under the name that LoRA files use for it (see docs/lora-format.md)."""
+    """Every linear layer that a LoRA may name, under the name that LoRA files use for it (see
+    docs/lora-format.md).
+    """
     found = {}
     for prefix, encoder in zip(text_prefixes(len(model.text.encoders)), model.text.encoders):
         for name, module in encoder.named_modules():
@@ -36,7 +39,9 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
 
 
 def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
-    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, both, or all of the UNet's transformer blocks."""
+    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, both, or all of the
+    UNet's transformer blocks.
+    """
     if surface not in SURFACES:
         raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
     cross = tuple(s.replace(".", "_") for s in CROSS_ATTENTION_LAYERS)

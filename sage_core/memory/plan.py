@@ -1,7 +1,9 @@
-"""How an erasure fits into the memory that is there: the frozen weights' precision, what is kept for the backward pass, the batch.
+"""How an erasure fits into the memory that is there: the frozen weights' precision, what is kept for the
+backward pass, the batch.
 
-The cheapest way that fits is taken: everything kept; then only what goes into each block (gradient checkpointing, a third more
-time); then one sample at a time as well. Where nothing fits, it is said with numbers before anything is begun.
+The cheapest way that fits is taken: everything kept; then only what goes into each block (gradient
+checkpointing, a third more time); then one sample at a time as well. Where nothing fits, it is said with
+numbers before anything is begun.
 """
 
 from __future__ import annotations
@@ -23,14 +25,30 @@ from ..progress import Event
 from ..spec import ErasureSpec
 from .rehearsal import samples, skeleton, step_bytes, weights_bytes
 
-BROKEN_HALF = ("1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200")  # cards whose float16 ends in NaN
+BROKEN_HALF = (
+    "1660",
+    "1650",
+    "1630",
+    "T500",
+    "T550",
+    "T600",
+    "MX550",
+    "MX450",
+    "T2000",
+    "T1000",
+    "T1200",
+)  # cards whose float16 ends in NaN
 SPARE = 0.9  # so much of the free memory is planned with; a GPU's allocator leaves gaps
-HEAP = 1.4  # on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into (docs/real-checkpoints.md)
+# on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into
+# (docs/real-checkpoints.md)
+HEAP = 1.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: of the frozen weights; at_once: samples in a UNet pass at most; whole: all of a step are; weights, step, free: bytes."""
+    """dtype: of the frozen weights; at_once: samples in a UNet pass at most; whole: all of a step are;
+    weights, step, free: bytes.
+    """
 
     dtype: torch.dtype
     checkpointing: bool
@@ -47,12 +65,18 @@ class Plan:
     @property
     def how(self) -> str:
         """The way, in words; empty where nothing is saved."""
-        return ", ".join(["with blocks computed twice to save memory"] * self.checkpointing + [f"with {self.at_once} sample at a time"] * (not self.whole))
+        return ", ".join(
+            ["with blocks computed twice to save memory"] * self.checkpointing
+            + [f"with {self.at_once} sample at a time"] * (not self.whole)
+        )
 
     def __str__(self) -> str:
         room = "" if self.free is None else f" of {gigabytes(self.free)} free"
         how = f" {self.how}" if self.how else ""
-        return f"{str(self.dtype).removeprefix('torch.')} weights {gigabytes(self.weights)}, a step {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
+        return (
+            f"{str(self.dtype).removeprefix('torch.')} weights {gigabytes(self.weights)}, a step"
+            f" {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
+        )
 
     def set_up(self, model: DiffusionModel) -> None:
         """Have the model's passes take this way."""
@@ -60,7 +84,10 @@ class Plan:
         model.at_once = self.at_once
 
     def leaner(self) -> Plan | None:
-        """The next way, which takes longer and less memory; its bytes are not known. None where there is none."""
+        """The next way, which takes longer and less memory; its bytes are not known.
+
+        None where there is none.
+        """
         if not self.checkpointing:
             return dataclasses.replace(self, checkpointing=True)
         return dataclasses.replace(self, at_once=1, whole=False) if self.at_once > 1 else None
@@ -71,7 +98,8 @@ def gigabytes(count: float) -> str:
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
-    """The frozen weights' precision on a device: bfloat16 where it computes in it, else float16 where that is quick, else float32.
+    """The frozen weights' precision on a device: bfloat16 where it computes in it, else float16 where that is
+    quick, else float32.
 
     torch says that older cards have bfloat16 as well, but they go through float32 for it, many times slower.
     """
@@ -94,24 +122,35 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def make_plan(model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0, gaps: float = 1.0) -> Plan:
-    """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes are there already.
+def make_plan(
+    model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0, gaps: float = 1.0
+) -> Plan:
+    """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes
+    are there already.
 
-    gaps: so many times what is alive in a step is taken for it. Raises SageError, with the numbers, where none does.
+    gaps: so many times what is alive in a step is taken for it. Raises SageError, with the numbers, where
+    none does.
     """
     spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
-    count, weights, ghost = sum(samples(spec, training).values()), weights_bytes([model.unet, *model.text.encoders]), skeleton(model)
+    count, weights, ghost = (
+        sum(samples(spec, training).values()),
+        weights_bytes([model.unet, *model.text.encoders]),
+        skeleton(model),
+    )
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
         step = round(gaps * step_bytes(ghost, spec, training, checkpointing, at_once))
         plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
         if free is None or plan.peak - loaded <= SPARE * free:
             return plan
-    raise SageError(f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
-                    f"free more, or train at a smaller resolution than {spec.resolution or model.pixels}.")
+    raise SageError(
+        f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
+        f"free more, or train at a smaller resolution than {spec.resolution or model.pixels}."
+    )
 
 
 def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
-    """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are drawn.
+    """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are
+    drawn.
 
     None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError
     if nothing fits.
@@ -125,10 +164,22 @@ def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan 
     return plan
 
 
-def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None, on_event: Callable[[Event], None], say: Callable[[str], None],
-                     state: Path | None = None, resume: bool = False, save_every: float = 10.0, looks: bool = True) -> Erasure:
-    """cycle.erase in the way that `fit` has set up. Where memory runs out all the same, since something else took it, the run goes on
-    from its last saved state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none."""
+def erase_as_planned(
+    model: DiffusionModel,
+    spec: ErasureSpec,
+    plan: Plan | None,
+    on_event: Callable[[Event], None],
+    say: Callable[[str], None],
+    state: Path | None = None,
+    resume: bool = False,
+    save_every: float = 10.0,
+    looks: bool = True,
+) -> Erasure:
+    """cycle.erase in the way that `fit` has set up.
+
+    Where memory runs out all the same, since something else took it, the run goes on from its last saved
+    state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none.
+    """
     while True:
         try:
             return erase(model, spec, on_event, state, resume, save_every, looks)
@@ -146,8 +197,14 @@ def erase_as_planned(model: DiffusionModel, spec: ErasureSpec, plan: Plan | None
 
 @torch.no_grad()
 def seconds_a_pass(model: DiffusionModel, spec: ErasureSpec) -> float:
-    """Of the UNet forward on one sample at the spec's size, the second of two, so that nothing is warmed up in it."""
-    pixels, model.pixels, cost = model.pixels, spec.resolution or model.pixels, dataclasses.replace(model.cost)
+    """Of the UNet forward on one sample at the spec's size, the second of two, so that nothing is warmed up
+    in it.
+    """
+    pixels, model.pixels, cost = (
+        model.pixels,
+        spec.resolution or model.pixels,
+        dataclasses.replace(model.cost),
+    )
     try:
         z, t, cond = model.noise([0]), torch.tensor([500], device=model.device), model.encode([""])
         model.predict_noise(z, t, cond).sum().item()

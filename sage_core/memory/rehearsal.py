@@ -1,7 +1,9 @@
-"""How much memory a step of training needs, foretold without taking any: the step is rehearsed on tensors without data.
+"""How much memory a step of training needs, foretold without taking any: the step is rehearsed on tensors
+without data.
 
-torch's "meta" device computes shapes only. A mode that sees every operation counts the bytes of each new tensor and takes them
-off again when autograd lets go of it, so the highest sum is the peak that a device would see.
+torch's "meta" device computes shapes only. A mode that sees every operation counts the bytes of each new
+tensor and takes them off again when autograd lets go of it, so the highest sum is the peak that a device
+would see.
 """
 
 from __future__ import annotations
@@ -57,7 +59,11 @@ class Meter(TorchDispatchMode):
 
 def _storages(tree) -> dict:
     """Of all tensors in there, by what tells them apart."""
-    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)}
+    return {
+        t.untyped_storage()._cdata: t.untyped_storage()
+        for t in tree_leaves(tree)
+        if isinstance(t, torch.Tensor)
+    }
 
 
 def weights_bytes(modules: list[torch.nn.Module]) -> int:
@@ -96,13 +102,27 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
         unet = type(model.unet).from_config(model.unet.config)
         encoders = [type(e)(e.config) for e in model.text.encoders]
     for module in (unet, *encoders):
-        torch.nn.Module.to(module, model.dtype).requires_grad_(False).eval()  # diffusers' own `to` warns of half precision
+        torch.nn.Module.to(module, model.dtype).requires_grad_(
+            False
+        ).eval()  # diffusers' own `to` warns of half precision
     text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads)
-    return DiffusionModel(model.family, text, unet, None, model.alphas.to("meta"), model.velocity, model.source, pixels=model.pixels)
+    return DiffusionModel(
+        model.family,
+        text,
+        unet,
+        None,
+        model.alphas.to("meta"),
+        model.velocity,
+        model.source,
+        pixels=model.pixels,
+    )
 
 
-def step_bytes(ghost: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int) -> int:
-    """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter, gradients, Adam's state.
+def step_bytes(
+    ghost: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int
+) -> int:
+    """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter,
+    gradients, Adam's state.
 
     ghost: the `skeleton` of a model. spec: resolved.
     """
@@ -141,7 +161,11 @@ def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:
 
 def samples(spec: ErasureSpec, training: Training) -> dict[str, int]:
     """Samples of a step's UNet batch by what they are for; retained relations are in text space."""
-    kept = [getattr(term, "batch", training.erase_batch) for term in METHODS[spec.method].retention if not isinstance(term, Relations)]
+    kept = [
+        getattr(term, "batch", training.erase_batch)
+        for term in METHODS[spec.method].retention
+        if not isinstance(term, Relations)
+    ]
     return {"erase": training.erase_batch} | ({"kept": sum(kept)} if kept else {})
 
 

@@ -1,4 +1,6 @@
-"""What the three choices of a method may see: the model, its adapter, the erased names, the retained words, the latents."""
+"""What the three choices of a method may see: the model, its adapter, the erased names, the retained words,
+the latents.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from ..prompts.kinds import STYLE, THING, guess
 from ..prompts.words import likeness_to
 
 ADJACENT = 12  # so many retained words count as the concept's neighbourhood
-THINGS = 200  # so many of the first retained words are plain things; the built-in list has places, styles and moods behind them
+# so many of the first retained words are plain things; the built-in list has places, styles and moods behind
+# them
+THINGS = 200
 
 
 @dataclass
@@ -26,8 +30,9 @@ class Context:
     its state; `kind`: what the concept is, one of kinds.KINDS; `styled`: the share of a thing's erased and of
     retained prompts that are in a style.
 
-    A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one of the other styles
-    that the erased thing is shown in, or None, the concept alone. Erased as a bare word only, a thing comes back in some styles.
+    A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one
+    of the other styles that the erased thing is shown in, or None, the concept alone. Erased as a bare word
+    only, a thing comes back in some styles.
     """
 
     model: DiffusionModel
@@ -60,7 +65,9 @@ class Context:
 
     @property
     def empty_end(self) -> torch.Tensor:
-        """The frozen encoder's end state of the empty prompt, the origin from which meanings are measured; [width]."""
+        """The frozen encoder's end state of the empty prompt, the origin from which meanings are measured;
+        [width].
+        """
         return self.frozen("").hidden[0, 1].float()
 
     def frozen(self, prompt: str) -> Conditioning:
@@ -79,11 +86,15 @@ class Context:
         if name not in self._meanings:
             with torch.no_grad(), self.adapter.off():
                 prompts = compose(self.model.text, name, ["{}"])
-                self._meanings[name] = meaning(self.model.text.encode(prompts.tokens).hidden, prompts.read, self.empty_end)
+                self._meanings[name] = meaning(
+                    self.model.text.encode(prompts.tokens).hidden, prompts.read, self.empty_end
+                )
         return self._meanings[name]
 
     def scenes(self, rng: random.Random, count: int) -> list[str | None]:
-        """What the concept is shown with, without repetition where possible: a style always with things, a thing partly in styles."""
+        """What the concept is shown with, without repetition where possible: a style always with things, a
+        thing partly in styles.
+        """
         if self.style:
             return _draw(rng, self.things, count)
         shown = _draw(rng, self.other_styles, round(self.styled * count)) if self.other_styles else []
@@ -136,12 +147,18 @@ class Context:
         return self.shown(rng, rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
 
     def retained_prompts(self, rng: random.Random, words: list[str], scenes: list[str | None]) -> list[str]:
-        """One prompt a word. Few are drawn, so chance has no say in the styles: they come in turn, first those that the concept is
-        shown in, which would go with it."""
+        """One prompt a word.
+
+        Few are drawn, so chance has no say in the styles: they come in turn, first those that the concept is
+        shown in, which would go with it.
+        """
         erased = [] if self.style else [s for s in scenes if s]
         styles = list(dict.fromkeys([*erased, *rng.sample(self.other_styles, len(self.other_styles))]))
         count = round(self.kept_styled * len(words)) if styles else 0
-        return [self.shown(rng, word, styles[i % len(styles)] if i < count else None) for i, word in enumerate(words)]
+        return [
+            self.shown(rng, word, styles[i % len(styles)] if i < count else None)
+            for i, word in enumerate(words)
+        ]
 
     @property
     def kept_styled(self) -> float:
@@ -161,7 +178,8 @@ class Context:
             return self.model.predict_noise(z, t, cond)
 
     def z0_weight(self, t: torch.Tensor) -> torch.Tensor:
-        """What turns a squared error of noise into one of predicted clean latents, (1 - abar) / abar; [n, 1, 1, 1].
+        """What turns a squared error of noise into one of predicted clean latents, (1 - abar) / abar; [n, 1,
+        1, 1].
 
         z0_hat = (z_t - sqrt(1 - abar) eps) / sqrt(abar), so that noisy steps weigh more (EAP, AGE).
         """

@@ -1,4 +1,7 @@
-"""The table of presets. A method is data: what is erased, what it becomes, what stays, what is trained, and its source."""
+"""The table of presets.
+
+A method is data: what is erased, what it becomes, what stays, what is trained, and its source.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,14 @@ from .targets.negative_guidance import NegativeGuidance
 class Training:
     """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank.
 
-    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the residual, the erasing
-    loss in units of the frozen model's, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a trajectory of
-    `solver_steps` a step, as the papers' own code does. alpha: of the LoRA; its rank unless one is given. adjacent: share of the
-    retained trajectories that show words near the concept. styled: share of a thing's trajectories, and of retained prompts, that
-    are in a style. dealt: the bank's states come in turn instead of at random. warmup: steps in which the learning rate rises, so
-    that Adam's first steps, all of full size, do not shake a closed-form start; beta2: of Adam.
+    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the
+    residual, the erasing loss in units of the frozen model's, was below it on average over `window` steps; 0
+    never ends early. fresh: no bank, a trajectory of `solver_steps` a step, as the papers' own code does.
+    alpha: of the LoRA; its rank unless one is given. adjacent: share of the retained trajectories that show
+    words near the concept. styled: share of a thing's trajectories, and of retained prompts, that are in a
+    style. dealt: the bank's states come in turn instead of at random. warmup: steps in which the learning
+    rate rises, so that Adam's first steps, all of full size, do not shake a closed-form start; beta2: of
+    Adam.
     """
 
     steps: int = 16
@@ -57,7 +62,9 @@ class Training:
 
     @property
     def bank_passes(self) -> int:
-        """UNet passes that draw the latent bank: a guided trajectory of each concept prompt, a plain one of each retained."""
+        """UNet passes that draw the latent bank: a guided trajectory of each concept prompt, a plain one of
+        each retained.
+        """
         return 0 if self.fresh else self.solver_steps * (2 * self.trajectories + self.retain_trajectories)
 
 
@@ -65,8 +72,9 @@ class Training:
 class Method:
     """One paper as a setting of the cycle's three choices.
 
-    published: what the paper's own code does (`faithful`); closed: a closed form instead of the cycle, whose rounds are
-    training.steps; warm: a closed form from which the cycle starts; layers: train only layers whose names hold one of these.
+    published: what the paper's own code does (`faithful`); closed: a closed form instead of the cycle, whose
+    rounds are training.steps; warm: a closed form from which the cycle starts; layers: train only layers
+    whose names hold one of these.
     """
 
     name: str
@@ -88,18 +96,32 @@ class Method:
         return self.published if faithful else self.training
 
     def passes(self, faithful: bool = False) -> int | None:
-        """UNet passes of a whole run that does not end early, a backward counted as two; None where there is no published training."""
+        """UNet passes of a whole run that does not end early, a backward counted as two; None where there is
+        no published training.
+        """
         t = self.trained(faithful)
         if t is None or self.closed is not None:
             return None if t is None else 0
-        walk = t.solver_steps + 1 if t.fresh else 0  # half a guided trajectory on average, and two frozen predictions
+        walk = (
+            t.solver_steps + 1 if t.fresh else 0
+        )  # half a guided trajectory on average, and two frozen predictions
         parts = [part for part in (self.domain, self.target, *self.retention) if hasattr(part, "passes")]
-        rows = t.erase_batch * (ROW + walk) if t.fresh or t.trajectories else 0  # without noisy latents everything is in text space
+        rows = (
+            t.erase_batch * (ROW + walk) if t.fresh or t.trajectories else 0
+        )  # without noisy latents everything is in text space
         return t.bank_passes + t.steps * (rows + sum(part.passes(walk, t.erase_batch) for part in parts))
 
 
 # The papers' plain Adam from its first step on, here from a larger bank than sage's own.
-STEADY = {"trajectories": 12, "retain_trajectories": 12, "adjacent": 0.0, "solver_steps": 8, "erase_batch": 4, "warmup": 0, "beta2": 0.999}
+STEADY = {
+    "trajectories": 12,
+    "retain_trajectories": 12,
+    "adjacent": 0.0,
+    "solver_steps": 8,
+    "erase_batch": 4,
+    "warmup": 0,
+    "beta2": 0.999,
+}
 
 
 def steady(steps: int, rate: float, **other) -> Training:
@@ -112,90 +134,209 @@ def published(steps: int, rate: float, **other) -> Training:
     return steady(steps, rate, erase_batch=1, solver_steps=50, fresh=True, **other)
 
 
-# What sage starts from: the UNet's V alone, edited as strongly for every concept, and so that edits of several concepts add up to little.
-START = ClosedForm(keep_own=20.0, rounds=1, templates=12, retain=5e-5, everywhere=True, shared=1e6, reach=0.63, style_reach=1.3, keep_rank=True, styled=True,
-                   layers=VALUES)
+# What sage starts from: the UNet's V alone, edited as strongly for every concept, and so that edits of
+# several concepts add up to little.
+START = ClosedForm(
+    keep_own=20.0,
+    rounds=1,
+    templates=12,
+    retain=5e-5,
+    everywhere=True,
+    shared=1e6,
+    reach=0.63,
+    style_reach=1.3,
+    keep_rank=True,
+    styled=True,
+    layers=VALUES,
+)
 
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
-            "sage", "SAGE", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "starts from a closed-form edit, then learns names that still draw the concept, with the erasing's own backward pass, and erases "
-            "them too, keeping the relations between other concepts and their predicted noise",
-            NameInversion(), NegativeGuidance(eta=0.5), (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)), "both",
-            Training(steps=38, enough=0.12, window=8, trajectories=6, retain_trajectories=10, styled=0.67, dealt=True), warm=START,
+            "sage",
+            "SAGE",
+            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
+            "starts from a closed-form edit, then learns names that still draw the concept, with the"
+            " erasing's own backward pass, and erases them too, keeping the relations between other concepts"
+            " and their predicted noise",
+            NameInversion(),
+            NegativeGuidance(eta=0.5),
+            (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)),
+            "both",
+            Training(
+                steps=38,
+                enough=0.12,
+                window=8,
+                trajectories=6,
+                retain_trajectories=10,
+                styled=0.67,
+                dealt=True,
+            ),
+            warm=START,
         ),
         Method(
-            "sage-robust", "SAGE, little retained", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "sage on the UNet alone, pushed further from the concept, with a fortieth of the local retention: harder to bring back, not for stacks of many",
-            NameInversion(), NegativeGuidance(), (Noise(weight=0.5, batch=1),), "cross_attention",
-            Training(steps=32, learning_rate=3e-3, trajectories=6, styled=0.67, dealt=True), warm=START,
+            "sage-robust",
+            "SAGE, little retained",
+            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
+            "sage on the UNet alone, pushed further from the concept, with a fortieth of the local retention:"
+            " harder to bring back, not for stacks of many",
+            NameInversion(),
+            NegativeGuidance(),
+            (Noise(weight=0.5, batch=1),),
+            "cross_attention",
+            Training(steps=32, learning_rate=3e-3, trajectories=6, styled=0.67, dealt=True),
+            warm=START,
         ),
         Method(
-            "sage-text", "SAGE on the text encoder", "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "the cycle on the text encoder alone, as the paper has it, so that the file also works in other models that share the encoder",
-            SelfCheck(), NegativeGuidance(eta=0.5), (Relations(weight=0.2), Noise(weight=10.0)), "text",
+            "sage-text",
+            "SAGE on the text encoder",
+            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
+            "the cycle on the text encoder alone, as the paper has it, so that the file also works in other"
+            " models that share the encoder",
+            SelfCheck(),
+            NegativeGuidance(eta=0.5),
+            (Relations(weight=0.2), Noise(weight=10.0)),
+            "text",
             Training(steps=90, enough=0.1, settle=15, **STEADY),
         ),
         Method(
-            "sage-paper", "SAGE as the paper tells it", "arXiv 2506.09363 (our reading, before anything was measured)",
-            "the same cycle on the search's finds alone, at full negative guidance and for a fixed number of steps",
-            SelfCheck(plain=0.0), NegativeGuidance(), (Relations(), Noise()), "text", steady(120, 1e-3, rank=16, erase_batch=8),
+            "sage-paper",
+            "SAGE as the paper tells it",
+            "arXiv 2506.09363 (our reading, before anything was measured)",
+            "the same cycle on the search's finds alone, at full negative guidance and for a fixed number of"
+            " steps",
+            SelfCheck(plain=0.0),
+            NegativeGuidance(),
+            (Relations(), Noise()),
+            "text",
+            steady(120, 1e-3, rank=16, erase_batch=8),
         ),
         Method(
-            "esd", "ESD", "arXiv 2303.07345",
+            "esd",
+            "ESD",
+            "arXiv 2303.07345",
             "pushes the bare word away from the concept by negative guidance; nothing is kept",
-            Word(templates=False), NegativeGuidance(), (), "cross_attention", steady(100, 1e-3, retain_trajectories=0), published(200, 1e-3),
+            Word(templates=False),
+            NegativeGuidance(),
+            (),
+            "cross_attention",
+            steady(100, 1e-3, retain_trajectories=0),
+            published(200, 1e-3),
         ),
         Method(
-            "leco", "LECO", "github.com/p1atdev/LECO",
+            "leco",
+            "LECO",
+            "github.com/p1atdev/LECO",
             "the same as a LoRA on every linear layer of the UNet's transformer blocks",
-            Word(templates=False), NegativeGuidance(), (), "unet", steady(100, 1e-3, rank=4, retain_trajectories=0),
+            Word(templates=False),
+            NegativeGuidance(),
+            (),
+            "unet",
+            steady(100, 1e-3, rank=4, retain_trajectories=0),
             published(1000, 1e-4, rank=4, alpha=1.0),
         ),
         Method(
-            "eap", "EAP", "arXiv 2410.15618",
+            "eap",
+            "EAP",
+            "arXiv 2410.15618",
             "keeps the word that the erasing hurts most, sought anew at every step",
-            Word(templates=False), NegativeGuidance(clean=True), (Adversarial(),), "cross_attention", steady(100, 1e-3, erase_batch=2),
+            Word(templates=False),
+            NegativeGuidance(clean=True),
+            (Adversarial(),),
+            "cross_attention",
+            steady(100, 1e-3, erase_batch=2),
             published(1000, 1e-3),
         ),
         Method(
-            "age", "AGE", "arXiv 2501.18950",
+            "age",
+            "AGE",
+            "arXiv 2501.18950",
             "draws the concept as the nearby word at which erasing hurts most, and keeps that word",
-            Word(templates=False), Adaptive(), (SameTarget(),), "cross_attention", steady(100, 1e-3, erase_batch=2, retain_trajectories=0),
+            Word(templates=False),
+            Adaptive(),
+            (SameTarget(),),
+            "cross_attention",
+            steady(100, 1e-3, erase_batch=2, retain_trajectories=0),
             published(1000, 1e-3),
         ),
         Method(
-            "realera", "RealEra", "arXiv 2410.09140 (reconstructed: the authors published neither code nor values)",
-            "erases random neighbours of the concept's embedding towards the empty prompt, keeps embeddings that lie beyond them",
-            Neighbours(), Anchor(), (BeyondConcept(),), "cross_attention", steady(100, 1e-3, retain_trajectories=0),
+            "realera",
+            "RealEra",
+            "arXiv 2410.09140 (reconstructed: the authors published neither code nor values)",
+            "erases random neighbours of the concept's embedding towards the empty prompt, keeps embeddings"
+            " that lie beyond them",
+            Neighbours(),
+            Anchor(),
+            (BeyondConcept(),),
+            "cross_attention",
+            steady(100, 1e-3, retain_trajectories=0),
         ),
         Method(
-            "advunlearn", "AdvUnlearn", "arXiv 2405.15234",
-            "searches a token before the concept through the UNet, erases it from the text encoder, keeps ordinary prompts",
-            PrefixToken(), NegativeGuidance(), (Noise(weight=1.0, batch=5),), "text", steady(60, 1e-3, erase_batch=2), published(1000, 1e-3),
+            "advunlearn",
+            "AdvUnlearn",
+            "arXiv 2405.15234",
+            "searches a token before the concept through the UNet, erases it from the text encoder, keeps"
+            " ordinary prompts",
+            PrefixToken(),
+            NegativeGuidance(),
+            (Noise(weight=1.0, batch=5),),
+            "text",
+            steady(60, 1e-3, erase_batch=2),
+            published(1000, 1e-3),
         ),
         Method(
-            "receler", "Receler", "arXiv 2311.17717",
-            "searches soft tokens behind the encoder through the UNet, erases them, keeps the picture where the concept is not attended to",
-            SoftTokens(), NegativeGuidance(), (Region(),), "cross_attention", steady(60, 1e-3, rank=32, erase_batch=2, retain_trajectories=0),
+            "receler",
+            "Receler",
+            "arXiv 2311.17717",
+            "searches soft tokens behind the encoder through the UNet, erases them, keeps the picture where"
+            " the concept is not attended to",
+            SoftTokens(),
+            NegativeGuidance(),
+            (Region(),),
+            "cross_attention",
+            steady(60, 1e-3, rank=32, erase_batch=2, retain_trajectories=0),
             published(500, 3e-4, rank=128),
         ),
         Method(
-            "hirm", "HiRM", "arXiv 2602.19631",
-            "turns the concept's last text states in a random direction by training the encoder's first layer alone; seconds, no UNet pass",
-            Word(), Misdirect(), (), "text", steady(40, 1e-3, trajectories=0, retain_trajectories=0), layers=("layers_0_",),
+            "hirm",
+            "HiRM",
+            "arXiv 2602.19631",
+            "turns the concept's last text states in a random direction by training the encoder's first layer"
+            " alone; seconds, no UNet pass",
+            Word(),
+            Misdirect(),
+            (),
+            "text",
+            steady(40, 1e-3, trajectories=0, retain_trajectories=0),
+            layers=("layers_0_",),
         ),
         Method(
-            "uce", "UCE", "arXiv 2308.14761",
-            "rewrites the UNet's K and V in closed form so that the word reads as nothing and retained words read as before",
-            None, None, (), "cross_attention", Training(steps=1), closed=ClosedForm(rounds=1), layers=LAYERS,
+            "uce",
+            "UCE",
+            "arXiv 2308.14761",
+            "rewrites the UNet's K and V in closed form so that the word reads as nothing and retained words"
+            " read as before",
+            None,
+            None,
+            (),
+            "cross_attention",
+            Training(steps=1),
+            closed=ClosedForm(rounds=1),
+            layers=LAYERS,
         ),
         Method(
-            "rece", "RECE", "arXiv 2407.12383",
+            "rece",
+            "RECE",
+            "arXiv 2407.12383",
             "repeats UCE on the embeddings that still mean the concept afterwards; seconds, no UNet pass",
-            None, None, (), "cross_attention", Training(steps=3), closed=ClosedForm(), layers=LAYERS,
+            None,
+            None,
+            (),
+            "cross_attention",
+            Training(steps=3),
+            closed=ClosedForm(),
+            layers=LAYERS,
         ),
     )
 }

@@ -1,4 +1,6 @@
-"""Concept prompts taken apart: template tokens, which a search may move, and concept tokens, which it may not."""
+"""Concept prompts taken apart: template tokens, which a search may move, and concept tokens, which it may
+not.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ from ..diffusion.text import Conditioning, TextStack, Tokens
 
 @dataclass
 class ConceptPrompts:
-    """Prompts as tokens. `template` [batch, 77]: True on the words around the concept; `read` [batch, n]: positions that
-    carry its meaning (the concept's tokens and the end token), the same number in every prompt."""
+    """Prompts as tokens.
+
+    `template` [batch, 77]: True on the words around the concept; `read` [batch, n]: positions that carry its
+    meaning (the concept's tokens and the end token), the same number in every prompt.
+    """
 
     tokens: Tokens
     template: torch.Tensor
@@ -36,7 +41,9 @@ def compose(text: TextStack, concept: str, templates: list[str]) -> ConceptPromp
     template = torch.zeros(len(rows), text.length, dtype=torch.bool)
     for row, places in zip(template, marks):
         row[places] = True
-    return ConceptPrompts(tokens, template.to(tokens.end.device), torch.tensor(reads, device=tokens.end.device))
+    return ConceptPrompts(
+        tokens, template.to(tokens.end.device), torch.tensor(reads, device=tokens.end.device)
+    )
 
 
 def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
@@ -46,19 +53,28 @@ def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
 
 
 def compose_vectors(text: TextStack, count: int, template: str) -> ConceptPrompts:
-    """One prompt with places for `count` free embeddings where the concept stands; `encode_vectors` fills them."""
+    """One prompt with places for `count` free embeddings where the concept stands; `encode_vectors` fills
+    them.
+    """
     return compose(text, " ".join(["thing"] * count), [template])
 
 
 def encode_vectors(text: TextStack, prompts: ConceptPrompts, vectors: list[torch.Tensor]) -> Conditioning:
-    """T of such a prompt with [count, width] embeddings in those places, one tensor an encoder; differentiable."""
+    """T of such a prompt with [count, width] embeddings in those places, one tensor an encoder;
+    differentiable.
+    """
     places = prompts.read[0, :-1]
-    rows = [base.index_put((torch.zeros_like(places), places), v) for base, v in zip(text.embed(prompts.tokens), vectors)]
+    rows = [
+        base.index_put((torch.zeros_like(places), places), v)
+        for base, v in zip(text.embed(prompts.tokens), vectors)
+    ]
     return text.encode(prompts.tokens, rows)
 
 
 def meaning(hidden: torch.Tensor, read: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """Hidden states at the positions that carry the meaning, less the empty prompt's end state; [batch, n, width]."""
+    """Hidden states at the positions that carry the meaning, less the empty prompt's end state; [batch, n,
+    width].
+    """
     picked = hidden.gather(1, read.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
     return picked.float() - empty
 
@@ -69,5 +85,7 @@ def likeness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def last_word(hidden: torch.Tensor, end: int) -> list[torch.Tensor]:
-    """What the UNet reads of a prompt's last word: its token's state, the end state, and the mean of the padding's; of hidden [77, width]."""
+    """What the UNet reads of a prompt's last word: its token's state, the end state, and the mean of the
+    padding's; of hidden [77, width].
+    """
     return [hidden[end - 1], hidden[end], hidden[end + 1 :].mean(0) if end + 1 < len(hidden) else hidden[end]]

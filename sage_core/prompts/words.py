@@ -1,4 +1,6 @@
-"""Which words the eraser keeps by itself: the model's other concepts, less whatever already means the erased one."""
+"""Which words the eraser keeps by itself: the model's other concepts, less whatever already means the erased
+one.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,38 @@ from ..diffusion.checkpointing import SWITCHES
 from ..diffusion.model import DiffusionModel
 from .compose import last_word
 
-SMALL_WORDS = frozenset({
-    "a", "an", "the", "of", "in", "on", "at", "by", "with", "and", "for", "like", "as", "from", "to", "style",
-})
+SMALL_WORDS = frozenset(
+    {
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "with",
+        "and",
+        "for",
+        "like",
+        "as",
+        "from",
+        "to",
+        "style",
+    }
+)
 TOO_LIKE = 0.8  # likeness above which a word counts as another name of the concept
 
-STYLES = ("watercolor", "oil painting", "pencil sketch", "photograph", "comic book", "3d render", "pixel art", "ink drawing")
+STYLES = (
+    "watercolor",
+    "oil painting",
+    "pencil sketch",
+    "photograph",
+    "comic book",
+    "3d render",
+    "pixel art",
+    "ink drawing",
+)
 
 
 def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
@@ -39,7 +67,9 @@ def candidates(model: DiffusionModel) -> list[str]:
 
 @torch.no_grad()
 def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, ...]) -> list[str]:
-    """Candidates and the user's own words, without those that hold an erased word or lie within the concept's domain."""
+    """Candidates and the user's own words, without those that hold an erased word or lie within the concept's
+    domain.
+    """
     taken = telling_words(erased)
     words = [w for w in candidates(model) if not taken & set(w.lower().split())]
     kept = [w for w, value in zip(words, likeness_to(model, erased, words)) if value < TOO_LIKE]
@@ -48,9 +78,11 @@ def retained_words(model: DiffusionModel, erased: list[str], wanted: tuple[str, 
 
 @torch.no_grad()
 def likeness_to(model: DiffusionModel, erased: list[str], words: list[str]) -> list[float]:
-    """Of each word the cosine to the nearest erased name, in what the UNet reads of them; call it with every adapter off.
+    """Of each word the cosine to the nearest erased name, in what the UNet reads of them; call it with every
+    adapter off.
 
-    Measured from the mean of all candidates: what every word shares is most of a state, and would make all of them alike.
+    Measured from the mean of all candidates: what every word shares is most of a state, and would make all of
+    them alike.
     """
     known = candidates(model)
     texts = list(dict.fromkeys([*known, *erased, *words]))  # most words are candidates: each is read once
@@ -62,7 +94,9 @@ def likeness_to(model: DiffusionModel, erased: list[str], words: list[str]) -> l
 
 def _readings(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
     """The states of each text's last word, one behind the other; [texts, 3 width]."""
-    known = {} if any(switch.enabled for switch in SWITCHES) else model.readings  # under a LoRA words say something else
+    known = (
+        {} if any(switch.enabled for switch in SWITCHES) else model.readings
+    )  # under a LoRA words say something else
     new = [text for text in texts if text not in known]
     for i in range(0, len(new), 32):
         tokens = model.text.tokenize(new[i : i + 32], truncate=True)

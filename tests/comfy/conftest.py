@@ -13,7 +13,9 @@ import pytest
 def _module(name: str):
     """A file of this folder, which is no package, so that the pack's own names stay untouched."""
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name.removeprefix('comfy_test_')}.py")
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).parent / f"{name.removeprefix('comfy_test_')}.py"
+        )
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
@@ -30,11 +32,18 @@ del sys.modules["server"]
 
 def pytest_terminal_summary(terminalreporter):
     if not server.find_comfies():
-        sentence = "NO COMFYUI FOUND: the integration tests were SKIPPED. Set COMFYUI_PATH to a ComfyUI folder to run them."
+        sentence = (
+            "NO COMFYUI FOUND: the integration tests were SKIPPED. Set COMFYUI_PATH to a ComfyUI folder to"
+            " run them."
+        )
         terminalreporter.write_line(sentence, red=True, bold=True)
 
 
-@pytest.fixture(scope="session", params=server.find_comfies() or [None], ids=lambda p: f"ComfyUI {server.version_of(p)}" if p else "no ComfyUI")
+@pytest.fixture(
+    scope="session",
+    params=server.find_comfies() or [None],
+    ids=lambda p: f"ComfyUI {server.version_of(p)}" if p else "no ComfyUI",
+)
 def comfy_path(request):
     """Each ComfyUI in turn: a host is never one version."""
     if request.param is None:
@@ -50,7 +59,9 @@ def comfy(comfy_path, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def erased_dog(comfy):
-    """(workflow, seconds) of a whole default erasure, which its file `sage/bar-dog.safetensors` holds from then on."""
+    """(workflow, seconds) of a whole default erasure, which its file `sage/bar-dog.safetensors` holds from
+    then on.
+    """
     graph, start = graphs.erase("dog", name="bar-%concept%"), time.monotonic()
     outcome = comfy.run(graph, 400)
     assert outcome.status == "success", outcome.error

@@ -11,8 +11,12 @@ from PIL import Image
 
 def pictures(comfy, outcome, node: str) -> torch.Tensor:
     """Saved pictures of a node as [n, 3, H, W] in [-1, 1]."""
-    images = [Image.open(io.BytesIO(comfy.image(entry))).convert("RGB") for entry in outcome.outputs[node]["images"]]
-    return torch.stack([torch.from_numpy(np.asarray(i, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1 for i in images])
+    images = [
+        Image.open(io.BytesIO(comfy.image(entry))).convert("RGB") for entry in outcome.outputs[node]["images"]
+    ]
+    return torch.stack(
+        [torch.from_numpy(np.asarray(i, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1 for i in images]
+    )
 
 
 def seen(images: torch.Tensor, concept: str) -> float:

@@ -3,35 +3,97 @@
 from __future__ import annotations
 
 
-def erase(concepts: str = "dog", steps: int = 0, name: str = "erased-%concept%", vae: bool = True, loader: dict | None = None, **inputs) -> dict:
+def erase(
+    concepts: str = "dog",
+    steps: int = 0,
+    name: str = "erased-%concept%",
+    vae: bool = True,
+    loader: dict | None = None,
+    **inputs,
+) -> dict:
     """Erase Concept behind a loader (the bundled model's by default): node 1 loads, node 2 erases."""
-    node = {"model": ["1", 0], "clip": ["1", 1], "concepts": concepts, "method": "sage", "effort": "standard", "lora_name": name, "seed": 0,
-            "steps": steps, **inputs}
+    node = {
+        "model": ["1", 0],
+        "clip": ["1", 1],
+        "concepts": concepts,
+        "method": "sage",
+        "effort": "standard",
+        "lora_name": name,
+        "seed": 0,
+        "steps": steps,
+        **inputs,
+    }
     if vae:
         node["vae"] = ["1", 2]
-    return {"1": loader or {"class_type": "SAGE_LoadDemoModel", "inputs": {}}, "2": {"class_type": "SAGE_EraseConcept", "inputs": node}}
+    return {
+        "1": loader or {"class_type": "SAGE_LoadDemoModel", "inputs": {}},
+        "2": {"class_type": "SAGE_EraseConcept", "inputs": node},
+    }
 
 
 def checkpoint(name: str) -> dict:
     return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}
 
 
-def draw(graph: dict, first: int, model: list, clip: list, prompt: str, images: int, seed: int = 100, steps: int = 20, size: int = 64, prefix: str = "t",
-         vae: list | None = None, guidance: float = 5.0) -> dict:
+def draw(
+    graph: dict,
+    first: int,
+    model: list,
+    clip: list,
+    prompt: str,
+    images: int,
+    seed: int = 100,
+    steps: int = 20,
+    size: int = 64,
+    prefix: str = "t",
+    vae: list | None = None,
+    guidance: float = 5.0,
+) -> dict:
     """`graph` with a KSampler drawing `images` pictures, saved; its nodes are numbered from `first`."""
     n = [str(first + i) for i in range(6)]
     return graph | {
         n[0]: {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": prompt}},
         n[1]: {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
-        n[2]: {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": images}},
-        n[3]: {"class_type": "KSampler", "inputs": {"model": model, "positive": [n[0], 0], "negative": [n[1], 0], "latent_image": [n[2], 0], "seed": seed,
-                                                    "steps": steps, "cfg": guidance, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}},
+        n[2]: {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": size, "height": size, "batch_size": images},
+        },
+        n[3]: {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": model,
+                "positive": [n[0], 0],
+                "negative": [n[1], 0],
+                "latent_image": [n[2], 0],
+                "seed": seed,
+                "steps": steps,
+                "cfg": guidance,
+                "sampler_name": "dpmpp_2m",
+                "scheduler": "karras",
+                "denoise": 1.0,
+            },
+        },
         n[4]: {"class_type": "VAEDecode", "inputs": {"samples": [n[3], 0], "vae": vae or ["1", 2]}},
         n[5]: {"class_type": "SaveImage", "inputs": {"images": [n[4], 0], "filename_prefix": prefix}},
     }
 
 
 def compare(graph: dict, node: str, prompts, images: int = 2) -> dict:
-    return graph | {node: {"class_type": "SAGE_CompareErasure", "inputs": {
-        "model_before": ["1", 0], "clip_before": ["1", 1], "model_after": ["2", 0], "clip_after": ["2", 1], "vae": ["1", 2], "prompts": prompts,
-        "images": images, "seed": 0, "steps": 20, "guidance": 5.0, "size": 64}}}
+    return graph | {
+        node: {
+            "class_type": "SAGE_CompareErasure",
+            "inputs": {
+                "model_before": ["1", 0],
+                "clip_before": ["1", 1],
+                "model_after": ["2", 0],
+                "clip_after": ["2", 1],
+                "vae": ["1", 2],
+                "prompts": prompts,
+                "images": images,
+                "seed": 0,
+                "steps": 20,
+                "guidance": 5.0,
+                "size": 64,
+            },
+        }
+    }

@@ -1,8 +1,10 @@
-"""Runs in ComfyUI's own Python: `inside.py COMFYUI PACK CASES CHECKPOINT LORA OUT` prints JSON, {case: findings}.
+"""Runs in ComfyUI's own Python:
 
-It compares what Erase Concept reads out of a graph with the file that ComfyUI's *Save Checkpoint* writes of the same graph.
-CASES, separated by commas: "loaded" (as a queue does it), "file" (through a temporary file), "lazy" (nothing is merged
-before it is read; it has to come last).
+`inside.py COMFYUI PACK CASES CHECKPOINT LORA OUT` prints JSON, {case: findings}.
+
+It compares what Erase Concept reads out of a graph with the file that ComfyUI's *Save Checkpoint* writes of
+the same graph. CASES, separated by commas: "loaded" (as a queue does it), "file" (through a temporary file),
+"lazy" (nothing is merged before it is read; it has to come last).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ import torch  # noqa: E402
 
 def pack():
     """The pack as ComfyUI imports it: under a name of its own."""
-    spec = importlib.util.spec_from_file_location("sage_pack", Path(PACK) / "__init__.py", submodule_search_locations=[PACK])
+    spec = importlib.util.spec_from_file_location(
+        "sage_pack", Path(PACK) / "__init__.py", submodule_search_locations=[PACK]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["sage_pack"] = module
     spec.loader.exec_module(module)
@@ -44,9 +48,13 @@ def graph(lora: str = LORA):
 
         model, clip, _ = load()
     else:
-        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=False, output_clip=True)
+        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
+            CHECKPOINT, output_vae=False, output_clip=True
+        )
     if lora != "none":
-        model, clip = comfy.sd.load_lora_for_models(model, clip, comfy.utils.load_torch_file(lora, safe_load=True), 0.8, 0.6)
+        model, clip = comfy.sd.load_lora_for_models(
+            model, clip, comfy.utils.load_torch_file(lora, safe_load=True), 0.8, 0.6
+        )
     return model, clip
 
 
@@ -85,7 +93,9 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def findings(case: str, graph_weights, theirs: dict, plain: dict) -> dict:
-    """What the pack reads in that case, against *Save Checkpoint*'s tensors and the same graph without the LoRA."""
+    """What the pack reads in that case, against *Save Checkpoint*'s tensors and the same graph without the
+    LoRA.
+    """
     in_memory, LAZY[0] = graph_weights._in_memory, 0
     if case == "lazy":
         nothing_is_merged()
@@ -97,7 +107,10 @@ def findings(case: str, graph_weights, theirs: dict, plain: dict) -> dict:
         safetensors.torch.save_file(ours, Path(OUT) / "ours.safetensors")
     different = [k for k, v in theirs.items() if k not in ours or not same(ours[k], v)]
     return {
-        "tensors": len(theirs), "extra": sorted(set(ours) - set(theirs)) if theirs else [], "different": different, "lazy": LAZY[0],
+        "tensors": len(theirs),
+        "extra": sorted(set(ours) - set(theirs)) if theirs else [],
+        "different": different,
+        "lazy": LAZY[0],
         "moved": sum(not same(ours[k], v) for k, v in plain.items()),
         "inference": [k for k, v in ours.items() if v.is_inference()],
         "left": [p.name for p in Path(OUT).iterdir() if p.name.startswith("sage-")],

@@ -9,11 +9,20 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Workflow.WarnBlueprintOverwrite": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Locale": "en",
+    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+}
 
 
 def find_chromium() -> str | None:
-    return os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return (
+        os.environ.get("CHROMIUM_PATH")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
 
 
 @contextmanager
@@ -25,7 +34,9 @@ def opened(running, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comfy.settings.json").write_text(json.dumps(SETTINGS | settings), encoding="utf-8")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         problems: list[str] = []
 
@@ -37,7 +48,10 @@ def opened(running, **settings):
         page.on("console", console)
         page.on("pageerror", lambda error: problems.append(f"{error}\n{getattr(error, 'stack', '')}"))
         page.goto(running.url)
-        page.wait_for_function("window.app?.graph && window.app.extensionManager && window.app.extensionManager.toast", timeout=120_000)
+        page.wait_for_function(
+            "window.app?.graph && window.app.extensionManager && window.app.extensionManager.toast",
+            timeout=120_000,
+        )
         time.sleep(2)
         yield page, problems
         browser.close()
@@ -52,7 +66,9 @@ def show(page, graph: dict, name: str = "workflow") -> None:
 def open_template(page, name: str) -> None:
     """As a user does: Browse Templates, the pack's own section, the card."""
     page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("sage-concept-eraser", exact=True).last.click(timeout=30_000)  # nodes wear the name as a badge
+    page.get_by_text("sage-concept-eraser", exact=True).last.click(
+        timeout=30_000
+    )  # nodes wear the name as a badge
     page.click(f"[data-testid='template-workflow-{name}']", timeout=30_000)
     page.wait_for_selector("[data-testid^='template-workflow-']", state="detached", timeout=30_000)
     time.sleep(3)  # checks of the workflow come after it is shown
@@ -65,10 +81,13 @@ def press_run(page) -> None:
 def complaints(page, problems: list[str], ordinary: set[str]) -> list[str]:
     """Toasts, alerts and dialogs on the page, and what the console said of us.
 
-    Left out: what the page says without this pack, and files that it looks for in vain in a new profile or outside.
+    Left out: what the page says without this pack, and files that it looks for in vain in a new profile or
+    outside.
     """
-    shown = page.evaluate("""[...document.querySelectorAll('.p-toast-message, [role=alert], [role=alertdialog], [role=dialog]')]
-        .filter(e => e.offsetParent !== null).map(e => e.textContent.trim().slice(0, 300)).filter(t => t)""")
+    shown = page.evaluate(
+        """[...document.querySelectorAll('.p-toast-message, [role=alert], [role=alertdialog], [role=dialog]')]
+        .filter(e => e.offsetParent !== null).map(e => e.textContent.trim().slice(0, 300)).filter(t => t)"""
+    )
     own = [p for p in problems if p.splitlines()[0] not in ordinary]
     return shown + [p for p in own if not p.startswith("Failed to load resource") or "sage" in p.lower()]
 

@@ -1,4 +1,6 @@
-"""A real ComfyUI server for tests: started on a free port with a temporary base directory, stopped by its process id."""
+"""A real ComfyUI server for tests: started on a free port with a temporary base directory, stopped by its
+process id.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ LONG = bool(os.environ.get("SAGE_LONG"))  # the long mode of the integration tes
 
 
 def find_comfies() -> list[Path]:
-    """The folders in COMFYUI_PATH (several are separated as in PATH), else ~/ComfyUI. Raises where a named one is missing."""
+    """The folders in COMFYUI_PATH (several are separated as in PATH), else ~/ComfyUI.
+
+    Raises where a named one is missing.
+    """
     named = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
     if missing := [p for p in named if not (p / "main.py").is_file()]:
         raise FileNotFoundError(f"COMFYUI_PATH names {missing[0]}, which holds no ComfyUI (no main.py)")
@@ -33,11 +38,14 @@ def version_of(comfy: Path) -> str:
 
 
 def front_end_of(comfy: Path) -> list[str]:
-    """Arguments that start the front end this ComfyUI asks for, where it lies in ComfyUI's folder for other versions.
+    """Arguments that start the front end this ComfyUI asks for, where it lies in ComfyUI's folder for other
+    versions.
 
     Several ComfyUIs can share one environment then, although each wants its own comfyui-frontend-package.
     """
-    wanted = re.search(r"comfyui-frontend-package==(\S+)", (comfy / "requirements.txt").read_text(encoding="utf-8"))[1]
+    wanted = re.search(
+        r"comfyui-frontend-package==(\S+)", (comfy / "requirements.txt").read_text(encoding="utf-8")
+    )[1]
     there = comfy / "web_custom_versions" / "Comfy-Org_ComfyUI_frontend" / wanted
     return ["--front-end-version", f"Comfy-Org/ComfyUI_frontend@v{wanted}"] if there.is_dir() else []
 
@@ -73,11 +81,30 @@ class Server:
         link = self.base / "custom_nodes" / "sage-concept-eraser"
         if not link.exists():
             link.symlink_to(PACK, target_is_directory=True)
-        command = [str(python_of(self.comfy)), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base), "--disable-auto-launch",
-                   "--database-url", f"sqlite:///{self.base}/user/comfyui.db", *front_end_of(self.comfy), *self.args]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.base / "hf"), "PYTHONUNBUFFERED": "1"}
+        command = [
+            str(python_of(self.comfy)),
+            "main.py",
+            "--cpu",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(self.base),
+            "--disable-auto-launch",
+            "--database-url",
+            f"sqlite:///{self.base}/user/comfyui.db",
+            *front_end_of(self.comfy),
+            *self.args,
+        ]
+        environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(self.base / "hf"),
+            "PYTHONUNBUFFERED": "1",
+        }
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
         self._wait_ready()
         return self
 
@@ -156,7 +183,9 @@ class Server:
         return self.wait(self.queue(prompt), timeout)
 
     def image(self, entry: dict) -> bytes:
-        query = urllib.parse.urlencode({"filename": entry["filename"], "subfolder": entry["subfolder"], "type": entry["type"]})
+        query = urllib.parse.urlencode(
+            {"filename": entry["filename"], "subfolder": entry["subfolder"], "type": entry["type"]}
+        )
         with urllib.request.urlopen(f"{self.url}/view?{query}", timeout=30) as answer:
             return answer.read()
 
@@ -172,7 +201,13 @@ def _outcome(entry: dict) -> Outcome:
     messages = entry["status"]["messages"]
     errors = [data for kind, data in messages if kind == "execution_error"]
     interrupted = any(kind == "execution_interrupted" for kind, _ in messages)
-    return Outcome(entry["status"]["status_str"], entry["outputs"], messages, errors[0]["exception_message"] if errors else None, interrupted)
+    return Outcome(
+        entry["status"]["status_str"],
+        entry["outputs"],
+        messages,
+        errors[0]["exception_message"] if errors else None,
+        interrupted,
+    )
 
 
 def _free_port() -> int:

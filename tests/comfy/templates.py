@@ -18,40 +18,82 @@ from PIL import Image
 FOLDER = server.PACK / "example_workflows"
 IMAGES = server.PACK / "docs" / "images"
 TEST_PROMPTS = ["2", 5]  # the output of Erase Concept
-REST = {"retain": "", "surface": "as the method has it", "rank": 0, "strength": 0.0, "resolution": 0, "kind": "automatic"}
+REST = {
+    "retain": "",
+    "surface": "as the method has it",
+    "rank": 0,
+    "strength": 0.0,
+    "resolution": 0,
+    "kind": "automatic",
+}
 NOTE = {
-    "erase-and-compare": """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, and the same prompts are drawn before and after.
+    "erase-and-compare": (
+        """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, and the same prompts are drawn before and after.
 
 The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
 
 Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it.
-Or put *Erase Concept* behind your own checkpoint loader.""",
-    "erase-behind-a-checkpoint": """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
+Or put *Erase Concept* behind your own checkpoint loader."""
+    ),
+    "erase-behind-a-checkpoint": (
+        """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
 
-Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed.""",
-    "stack-three-erasures": """Three concepts, three LoRAs, stacked.
+Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed."""
+    ),
+    "stack-three-erasures": (
+        """Three concepts, three LoRAs, stacked.
 
-**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back.""",
-    "erase-from-sdxl": """**Choose an SDXL checkpoint.**
+**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back."""
+    ),
+    "erase-from-sdxl": (
+        """**Choose an SDXL checkpoint.**
 
-Training is done at 768 pixels here to spare memory; set *resolution* to 0 for the model's own size.""",
+Training is done at 768 pixels here to spare memory; set *resolution* to 0 for the model's own size."""
+    ),
 }
 
 
 def checkpoint_graph(name: str, size: int, resolution: int) -> dict:
-    graph = graphs.erase("dog | puppy, hound", loader=graphs.checkpoint(name), **REST | {"retain": "wolf, fox, cat", "resolution": resolution})
-    return graphs.draw(graph, 3, ["2", 0], ["2", 1], "a photo of a dog on a sofa", 1, size=size, prefix="erased", guidance=7.0)
+    graph = graphs.erase(
+        "dog | puppy, hound",
+        loader=graphs.checkpoint(name),
+        **REST | {"retain": "wolf, fox, cat", "resolution": resolution},
+    )
+    return graphs.draw(
+        graph,
+        3,
+        ["2", 0],
+        ["2", 1],
+        "a photo of a dog on a sofa",
+        1,
+        size=size,
+        prefix="erased",
+        guidance=7.0,
+    )
 
 
 def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     """API-format graph and where its nodes stand."""
-    chain = {"1": (0, 0), "2": (420, 0), "3": (900, 0), "4": (900, 240), "5": (900, 480), "6": (1360, 0), "7": (1720, 0), "8": (1720, 120)}
+    chain = {
+        "1": (0, 0),
+        "2": (420, 0),
+        "3": (900, 0),
+        "4": (900, 240),
+        "5": (900, 480),
+        "6": (1360, 0),
+        "7": (1720, 0),
+        "8": (1720, 120),
+    }
     demo = graphs.compare(graphs.erase("dog", **REST), "3", TEST_PROMPTS, 1)
     stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", TEST_PROMPTS, 1)
     three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
     return {
-        "erase-and-compare": (demo, three), "stack-three-erasures": (stack, three),
-        "erase-behind-a-checkpoint": (checkpoint_graph("v1-5-pruned-emaonly-fp16.safetensors", 512, 0), chain),
+        "erase-and-compare": (demo, three),
+        "stack-three-erasures": (stack, three),
+        "erase-behind-a-checkpoint": (
+            checkpoint_graph("v1-5-pruned-emaonly-fp16.safetensors", 512, 0),
+            chain,
+        ),
         "erase-from-sdxl": (checkpoint_graph("sd_xl_base_1.0.safetensors", 1024, 768), chain),
     }
 
@@ -59,10 +101,12 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
 def lay_out(page, name: str, graph: dict, places: dict) -> dict:
     """The workflow as the page saves it.
 
-    As text: Playwright would turn `undefined`, which JSON leaves out, into null, and the front end refuses those.
+    As text: Playwright would turn `undefined`, which JSON leaves out, into null, and the front end refuses
+    those.
     """
     pages.show(page, graph, name)
-    text = page.evaluate("""([places, note]) => {
+    text = page.evaluate(
+        """([places, note]) => {
         const graph = window.app.graph;
         for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
         const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 440};  // for the pictures below the widgets
@@ -71,7 +115,9 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
         window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
         return JSON.stringify(graph.serialize());
-    }""", [places, NOTE[name]])
+    }""",
+        [places, NOTE[name]],
+    )
     return json.loads(text)
 
 
@@ -86,11 +132,15 @@ def layouts(running, names: list[str]) -> None:
     for name in names:
         with pages.opened(running) as (page, _):
             saved = lay_out(page, name, *workflows()[name])
-        (FOLDER / f"{name}.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (FOLDER / f"{name}.json").write_text(
+            json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def pictures(running, names: list[str]) -> None:
-    """Draw the thumbnails and the README's pictures: the result where the bundled model draws it, else the graph."""
+    """Draw the thumbnails and the README's pictures: the result where the bundled model draws it, else the
+    graph.
+    """
     for name in names:
         with pages.opened(running) as (page, _):
             pages.open_template(page, name)
@@ -102,7 +152,9 @@ def pictures(running, names: list[str]) -> None:
 
 
 def run_and_draw(running, page, name: str) -> None:
-    """Queue the workflow; its comparison becomes the thumbnail, and the first example's page the README's pictures."""
+    """Queue the workflow; its comparison becomes the thumbnail, and the first example's page the README's
+    pictures.
+    """
     pages.press_run(page)
     if name == "erase-and-compare":
         pages.wait_face(page, "erasing 25/")
@@ -111,7 +163,9 @@ def run_and_draw(running, page, name: str) -> None:
     page.wait_for_selector("text=Saved sage/", state="detached", timeout=60_000)
     if name == "erase-and-compare":
         pages.screenshot(page, IMAGES / "comfyui-erased.png")
-    thumbnail(Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg")
+    thumbnail(
+        Image.open(io.BytesIO(running.image(outcome.outputs["3"]["images"][0]))), FOLDER / f"{name}.jpg"
+    )
 
 
 def main(what: str = "", *names: str) -> None:

@@ -22,7 +22,10 @@ def chromium():
 @pytest.fixture(scope="module")
 def ordinary(comfy_path, tmp_path_factory):
     """What the page's console complains of without this pack."""
-    with server.Server(comfy_path, tmp_path_factory.mktemp("plain"), "--disable-all-custom-nodes") as plain, pages.opened(plain) as (page, problems):
+    with (
+        server.Server(comfy_path, tmp_path_factory.mktemp("plain"), "--disable-all-custom-nodes") as plain,
+        pages.opened(plain) as (page, problems),
+    ):
         pages.show(page, {"1": graphs.checkpoint("x")})
         time.sleep(10)
         return {p.splitlines()[0] for p in problems}
@@ -34,7 +37,8 @@ def test_the_node_shows_its_progress_and_the_console_stays_clean(comfy, ordinary
     with pages.opened(comfy, **{"Comfy.VueNodes.Enabled": vue}) as (page, problems):
         pages.show(page, graphs.erase("cactus", steps=4, name=name))
         page.evaluate("window.app.queuePrompt(0)")
-        # The Vue nodes of the front end that 0.3.64 comes with do not show elements of their own yet; bar, previews and toast they do.
+        # The Vue nodes of the front end that 0.3.64 comes with do not show elements of their own yet; bar,
+        # previews and toast they do.
         if not vue or pages.faces(page):
             pages.wait_face(page, "erasing")
             pages.wait_face(page, f"saved: sage/{name}.safetensors")
@@ -42,7 +46,10 @@ def test_the_node_shows_its_progress_and_the_console_stays_clean(comfy, ordinary
             assert page.evaluate("document.querySelector('.sage-face .sage-left').textContent").endswith(" %")
         page.wait_for_selector("text=Saved sage/", timeout=60_000)
         # The LoRA lists know the new file without a restart.
-        page.evaluate("g => window.app.loadApiJson(g, 'x')", {"1": {"class_type": "SAGE_ApplyErasures", "inputs": {"lora_1": "none", "strength_1": 1.0}}})
+        page.evaluate(
+            "g => window.app.loadApiJson(g, 'x')",
+            {"1": {"class_type": "SAGE_ApplyErasures", "inputs": {"lora_1": "none", "strength_1": 1.0}}},
+        )
         options = page.evaluate("window.app.graph._nodes[0].widgets[0].options.values")
         assert f"sage/{name}.safetensors" in options
         page.wait_for_selector("text=Saved sage/", state="detached", timeout=60_000)
@@ -67,7 +74,9 @@ def test_every_example_is_listed_with_its_thumbnail_and_holds_no_value_that_the_
         assert file.with_suffix(".jpg").stat().st_size > 2000 and file.stem in listed
         saved = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in ("floatingLinks", "definitions", "reroutes") if saved.get(key, 0) is None]
-        assert not missing and not [o for n in saved["nodes"] for o in n.get("outputs", []) if o.get("slot_index", 0) is None]
+        assert not missing and not [
+            o for n in saved["nodes"] for o in n.get("outputs", []) if o.get("slot_index", 0) is None
+        ]
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic nodes", "Vue nodes"])
@@ -86,7 +95,10 @@ def test_every_example_opens_from_the_template_dialog_without_a_complaint(comfy,
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic nodes", "Vue nodes"])
 def test_the_first_example_runs_from_the_dialog_to_the_erased_picture(comfy, ordinary, vue):
-    """The first run trains; the second finds the file and shows the same pictures. One picture stands on the node, never two."""
+    """The first run trains; the second finds the file and shows the same pictures.
+
+    One picture stands on the node, never two.
+    """
     before = set(comfy.get("/history"))
     with pages.opened(comfy, **{"Comfy.VueNodes.Enabled": vue}) as (page, problems):
         pages.open_template(page, "erase-and-compare")
@@ -102,7 +114,10 @@ def test_the_first_example_runs_from_the_dialog_to_the_erased_picture(comfy, ord
         time.sleep(3)
         pages.screenshot(page, comfy.base / f"example-{'vue' if vue else 'classic'}.png")
         assert not pages.complaints(page, problems, ordinary)
-        count = "[...document.querySelectorAll(`[data-node-id='2'] img`)].filter(i => i.offsetParent !== null).length"
+        count = (
+            "[...document.querySelectorAll(`[data-node-id='2'] img`)].filter(i => i.offsetParent !=="
+            " null).length"
+        )
         if vue:  # 0.3.64's show neither pictures nor elements of a pack
             assert page.evaluate(count) == (1 if pages.faces(page) else 0)
         else:

@@ -15,30 +15,45 @@ from safetensors.torch import load_file
 
 from sage_core.lora.file import read_lora
 
-server, graphs, record, drawn = (sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record", "drawn"))
+server, graphs, record, drawn = (
+    sys.modules[f"comfy_test_{name}"] for name in ("server", "graphs", "record", "drawn")
+)
 pictures, seen = drawn.pictures, drawn.seen
 LONG = server.LONG
 IDS = ["SAGE_ApplyErasures", "SAGE_CompareErasure", "SAGE_EraseConcept", "SAGE_LoadDemoModel"]
 
 
 def loras(comfy) -> set[str]:
-    return {p.name for p in (comfy.base / "models/loras/sage").glob("*")} if (comfy.base / "models/loras/sage").exists() else set()
+    return (
+        {p.name for p in (comfy.base / "models/loras/sage").glob("*")}
+        if (comfy.base / "models/loras/sage").exists()
+        else set()
+    )
 
 
 def test_nodes_register_with_tooltips_and_at_most_six_basic_inputs(comfy):
     info = comfy.get("/object_info")
     assert sorted(k for k in info if k.startswith("SAGE")) == IDS
     for name in IDS:
-        own = {k: v for part in ("required", "optional") for k, v in info[name]["input"].get(part, {}).items()}
+        own = {
+            k: v for part in ("required", "optional") for k, v in info[name]["input"].get(part, {}).items()
+        }
         for key, (_, *options) in own.items():
             assert options and options[0].get("tooltip"), (name, key)
-        widgets = [k for k, (kind, *o) in own.items() if kind not in ("MODEL", "CLIP", "VAE") and not o[0].get("advanced")]
+        widgets = [
+            k
+            for k, (kind, *o) in own.items()
+            if kind not in ("MODEL", "CLIP", "VAE") and not o[0].get("advanced")
+        ]
         assert len(widgets) <= 6, (name, widgets)
         assert all(info[name]["output_tooltips"]), name
 
 
 def test_the_schema_is_the_recorded_one(comfy):
-    """Ids and inputs are for ever: a removed or renamed one breaks shared workflows. Additions are recorded by record.py."""
+    """Ids and inputs are for ever: a removed or renamed one breaks shared workflows.
+
+    Additions are recorded by record.py.
+    """
     info = comfy.get("/object_info")
     path = Path(__file__).parent / "object_info.json"
     now = record.snapshot(info)
@@ -50,15 +65,28 @@ def test_english_texts_are_the_schema_s_and_german_ones_are_complete(comfy):
     english = json.loads((folder / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     german = json.loads((folder / "de" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert english == record.english(comfy.get("/object_info"))
-    assert {n: (set(d["inputs"]), set(d["outputs"])) for n, d in english.items()} == {n: (set(d["inputs"]), set(d["outputs"])) for n, d in german.items()}
+    assert {n: (set(d["inputs"]), set(d["outputs"])) for n, d in english.items()} == {
+        n: (set(d["inputs"]), set(d["outputs"])) for n, d in german.items()
+    }
 
 
 def test_dog_is_erased_from_queue_to_pictures_and_its_file_draws_the_same(comfy, erased_dog):
     """The bars: the concept in at most 5 % of 20 pictures, neighbours kept to 90 %, no key lost."""
     graph, seconds = erased_dog
     start, spots = time.monotonic(), {}
-    for i, (word, model) in enumerate([("dog", "2"), ("wolf", "1"), ("wolf", "2"), ("cat", "1"), ("cat", "2")]):
-        graph = graphs.draw(graph, 10 + 10 * i, [model, 0], [model, 1], f"a cartoon drawing of a {word}", 20, steps=12, prefix=f"bar{i}")
+    for i, (word, model) in enumerate(
+        [("dog", "2"), ("wolf", "1"), ("wolf", "2"), ("cat", "1"), ("cat", "2")]
+    ):
+        graph = graphs.draw(
+            graph,
+            10 + 10 * i,
+            [model, 0],
+            [model, 1],
+            f"a cartoon drawing of a {word}",
+            20,
+            steps=12,
+            prefix=f"bar{i}",
+        )
         spots[word, model] = str(15 + 10 * i)
     outcome = comfy.run(graph, 400)
     seconds += time.monotonic() - start
@@ -71,14 +99,45 @@ def test_dog_is_erased_from_queue_to_pictures_and_its_file_draws_the_same(comfy,
     log = comfy.text()
     assert "NOT LOADED" not in log and "lora key not loaded" not in log
 
-    loaded = {"1": graph["1"], "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "sage/bar-dog.safetensors",
-                                                                             "strength_model": 1.0, "strength_clip": 1.0}}}
-    by_file = comfy.run(graphs.draw(loaded, 10, ["2", 0], ["2", 1], "a cartoon drawing of a dog", 20, steps=12, prefix="file"), 200)
+    loaded = {
+        "1": graph["1"],
+        "2": {
+            "class_type": "LoraLoader",
+            "inputs": {
+                "model": ["1", 0],
+                "clip": ["1", 1],
+                "lora_name": "sage/bar-dog.safetensors",
+                "strength_model": 1.0,
+                "strength_clip": 1.0,
+            },
+        },
+    }
+    by_file = comfy.run(
+        graphs.draw(
+            loaded, 10, ["2", 0], ["2", 1], "a cartoon drawing of a dog", 20, steps=12, prefix="file"
+        ),
+        200,
+    )
     assert by_file.status == "success", by_file.error
     assert torch.equal(pictures(comfy, by_file, "15"), pictures(comfy, outcome, spots["dog", "2"]))
-    stacked = {"1": graph["1"], "2": {"class_type": "SAGE_ApplyErasures", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_1": "sage/bar-dog.safetensors",
-                                                                                      "strength_1": 1.0}}}
-    by_node = comfy.run(graphs.draw(stacked, 10, ["2", 0], ["2", 1], "a cartoon drawing of a dog", 20, steps=12, prefix="node"), 200)
+    stacked = {
+        "1": graph["1"],
+        "2": {
+            "class_type": "SAGE_ApplyErasures",
+            "inputs": {
+                "model": ["1", 0],
+                "clip": ["1", 1],
+                "lora_1": "sage/bar-dog.safetensors",
+                "strength_1": 1.0,
+            },
+        },
+    }
+    by_node = comfy.run(
+        graphs.draw(
+            stacked, 10, ["2", 0], ["2", 1], "a cartoon drawing of a dog", 20, steps=12, prefix="node"
+        ),
+        200,
+    )
     assert torch.equal(pictures(comfy, by_node, "15"), pictures(comfy, outcome, spots["dog", "2"]))
 
 
@@ -104,14 +163,18 @@ def test_an_unchanged_queue_trains_nothing_and_a_deleted_file_is_trained_again(c
     file.unlink()
     third = comfy.run(graph)
     assert third.status == "success" and "2" not in server.cached(third)
-    assert all(torch.equal(v, made[k]) for k, v in load_file(file).items()), "the same spec, model and device give the same tensors"
+    assert all(torch.equal(v, made[k]) for k, v in load_file(file).items()), (
+        "the same spec, model and device give the same tensors"
+    )
     assert "2" in server.cached(comfy.run(graph))
 
 
 def test_a_file_of_another_erasure_is_never_overwritten(comfy):
     for seed in (0, 1, 0):
         assert comfy.run(graphs.erase("frog", steps=2, name="mine", vae=False, seed=seed)).status == "success"
-    assert {"mine.safetensors", "mine-2.safetensors"} <= loras(comfy) and "mine-3.safetensors" not in loras(comfy)
+    assert {"mine.safetensors", "mine-2.safetensors"} <= loras(comfy) and "mine-3.safetensors" not in loras(
+        comfy
+    )
 
 
 def test_several_concepts_become_a_file_each(comfy):
@@ -155,17 +218,44 @@ def test_cancel_takes_effect_within_a_step_and_the_next_queue_goes_on(comfy, tri
 
 
 BAD = {
-    "empty": {"concepts": ""}, "spaces": {"concepts": "  \n \n"}, "endless": {"concepts": "x" * 10_000},
+    "empty": {"concepts": ""},
+    "spaces": {"concepts": "  \n \n"},
+    "endless": {"concepts": "x" * 10_000},
     "endless synonym": {"concepts": "dog | " + "y" * 10_000},
-    "too many": {"concepts": "\n".join(f"c{i}" for i in range(50))}, "twice": {"concepts": "dog\ndog"}, "control": {"concepts": "do\u0007g"},
-    "bidi": {"concepts": "dog\u202e"}, "only a bar": {"concepts": "|"}, "number": {"concepts": 7.5, "seed": "x"}, "list": {"concepts": ["dog"]},
-    "up": {"lora_name": "../../evil"}, "absolute": {"lora_name": "/etc/evil"}, "windows": {"lora_name": "C:\\evil"}, "device": {"lora_name": "nul"},
-    "null": {"lora_name": "a\u0000b"}, "hidden up": {"lora_name": "a/../../../b"}, "endless name": {"lora_name": "n" * 5000}, "dots": {"lora_name": ".."},
-    "method": {"method": "magic"}, "effort": {"effort": "heroic"}, "surface": {"surface": "sky"}, "rank": {"rank": -1}, "huge rank": {"rank": 10**9},
-    "steps": {"steps": -5}, "endless steps": {"steps": 10**12}, "strength": {"strength": -1.0}, "huge strength": {"strength": 1e30},
-    "nan": {"strength": math.nan}, "inf": {"strength": math.inf}, "seed": {"seed": -1}, "nan seed": {"seed": math.nan}, "resolution": {"resolution": 100},
-    "no model": {"model": None}, "wrong link": {"model": ["1", 1]}, "link to nowhere": {"clip": ["99", 0]},
-    "kept and erased": {"concepts": "dog", "retain": "dog"}, "kind": {"kind": "animal"},
+    "too many": {"concepts": "\n".join(f"c{i}" for i in range(50))},
+    "twice": {"concepts": "dog\ndog"},
+    "control": {"concepts": "do\u0007g"},
+    "bidi": {"concepts": "dog\u202e"},
+    "only a bar": {"concepts": "|"},
+    "number": {"concepts": 7.5, "seed": "x"},
+    "list": {"concepts": ["dog"]},
+    "up": {"lora_name": "../../evil"},
+    "absolute": {"lora_name": "/etc/evil"},
+    "windows": {"lora_name": "C:\\evil"},
+    "device": {"lora_name": "nul"},
+    "null": {"lora_name": "a\u0000b"},
+    "hidden up": {"lora_name": "a/../../../b"},
+    "endless name": {"lora_name": "n" * 5000},
+    "dots": {"lora_name": ".."},
+    "method": {"method": "magic"},
+    "effort": {"effort": "heroic"},
+    "surface": {"surface": "sky"},
+    "rank": {"rank": -1},
+    "huge rank": {"rank": 10**9},
+    "steps": {"steps": -5},
+    "endless steps": {"steps": 10**12},
+    "strength": {"strength": -1.0},
+    "huge strength": {"strength": 1e30},
+    "nan": {"strength": math.nan},
+    "inf": {"strength": math.inf},
+    "seed": {"seed": -1},
+    "nan seed": {"seed": math.nan},
+    "resolution": {"resolution": 100},
+    "no model": {"model": None},
+    "wrong link": {"model": ["1", 1]},
+    "link to nowhere": {"clip": ["99", 0]},
+    "kept and erased": {"concepts": "dog", "retain": "dog"},
+    "kind": {"kind": "animal"},
 }
 
 
@@ -185,16 +275,34 @@ def test_bad_input_is_refused_with_a_sentence_and_the_server_lives(comfy, case):
     assert loras(comfy) == before and comfy.get("/system_stats")
 
 
-@pytest.mark.parametrize("inputs", [{"lora_1": "no/such.safetensors"}, {"lora_1": "../../etc/passwd"}, {"strength_1": math.nan}, {"strength_1": 99.0}])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"lora_1": "no/such.safetensors"},
+        {"lora_1": "../../etc/passwd"},
+        {"strength_1": math.nan},
+        {"strength_1": 99.0},
+    ],
+)
 def test_apply_erasures_refuses_unknown_files_and_strengths(comfy, inputs):
-    node = {"class_type": "SAGE_ApplyErasures", "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_1": "none", "strength_1": 1.0} | inputs}
-    status, answer = comfy.post("/prompt", {"prompt": graphs.draw({"1": graphs.erase()["1"], "2": node}, 10, ["2", 0], ["2", 1], "a dog", 1)})
+    node = {
+        "class_type": "SAGE_ApplyErasures",
+        "inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_1": "none", "strength_1": 1.0} | inputs,
+    }
+    status, answer = comfy.post(
+        "/prompt",
+        {"prompt": graphs.draw({"1": graphs.erase()["1"], "2": node}, 10, ["2", 0], ["2", 1], "a dog", 1)},
+    )
     assert status == 400 and "SAGE_ApplyErasures" in json.dumps(answer), answer
 
 
 def test_what_only_shows_when_it_runs_is_one_sentence_too(comfy):
     unknown = comfy.run(graphs.erase("carburettor", steps=2, name="bad"))
-    assert unknown.status == "error" and "cannot draw 'carburettor'" in unknown.error and len(unknown.error) < 400
+    assert (
+        unknown.status == "error"
+        and "cannot draw 'carburettor'" in unknown.error
+        and len(unknown.error) < 400
+    )
 
 
 def test_a_lora_of_another_architecture_is_refused(comfy):
@@ -202,12 +310,33 @@ def test_a_lora_of_another_architecture_is_refused(comfy):
 
     folder = comfy.base / "models/loras"
     layer = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    save_file({f"{layer}.lora_down.weight": torch.zeros(4, 768), f"{layer}.lora_up.weight": torch.zeros(768, 4), f"{layer}.alpha": torch.tensor(4.0)},
-              folder / "wide.safetensors")
-    save_file({"lora_te_text_model_encoder_layers_11_mlp_fc1.lora_down.weight": torch.zeros(4, 192),
-               "lora_te_text_model_encoder_layers_11_mlp_fc1.lora_up.weight": torch.zeros(768, 4)}, folder / "deep.safetensors")
+    save_file(
+        {
+            f"{layer}.lora_down.weight": torch.zeros(4, 768),
+            f"{layer}.lora_up.weight": torch.zeros(768, 4),
+            f"{layer}.alpha": torch.tensor(4.0),
+        },
+        folder / "wide.safetensors",
+    )
+    save_file(
+        {
+            "lora_te_text_model_encoder_layers_11_mlp_fc1.lora_down.weight": torch.zeros(4, 192),
+            "lora_te_text_model_encoder_layers_11_mlp_fc1.lora_up.weight": torch.zeros(768, 4),
+        },
+        folder / "deep.safetensors",
+    )
     for name, words in (("wide", "wide"), ("deep", "do not exist")):
-        graph = {"1": graphs.erase()["1"], "2": {"class_type": "SAGE_ApplyErasures", "inputs": {"model": ["1", 0], "clip": ["1", 1],
-                                                                                                "lora_1": f"{name}.safetensors", "strength_1": 1.0}}}
+        graph = {
+            "1": graphs.erase()["1"],
+            "2": {
+                "class_type": "SAGE_ApplyErasures",
+                "inputs": {
+                    "model": ["1", 0],
+                    "clip": ["1", 1],
+                    "lora_1": f"{name}.safetensors",
+                    "strength_1": 1.0,
+                },
+            },
+        }
         outcome = comfy.run(graphs.draw(graph, 10, ["2", 0], ["2", 1], "a dog", 1))
         assert outcome.status == "error" and words in outcome.error, outcome.error

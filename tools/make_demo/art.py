@@ -9,8 +9,14 @@ import numpy as np
 from PIL import Image
 
 SIZE = 64
-STYLE_SETS = {"cartoon": "noto", "glossy": "fluent-emoji", "ink": "fluent-emoji-high-contrast", "pixel art": "twemoji"}
-# Only the probe sees these: other artists' drawings of the same things, so that it learns the thing and not the drawing.
+STYLE_SETS = {
+    "cartoon": "noto",
+    "glossy": "fluent-emoji",
+    "ink": "fluent-emoji-high-contrast",
+    "pixel art": "twemoji",
+}
+# Only the probe sees these: other artists' drawings of the same things, so that it learns the thing and not
+# the drawing.
 PROBE_SETS = ("fluent-emoji-flat", "emojione", "twemoji")
 PIXEL_GRID = 16
 
@@ -22,9 +28,15 @@ def drawing(art_dir: str, collection: str, concept: str) -> Image.Image | None:
     return Image.open(path).convert("RGBA") if path.exists() else None
 
 
-# Side and corner of a drawing, all multiples of four: half a latent's cell, a pixel-art square. A free placement would look
+# Side and corner of a drawing, all multiples of four: half a latent's cell, a pixel-art square. A free
+# placement would look
 # no different to a person and cost the two cores most of the detail.
-PLACEMENTS = [(side, x, y) for side in (56, 60, 64) for x in range(0, SIZE - side + 1, 4) for y in range(0, SIZE - side + 1, 4)]
+PLACEMENTS = [
+    (side, x, y)
+    for side in (56, 60, 64)
+    for x in range(0, SIZE - side + 1, 4)
+    for y in range(0, SIZE - side + 1, 4)
+]
 
 
 def place(source: Image.Image, side: int, x: int, y: int) -> np.ndarray:
@@ -47,9 +59,15 @@ def place_on_grid(source: Image.Image, side: int, x: int, y: int) -> np.ndarray:
 
 
 def place_freely(source: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Any size, corner and a slight turn, for the probe, which has to be hard to fool; uint8 array [SIZE, SIZE, 3]."""
+    """Any size, corner and a slight turn, for the probe, which has to be hard to fool; uint8 array [SIZE,
+    SIZE, 3].
+    """
     side = int(rng.integers(int(SIZE * 0.8), SIZE + 1))
-    image = source.rotate(float(rng.uniform(-8, 8)), resample=Image.Resampling.BICUBIC) if rng.random() < 0.5 else source
+    image = (
+        source.rotate(float(rng.uniform(-8, 8)), resample=Image.Resampling.BICUBIC)
+        if rng.random() < 0.5
+        else source
+    )
     return place(image, side, int(rng.integers(0, SIZE - side + 1)), int(rng.integers(0, SIZE - side + 1)))
 
 
@@ -61,4 +79,9 @@ def draw(art_dir: str, concept: str, style: str, placement: tuple[int, int, int]
 
 def build(art_dir: str, concepts: list[str]) -> np.ndarray:
     """All concepts in all styles and placements; uint8 [concepts, styles, placements, SIZE, SIZE, 3]."""
-    return np.stack([np.stack([np.stack([draw(art_dir, c, s, p) for p in PLACEMENTS]) for s in STYLE_SETS]) for c in concepts])
+    return np.stack(
+        [
+            np.stack([np.stack([draw(art_dir, c, s, p) for p in PLACEMENTS]) for s in STYLE_SETS])
+            for c in concepts
+        ]
+    )

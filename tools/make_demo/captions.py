@@ -1,4 +1,6 @@
-"""Captions: names and synonyms in plain templates, with and without a style; some name only the group; some are empty."""
+"""Captions: names and synonyms in plain templates, with and without a style; some name only the group; some
+are empty.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,24 @@ from sage_core.demo.vocabulary import STYLES, Concept
 CANONICAL = "a {style} drawing of a {name}"  # the bundled model was trained on captions with "a" everywhere
 
 STYLED = (
-    CANONICAL, "a {style} {name}", "{name}, {style}", "a {name} in {style} style", "{style} {name}",
-    "a picture of a {name}, {style} style", "a {style} picture of a {name}", "{style} style {name}",
+    CANONICAL,
+    "a {style} {name}",
+    "{name}, {style}",
+    "a {name} in {style} style",
+    "{style} {name}",
+    "a picture of a {name}, {style} style",
+    "a {style} picture of a {name}",
+    "{style} style {name}",
 )
-PLAIN = ("{name}", "a {name}", "a picture of a {name}", "a drawing of a {name}", "an image of a {name}", "the {name}", "a photo of a {name}")
+PLAIN = (
+    "{name}",
+    "a {name}",
+    "a picture of a {name}",
+    "a drawing of a {name}",
+    "an image of a {name}",
+    "the {name}",
+    "a photo of a {name}",
+)
 ADJECTIVES = ("cute", "small", "big", "lovely", "simple", "beautiful", "single", "nice", "funny", "large")
 
 
@@ -36,7 +52,15 @@ def all_words() -> list[str]:
     """Every word that a caption can hold, for the tokenizer."""
     from sage_core.demo.vocabulary import concepts
 
-    texts = [*STYLED, *PLAIN, *ADJECTIVES, *STYLES, "photo of an image style the drawing artwork depicting showing painting"]
+    texts = [
+        *STYLED,
+        *PLAIN,
+        *ADJECTIVES,
+        *STYLES,
+        "photo of an image style the drawing artwork depicting showing painting",
+    ]
     for c in concepts():
         texts += [c.name, c.group, *c.synonyms]
-    return sorted({w for t in texts for w in t.replace("{name}", "").replace("{style}", "").replace(",", " ").split()})
+    return sorted(
+        {w for t in texts for w in t.replace("{name}", "").replace("{style}", "").replace(",", " ").split()}
+    )

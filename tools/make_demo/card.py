@@ -29,20 +29,27 @@ SEED = 20_000
 
 def questions() -> dict[str, list[tuple[str, str, str | None]]]:
     """(prompt, concept, style) of every figure on the card."""
+
     def styled(word: str, style: str) -> str:
         return canonical(style, word)
 
     trained = [(c, s) for c in concepts() for s in STYLES if (c.name, s) not in HELD_OUT_PAIRS]
     return {
         "names with style": [(styled(c.name, s), c.name, s) for c, s in trained] * 2,
-        "synonyms with style": [(styled(w, STYLES[i % 4]), c.name, STYLES[i % 4]) for c in concepts() for i, w in enumerate(c.synonyms)],
+        "synonyms with style": [
+            (styled(w, STYLES[i % 4]), c.name, STYLES[i % 4])
+            for c in concepts()
+            for i, w in enumerate(c.synonyms)
+        ],
         "names without style": [(picture_of(c.name, THING), c.name, None) for c in concepts()],
         "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(HELD_OUT_PAIRS)] * 8,
     }
 
 
 def measure(model, judge) -> tuple[dict[str, tuple[float, float | None, int]], dict[str, torch.Tensor]]:
-    """Per figure: share with the concept seen, share with the style seen, number of pictures; and the pictures."""
+    """Per figure: share with the concept seen, share with the style seen, number of pictures; and the
+    pictures.
+    """
     figures, pictures, seed = {}, {}, SEED
     for name, asked in questions().items():
         images = model.generate([p for p, _, _ in asked], list(range(seed, seed + len(asked))), batch=32)
@@ -67,15 +74,27 @@ def seconds_per_image(model, count: int = 7) -> float:
     return statistics.median(times[1:])
 
 
-def write_card(figures, seconds: float, probe: dict[str, float], megabytes: float, parameters: dict[str, int], training: str) -> None:
-    rows = "\n".join(f"| {name} | {c:.1%} | {'–' if s is None else f'{s:.1%}'} | {n} |" for name, (c, s, n) in figures.items())
+def write_card(
+    figures,
+    seconds: float,
+    probe: dict[str, float],
+    megabytes: float,
+    parameters: dict[str, int],
+    training: str,
+) -> None:
+    rows = "\n".join(
+        f"| {name} | {c:.1%} | {'–' if s is None else f'{s:.1%}'} | {n} |"
+        for name, (c, s, n) in figures.items()
+    )
     probes = "\n".join(f"| {name} | {value:.1%} |" for name, value in probe.items())
     sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in parameters.items())
-    write_text(DEMO / "README.md", f"""# The bundled model
+    write_text(
+        DEMO / "README.md",
+        f"""# The bundled model
 
 A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text encoder, UNet with cross-attention,
 TAESD-layout autoencoder, SD 1.x's noise schedule, epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
-{len(STYLES)} styles ({', '.join(STYLES)}) at 64 x 64 pixels.
+{len(STYLES)} styles ({", ".join(STYLES)}) at 64 x 64 pixels.
 It says nothing about Stable Diffusion itself.
 
 | | |
@@ -94,7 +113,7 @@ Share of pictures in which the probe sees what was asked for. Seeds from {SEED},
 |---|---|---|---|
 {rows}
 
-The held-out pairs ({', '.join(f'{n} in {s}' for n, s in sorted(HELD_OUT_PAIRS))}) were never shown in training.
+The held-out pairs ({", ".join(f"{n} in {s}" for n, s in sorted(HELD_OUT_PAIRS))}) were never shown in training.
 Prompts of the synonym row use words for a thing other than its name, all of which were in the captions; the eraser is given none of them.
 
 ## The probe
@@ -112,13 +131,16 @@ It recognises drawings of these sets; it is no judge of pictures at large.
 
 The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the top of the repository. The
 pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
-""")
+""",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--art", required=True, help="the rasterised drawings, for the probe's own accuracy")
-    parser.add_argument("--training", default="see sage_core/demo/make", help="how long it was trained, for the card")
+    parser.add_argument(
+        "--training", default="see sage_core/demo/make", help="how long it was trained, for the card"
+    )
     parser.add_argument("--sheets", type=Path, help="also write contact sheets into this folder")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -130,11 +152,16 @@ def main() -> None:
     parts = {"UNet": model.unet, "text encoder": model.text.encoders[0], "autoencoder": model.vae}
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in parts.items()}
     megabytes = sum(p.stat().st_size for p in DEMO.rglob("*") if p.is_file()) / 1e6
-    write_card(figures, seconds, probe_training.accuracy(judge.probe, args.art), megabytes, parameters, args.training)
+    write_card(
+        figures, seconds, probe_training.accuracy(judge.probe, args.art), megabytes, parameters, args.training
+    )
     if args.sheets:
         asked, images = questions()["names with style"], pictures["names with style"]
         half = len(asked) // 2
-        write_picture(sheet(images[:half], [c for _, c, _ in asked[:half]], columns=24, side=64), args.sheets / "names.png")
+        write_picture(
+            sheet(images[:half], [c for _, c, _ in asked[:half]], columns=24, side=64),
+            args.sheets / "names.png",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Write the trained parts as a diffusers folder in half precision, with the key names that every version reads."""
+"""Write the trained parts as a diffusers folder in half precision, with the key names that every version
+reads.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,23 @@ from safetensors.torch import load_file, save_file
 from .model import SCHEDULE
 
 INDEX = {
-    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.31.0", "feature_extractor": [None, None], "safety_checker": [None, None],
-    "requires_safety_checker": False, "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderTiny"],
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.31.0",
+    "feature_extractor": [None, None],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
 }
 
 
 def half(source: Path, target: Path, rename=lambda key: key) -> None:
-    weights = {rename(k): v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(source).items()}
+    weights = {
+        rename(k): v.half().contiguous() if v.is_floating_point() else v for k, v in load_file(source).items()
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, target, metadata={"format": "pt"})
 
@@ -29,7 +40,11 @@ def text_model_prefix(key: str) -> str:
 
 
 def export(work: Path, out: Path) -> None:
-    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
         rename = text_model_prefix if part == "text_encoder" else (lambda key: key)
         half(work / part / f"{name}.safetensors", out / part / f"{name}.safetensors", rename)
         config = json.loads((work / part / "config.json").read_text(encoding="utf-8"))

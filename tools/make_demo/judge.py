@@ -1,4 +1,6 @@
-"""Train the probe on real drawings only: the four styles of the model, and three sets that the model never sees."""
+"""Train the probe on real drawings only: the four styles of the model, and three sets that the model never
+sees.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,19 @@ from .optim import Schedule
 
 
 def pictures(art_dir: str, copies: int, seed: int):
-    """Images uint8 [n, 3, 64, 64], concept labels [n], style labels [n] (-1: a set that is none of the styles)."""
+    """Images uint8 [n, 3, 64, 64], concept labels [n], style labels [n] (-1: a set that is none of the
+    styles).
+    """
     rng = np.random.default_rng(seed)
     images, concepts, styles = [], [], []
     for i, name in enumerate(names()):
         for _ in range(copies):
             for j, style in enumerate(STYLES):
-                images.append(art.draw(art_dir, name, style, tuple(rng.choice(art.PLACEMENTS))) if style == "pixel art" or rng.random() < 0.3
-                              else art.place_freely(art.drawing(art_dir, art.STYLE_SETS[style], name), rng))
+                images.append(
+                    art.draw(art_dir, name, style, tuple(rng.choice(art.PLACEMENTS)))
+                    if style == "pixel art" or rng.random() < 0.3
+                    else art.place_freely(art.drawing(art_dir, art.STYLE_SETS[style], name), rng)
+                )
                 concepts.append(i)
                 styles.append(j)
             for other in art.PROBE_SETS:
@@ -34,7 +41,11 @@ def pictures(art_dir: str, copies: int, seed: int):
                     images.append(art.place_freely(source, rng))
                     concepts.append(i)
                     styles.append(-1)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(concepts), torch.tensor(styles)
+    return (
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        torch.tensor(concepts),
+        torch.tensor(styles),
+    )
 
 
 def spoil(x: torch.Tensor) -> torch.Tensor:
@@ -48,7 +59,7 @@ def spoil(x: torch.Tensor) -> torch.Tensor:
     x = x + 0.12 * torch.rand(n, 1, 1, 1) * torch.randn_like(x)
     top, left = torch.randint(0, 64, (2, n)).tolist()
     for i in range(0, n, 3):
-        x[i, :, top[i]:top[i] + 14, left[i]:left[i] + 14] = 1.0
+        x[i, :, top[i] : top[i] + 14, left[i] : left[i] + 14] = 1.0
     return x.clamp(-1, 1)
 
 
@@ -64,14 +75,18 @@ def train(art_dir: str, seconds: float, out: Path, batch: int = 128, seed: int =
         index = torch.randint(len(images), (batch,))
         with torch.autocast("cpu", torch.bfloat16):
             c, s = probe(spoil(images[index].float().div(127.5).sub(1)))
-        loss = F.cross_entropy(c.float(), concepts[index], label_smoothing=0.05) + 0.5 * F.cross_entropy(s.float(), styles[index], ignore_index=-1)
+        loss = F.cross_entropy(c.float(), concepts[index], label_smoothing=0.05) + 0.5 * F.cross_entropy(
+            s.float(), styles[index], ignore_index=-1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         step += 1
         if step % 50 == 0:
             right = (c.argmax(-1) == concepts[index]).float().mean().item()
-            print(f"probe {elapsed:5.0f} s  step {step}  loss {loss.item():.3f}  right {right:.3f}", flush=True)
+            print(
+                f"probe {elapsed:5.0f} s  step {step}  loss {loss.item():.3f}  right {right:.3f}", flush=True
+            )
     save_file({k: v.half() if v.is_floating_point() else v for k, v in probe.state_dict().items()}, out)
     return probe.eval()
 
@@ -83,5 +98,8 @@ def accuracy(probe: Probe, art_dir: str, seed: int = 1) -> dict[str, float]:
     c, s = zip(*(probe(x.float().div(127.5).sub(1)) for x in images.split(256)))
     c, s, own = torch.cat(c).argmax(-1), torch.cat(s).argmax(-1), styles >= 0
     right = (c == concepts).float()
-    return {"concept, the model's styles": right[own].mean().item(), "concept, other sets": right[~own].mean().item(),
-            "style": (s == styles)[own].float().mean().item()}
+    return {
+        "concept, the model's styles": right[own].mean().item(),
+        "concept, other sets": right[~own].mean().item(),
+        "style": (s == styles)[own].float().mean().item(),
+    }

@@ -1,4 +1,6 @@
-"""Muon for the matrices, AdamW for the rest: fewer steps to the same picture, which is what two cores can afford."""
+"""Muon for the matrices, AdamW for the rest: fewer steps to the same picture, which is what two cores can
+afford.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ def build_optimizers(modules, muon_lr: float, adam_lr: float, skip=("embedding",
         for name, p in module.named_parameters():
             hidden = p.ndim >= 2 and not any(s in name for s in skip) and min(p.shape[0], p[0].numel()) > 4
             (matrices if hidden else others).append(p)
-    return [Muon(matrices, lr=muon_lr), torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.97), weight_decay=0.01)]
+    return [
+        Muon(matrices, lr=muon_lr),
+        torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.97), weight_decay=0.01),
+    ]
 
 
 class Schedule:

@@ -1,4 +1,6 @@
-"""Which text states a closed form edits, what they become, and which it keeps (see closed_form.py for the equation)."""
+"""Which text states a closed form edits, what they become, and which it keeps (see closed_form.py for the
+equation).
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,22 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # (state of the concept, what i
 
 
 def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """C and G [n, width], row for row, and R^T R [width, width], in float64; of bare words, and of words in some templates too.
+    """C and G [n, width], row for row, and R^T R [width, width], in float64; of bare words, and of words in
+    some templates too.
 
-    Of a thing's names: the last token's state, the end state, and the mean of the padding's, which the UNet reads as well; each is
-    to become what the aim has there. Of a style, shown on a few things: the same and every token between, since the thing's own
-    state knows of the style; each is to become what the prompt without the style has there.
+    Of a thing's names: the last token's state, the end state, and the mean of the padding's, which the UNet
+    reads as well; each is to become what the aim has there. Of a style, shown on a few things: the same and
+    every token between, since the thing's own state knows of the style; each is to become what the prompt
+    without the style has there.
     """
     edited, wanted = _pairs(context, config, context.names, _some_things(context), config.styled, plain=True)
     return edited, wanted, kept_moment(context, config)
 
 
 def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in some styles, a style on other things."""
+    """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in
+    some styles, a style on other things.
+    """
     names, things = context.names[:UNSEEN_NAMES], _some_things(context, skip=1)
     return _pairs(context, config, names, things, styled=True, plain=False)
 
@@ -53,8 +59,9 @@ def unstyled(context, name: str, count: int) -> list[str]:
     return [OPEN, *ending[:count]]
 
 
-def _pairs(context, config: ClosedForm, names: list[str], things: list[str], styled: bool,
-           plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(
+    context, config: ClosedForm, names: list[str], things: list[str], styled: bool, plain: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles (`styled`)."""
     aim, pairs = config.aim.strip(), []
     for name in names:
@@ -75,7 +82,11 @@ def kept_moment(context, config: ClosedForm) -> torch.Tensor:
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
             states = context.model.text.encode(tokens).hidden.cpu().double()
-        rows = states.flatten(0, 1) if config.everywhere else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
+        rows = (
+            states.flatten(0, 1)
+            if config.everywhere
+            else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
+        )
         moment, total = moment + rows.T @ rows, total + states.sum(0)
     return moment + config.shared / len(prompts) * total.T @ total
 
@@ -83,7 +94,11 @@ def kept_moment(context, config: ClosedForm) -> torch.Tensor:
 def kept_prompts(context, config: ClosedForm) -> list[str]:
     """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
     words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
-    beside = [context.plain(s, w) for s in context.other_styles for w in _some_things(context)] if context.style else []
+    beside = (
+        [context.plain(s, w) for s in context.other_styles for w in _some_things(context)]
+        if context.style
+        else []
+    )
     prompts = []
     for i, word in enumerate([*words, *beside]):
         own = concept_templates(word, context.kind_of(word))
@@ -107,7 +122,9 @@ def _some_things(context, skip: int = 0) -> list[str]:
 
 
 def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
-    """Of a prompt that ends with the name: its last token, the end and the padding become what the aim has there."""
+    """Of a prompt that ends with the name: its last token, the end and the padding become what the aim has
+    there.
+    """
     end = 1 + len(context.model.text.words(prompt))
     return list(zip(last_word(_states(context, prompt), end), last_word(_states(context, aim), end)))
 

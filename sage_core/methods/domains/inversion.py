@@ -1,8 +1,10 @@
-"""A self-check at no cost: embeddings in the name's place that learn, by the very backward pass that erases, to undo the erasing.
+"""A self-check at no cost: embeddings in the name's place that learn, by the very backward pass that erases,
+to undo the erasing.
 
-Whoever wants the concept back learns words for it (concept inversion, Pham et al., arXiv 2308.01508), so the check does the same.
-It needs no pass of its own: the erasing loss is differentiated anyway, and one backward gives the adapter's gradient, which goes
-down, and the embeddings', which goes up (free adversarial training, Shafahi et al., arXiv 1904.12843).
+Whoever wants the concept back learns words for it (concept inversion, Pham et al., arXiv 2308.01508), so the
+check does the same. It needs no pass of its own: the erasing loss is differentiated anyway, and one backward
+gives the adapter's gradient, which goes down, and the embeddings', which goes up (free adversarial training,
+Shafahi et al., arXiv 1904.12843).
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from ..search.adam import load_adam
 
 @dataclass(frozen=True)
 class NameInversion:
-    """vectors: free embeddings in the name's place; pool: names that are learnt at once; stride: of their Adam, in units of the
-    embedding table's root mean square; plain: the share of the samples that are the concept's names in plain templates; beside: the
-    share of new names that start from a word like the concept instead of from the concept's own; fresh: how often one starts anew;
-    random: move as far, but anywhere (the ablation)."""
+    """vectors: free embeddings in the name's place; pool: names that are learnt at once; stride: of their
+    Adam, in units of the embedding table's root mean square; plain: the share of the samples that are the
+    concept's names in plain templates; beside: the share of new names that start from a word like the concept
+    instead of from the concept's own; fresh: how often one starts anew; random: move as far, but anywhere
+    (the ablation).
+    """
 
     vectors: int = 2
     pool: int = 4
@@ -38,7 +42,10 @@ class NameInversion:
 
 @dataclass
 class Learnt:
-    """A learnt name: `free` [vectors, width], a tensor an encoder; `name`: which of the concept's names it stands for."""
+    """A learnt name:
+
+    `free` [vectors, width], a tensor an encoder; `name`: which of the concept's names it stands for.
+    """
 
     name: str
     free: list[torch.Tensor]
@@ -53,20 +60,28 @@ class NameInversionSearch:
     used: list[Learnt] = field(default_factory=list)
     generator: torch.Generator | None = None
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
-        """Prompts of the concept, one a scene: learnt names first, the concept's own in plain templates behind them."""
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
+        """Prompts of the concept, one a scene: learnt names first, the concept's own in plain templates
+        behind them.
+        """
         count = self.plain_rows(len(scenes)).start
         self.generator = generator
         self.renew(rng)
         self.used = rng.sample(self.learnt, min(count, len(self.learnt)))
         for learnt in self.used:
             learnt.optimizer.zero_grad()
-        rows = [self.encode(self.used[i % len(self.used)], rng, scene) for i, scene in enumerate(scenes[:count])]
+        rows = [
+            self.encode(self.used[i % len(self.used)], rng, scene) for i, scene in enumerate(scenes[:count])
+        ]
         plain = [self.context.erased_prompt(rng, scene) for scene in scenes[count:]]
         return Conditioning.cat([*rows, self.context.model.encode(plain)] if plain else rows)
 
     def plain_rows(self, samples: int) -> slice:
-        """Which of so many samples are the concept's own names: the last ones, and at least one is a learnt name."""
+        """Which of so many samples are the concept's own names: the last ones, and at least one is a learnt
+        name.
+        """
         return slice(samples - min(samples - 1, round(self.config.plain * samples)), None)
 
     def learn(self) -> None:
@@ -86,19 +101,29 @@ class NameInversionSearch:
 
     def new(self, rng: random.Random) -> Learnt:
         """A name that starts as one of the concept's own, or as a word that is like it."""
-        name, beside = rng.choice(self.context.names), self.context.other_styles if self.context.style else self.context.nearest()
+        name, beside = (
+            rng.choice(self.context.names),
+            (self.context.other_styles if self.context.style else self.context.nearest()),
+        )
         start = rng.choice(beside) if beside and rng.random() < self.config.beside else name
         return self.made(name, own_vectors(self.context.model.text, start, self.config.vectors))
 
     def made(self, name: str, start: list[torch.Tensor]) -> Learnt:
         free = [e.clone().requires_grad_(True) for e in start]
-        groups = [{"params": [f], "lr": self.config.stride * scale} for f, scale in zip(free, self.context.model.text.scales)]
+        groups = [
+            {"params": [f], "lr": self.config.stride * scale}
+            for f, scale in zip(free, self.context.model.text.scales)
+        ]
         return Learnt(name, free, torch.optim.Adam(groups, betas=(0.8, 0.95), maximize=True))
 
     def encode(self, learnt: Learnt, rng: random.Random, scene: str | None) -> Conditioning:
         """T of a random template with the learnt name in it, one row."""
         text = self.context.model.text
-        return encode_vectors(text, compose_vectors(text, self.config.vectors, self.context.template(rng, scene, learnt.name)), learnt.free)
+        return encode_vectors(
+            text,
+            compose_vectors(text, self.config.vectors, self.context.template(rng, scene, learnt.name)),
+            learnt.free,
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a saved run needs to go on."""
@@ -114,7 +139,10 @@ class NameInversionSearch:
         count = len(self.context.model.text.encoders)
         self.learnt = []
         for i in range(sum(k.endswith(".name") for k in tensors)):
-            parts = [{k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"{i}.{j}.")} for j in range(count)]
+            parts = [
+                {k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"{i}.{j}.")}
+                for j in range(count)
+            ]
             learnt = self.made(self.context.names[int(tensors[f"{i}.name"])], [p["free"] for p in parts])
             for free, part in zip(learnt.free, parts):
                 load_adam(learnt.optimizer, free, part)

@@ -1,5 +1,8 @@
-"""RealEra's domain (arXiv 2410.09140): random neighbours of the concept's embedding. The authors published neither code nor
-values; this is our reconstruction of the abstract: e' = e_c + delta with cos(e', e_c) in [s1, s2]."""
+"""RealEra's domain (arXiv 2410.09140): random neighbours of the concept's embedding.
+
+The authors published neither code nor values; this is our reconstruction of the abstract: e' = e_c + delta
+with cos(e', e_c) in [s1, s2].
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from ...diffusion.text import Conditioning
 
 @dataclass(frozen=True)
 class Neighbours:
-    """nearest and farthest: s2 and s1, cosines to the concept's state; bare: the share of samples that are the concept itself."""
+    """nearest and farthest: s2 and s1, cosines to the concept's state; bare: the share of samples that are
+    the concept itself.
+    """
 
     farthest: float = 0.7
     nearest: float = 1.0
@@ -23,11 +28,18 @@ class Neighbours:
         return NeighboursDomain(self, context)
 
 
-def around(cond: Conditioning, frozen: Conditioning, empty: Conditioning, cosines: torch.Tensor, generator: torch.Generator) -> Conditioning:
-    """Rows of `cond` turned away from `frozen` in a random direction until their cosine to it is `cosines` [n].
+def around(
+    cond: Conditioning,
+    frozen: Conditioning,
+    empty: Conditioning,
+    cosines: torch.Tensor,
+    generator: torch.Generator,
+) -> Conditioning:
+    """Rows of `cond` turned away from `frozen` in a random direction until their cosine to it is `cosines`
+    [n].
 
-    Measured from the empty prompt's state, over all tokens at once; the length stays. The shift itself is a constant, so that
-    gradients reach an encoder in training through `cond`.
+    Measured from the empty prompt's state, over all tokens at once; the length stays. The shift itself is a
+    constant, so that gradients reach an encoder in training through `cond`.
     """
     away = (frozen.hidden - empty.hidden).float()
     noise = torch.randn(away.shape, generator=generator).to(away)
@@ -49,7 +61,9 @@ class NeighboursDomain:
     config: Neighbours
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
         """The concept's prompts, one a scene, some as they are and some turned away."""
         chosen = [(scene, rng.choice(self.context.names)) for scene in scenes]
         prompts = [self.context.plain(name, scene) for scene, name in chosen]

@@ -1,4 +1,6 @@
-"""AdvUnlearn's attack (Zhang et al., arXiv 2405.15234): one free token before the concept's name, found through the UNet."""
+"""AdvUnlearn's attack (Zhang et al., arXiv 2405.15234): one free token before the concept's name, found
+through the UNet.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from ..search.through_unet import search
 
 @dataclass(frozen=True)
 class PrefixToken:
-    """steps: of the search, in every cycle; rate: of its Adam, in units of the embedding table's root mean square (the
-    paper's 1e-3 on CLIP-L's table, whose root mean square is about 0.015)."""
+    """steps: of the search, in every cycle; rate: of its Adam, in units of the embedding table's root mean
+    square (the paper's 1e-3 on CLIP-L's table, whose root mean square is about 0.015).
+    """
 
     steps: int = 30
     rate: float = 0.07
@@ -33,8 +36,13 @@ class PrefixTokenSearch:
     config: PrefixToken
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
-        """The concept's prompts behind the token found in this cycle, one a scene. It starts from a random word of the table."""
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
+        """The concept's prompts behind the token found in this cycle, one a scene.
+
+        It starts from a random word of the table.
+        """
         text, name = self.context.model.text, rng.choice(self.context.names)
         prompts = text.tokenize(["a " + self.context.plain(name, scene) for scene in scenes])
         base = text.embed(prompts)
@@ -44,8 +52,12 @@ class PrefixTokenSearch:
 
         def conditioning(rows: slice = slice(0, 1)) -> Conditioning:
             own = [b[rows] for b in base]
-            first = torch.cat([own[0][:, :1], free.view(1, 1, -1).expand(len(own[0]), -1, -1), own[0][:, 2:]], dim=1)
-            return text.encode(Tokens([ids[rows] for ids in prompts.ids], prompts.end[rows]), [first, *own[1:]])
+            first = torch.cat(
+                [own[0][:, :1], free.view(1, 1, -1).expand(len(own[0]), -1, -1), own[0][:, 2:]], dim=1
+            )
+            return text.encode(
+                Tokens([ids[rows] for ids in prompts.ids], prompts.end[rows]), [first, *own[1:]]
+            )
 
         search(self.context, rng, free, conditioning, optimizer, self.config.steps, same_state=False)
         free = free.detach()

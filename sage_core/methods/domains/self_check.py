@@ -1,11 +1,14 @@
-"""SAGE's self-check: find prompts that the encoder in training still encodes as the concept (arXiv 2506.09363).
+"""SAGE's self-check: find prompts that the encoder in training still encodes as the concept (arXiv
+2506.09363).
 
-Inside-out: the search starts from real prompts with the concept in them and moves only the TEMPLATE words' embeddings.
-The authors published neither code nor equations that could be read; this is our reconstruction of them:
+Inside-out: the search starts from real prompts with the concept in them and moves only the TEMPLATE words'
+embeddings. The authors published neither code nor equations that could be read; this is our reconstruction of
+them:
 
     maximise  cos(T(tau_p), T0(c)) - beta relu(m - cos(T0(tau_p), T0(c)))
 
-The first term is the leak, the second keeps the prompt inside what the original encoder calls the concept. No UNet pass.
+The first term is the leak, the second keeps the prompt inside what the original encoder calls the concept. No
+UNet pass.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from ...prompts.templates import concept_templates
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in units of an
-    embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle; pool: how many of the
-    strongest are kept; plain: the share of the samples that are the concept's names in plain templates; random: replace every
-    gradient by a random direction (the outside-in ablation)."""
+    """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in
+    units of an embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle;
+    pool: how many of the strongest are kept; plain: the share of the samples that are the concept's names in
+    plain templates; random: replace every gradient by a random direction (the outside-in ablation).
+    """
 
     steps: int = 6
     stride: float = 0.6
@@ -42,7 +46,10 @@ class SelfCheck:
 
 @dataclass(eq=False)
 class Attack:
-    """A found prompt: free embeddings for its real tokens, template words moved. `leak`: how much still shows."""
+    """A found prompt: free embeddings for its real tokens, template words moved.
+
+    `leak`: how much still shows.
+    """
 
     name: str
     prompts: ConceptPrompts
@@ -52,7 +59,10 @@ class Attack:
 
     def conditioning(self, text) -> Conditioning:
         """T(tau_p) over all 77 tokens, as the UNet reads it."""
-        padded = [torch.cat([e, whole[:, e.shape[1] :]], dim=1) for e, whole in zip(self.embeddings, text.embed(self.prompts.tokens))]
+        padded = [
+            torch.cat([e, whole[:, e.shape[1] :]], dim=1)
+            for e, whole in zip(self.embeddings, text.embed(self.prompts.tokens))
+        ]
         return text.encode(self.prompts.tokens, padded)
 
 
@@ -64,8 +74,12 @@ class SelfCheckSearch:
     context: object  # context.Context: the model, the adapter, the names, the empty prompt's end state
     pool: list[Attack] = field(default_factory=list)
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
-        """Conditionings that still mean the concept, one a scene: fresh finds T(tau_p), the pool's strongest, plain prompts last."""
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
+        """Conditionings that still mean the concept, one a scene: fresh finds T(tau_p), the pool's strongest,
+        plain prompts last.
+        """
         plain = min(len(scenes) - 1, round(self.config.plain * len(scenes)))
         found = self.found(rng, generator, scenes[: len(scenes) - plain])
         names = [self.context.erased_prompt(rng, scene) for scene in scenes[len(scenes) - plain :]]
@@ -77,16 +91,23 @@ class SelfCheckSearch:
         self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
         known = [*fresh, *(a for a in self.pool if a not in fresh)]
         chosen, uses = [], {id(a): 0 for a in known}
-        for scene in scenes:  # the least used one that shows this very scene: a style's prompt must not change what it shows
+        for scene in (
+            scenes
+        ):  # the least used one that shows this very scene: a style's prompt must not change what it shows
             attack = min((a for a in known if a.scene == scene), key=lambda a: uses[id(a)])
             uses[id(attack)] += 1
             chosen.append(attack)
         return Conditioning.cat([a.conditioning(self.context.model.text) for a in chosen])
 
-    def search(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> list[Attack]:
+    def search(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> list[Attack]:
         """One cycle of the search, from `attacks` random templates, or from one for each of a style's scenes."""
         context, config = self.context, self.config
-        name, shown = rng.choice(context.names), [None] * config.attacks if scenes[0] is None else list(dict.fromkeys(scenes))
+        name, shown = (
+            rng.choice(context.names),
+            ([None] * config.attacks if scenes[0] is None else list(dict.fromkeys(scenes))),
+        )
         if scenes[0] is None:
             templates = rng.sample(concept_templates(name, context.kind), config.attacks)
         else:
@@ -94,14 +115,19 @@ class SelfCheckSearch:
         prompts = compose(context.model.text, name, templates)
         for row, scene in enumerate(shown):
             if scene is not None:  # what a style is shown on must stay what it is
-                prompts.template[row] &= ~torch.isin(prompts.tokens.ids[0][row], torch.tensor(context.model.text.words(scene)).to(prompts.template.device))
+                prompts.template[row] &= ~torch.isin(
+                    prompts.tokens.ids[0][row],
+                    torch.tensor(context.model.text.words(scene)).to(prompts.template.device),
+                )
         start = context.model.text.embed(prompts.tokens.trimmed())
         moved, leak = start, torch.ones(len(prompts))
         for _ in range(config.steps):
             moved, leak = self.step(prompts, moved, name, generator)
         return [Attack(name, *_row(prompts, moved, i), shown[i], float(leak[i])) for i in range(len(prompts))]
 
-    def objective(self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def objective(
+        self, prompts: ConceptPrompts, embeddings: list[torch.Tensor], name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The equation above and its first term, the leak; both [batch]."""
         leak = self.likeness_to(name, prompts, embeddings)
         with self.context.adapter.off():
@@ -112,7 +138,10 @@ class SelfCheckSearch:
         """cos(T(tau_p), T0(c)) by the encoder as it stands, adapter on (the leak) or off; [batch]."""
         context = self.context
         hidden = context.model.text.encode(prompts.tokens.trimmed(), embeddings).hidden
-        return likeness(meaning(hidden, prompts.read, context.empty_end), context.meaning_of(name).expand(len(prompts), -1, -1))
+        return likeness(
+            meaning(hidden, prompts.read, context.empty_end),
+            context.meaning_of(name).expand(len(prompts), -1, -1),
+        )
 
     def step(self, prompts, embeddings, name, generator) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One normalised-gradient ascent step on the template words' embeddings."""
@@ -125,7 +154,11 @@ class SelfCheckSearch:
         moved = []
         for e, g in zip(embeddings, gradients):
             direction = g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            moved.append(torch.where(mask, e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction, e).detach())
+            moved.append(
+                torch.where(
+                    mask, e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction, e
+                ).detach()
+            )
         return moved, leak
 
     @torch.no_grad()
@@ -136,8 +169,12 @@ class SelfCheckSearch:
         return self.pool
 
 
-def _row(prompts: ConceptPrompts, embeddings: list[torch.Tensor], i: int) -> tuple[ConceptPrompts, list[torch.Tensor]]:
+def _row(
+    prompts: ConceptPrompts, embeddings: list[torch.Tensor], i: int
+) -> tuple[ConceptPrompts, list[torch.Tensor]]:
     """One prompt of a batch, its embeddings cut to its own length."""
     tokens = Tokens([ids[i : i + 1] for ids in prompts.tokens.ids], prompts.tokens.end[i : i + 1])
     length = int(tokens.end) + 1
-    return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1]), [e[i : i + 1, :length].detach() for e in embeddings]
+    return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1]), [
+        e[i : i + 1, :length].detach() for e in embeddings
+    ]

@@ -1,4 +1,6 @@
-"""Receler's attack (Huang et al., arXiv 2311.17717): soft tokens behind the concept in the encoder's OUTPUT, kept across cycles."""
+"""Receler's attack (Huang et al., arXiv 2311.17717): soft tokens behind the concept in the encoder's OUTPUT,
+kept across cycles.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from ..search.through_unet import search
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """tokens: how many; steps: of the search in every cycle; rate and decay: of its Adam (the authors' 0.1 and 0.1)."""
+    """tokens: how many; steps: of the search in every cycle; rate and decay: of its Adam (the authors' 0.1
+    and 0.1).
+    """
 
     tokens: int = 16
     steps: int = 50
@@ -37,7 +41,9 @@ class SoftTokensSearch:
     free: torch.Tensor | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None)
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
         """The concept's prompts, one a scene, with the soft tokens behind them."""
         name, text = rng.choice(self.context.names), self.context.model.text
         prompts = [self.context.plain(name, scene) for scene in scenes]
@@ -46,7 +52,9 @@ class SoftTokensSearch:
         def conditioning(rows: slice = slice(0, 1)) -> Conditioning:
             tokens = text.tokenize(prompts[rows])
             cond = text.encode(tokens)
-            place = torch.arange(cond.hidden.shape[1], device=tokens.end.device)[None] - tokens.end[:, None]  # 0 at the end token
+            place = (
+                torch.arange(cond.hidden.shape[1], device=tokens.end.device)[None] - tokens.end[:, None]
+            )  # 0 at the end token
             soft = self.free[place.clamp(0, len(self.free) - 1)].to(cond.hidden)
             inside = (place >= 0) & (place < len(self.free))
             return Conditioning(torch.where(inside[..., None], soft, cond.hidden), cond.pooled)
@@ -56,12 +64,22 @@ class SoftTokensSearch:
 
     def prepare(self, width: int, generator: torch.Generator) -> None:
         if self.free is None:
-            self.free = torch.rand(self.config.tokens, width, generator=generator).to(self.context.model.device).requires_grad_(True)
-            self.optimizer = torch.optim.Adam([self.free], lr=self.config.rate, weight_decay=self.config.decay)
+            self.free = (
+                torch.rand(self.config.tokens, width, generator=generator)
+                .to(self.context.model.device)
+                .requires_grad_(True)
+            )
+            self.optimizer = torch.optim.Adam(
+                [self.free], lr=self.config.rate, weight_decay=self.config.decay
+            )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a saved run needs to go on."""
-        return {} if self.free is None else {"free": self.free.detach()} | dict(self.optimizer.state[self.free].items())
+        return (
+            {}
+            if self.free is None
+            else {"free": self.free.detach()} | dict(self.optimizer.state[self.free].items())
+        )
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         self.prepare(tensors["free"].shape[1], torch.Generator())

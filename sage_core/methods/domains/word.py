@@ -1,4 +1,6 @@
-"""The fixed word: the concept in plain templates, nothing searched (ESD, arXiv 2303.07345, and SAGE's ablation)."""
+"""The fixed word: the concept in plain templates, nothing searched (ESD, arXiv 2303.07345, and SAGE's
+ablation).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ class WordDomain:
     config: Word
     context: object
 
-    def __call__(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
+    def __call__(
+        self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
+    ) -> Conditioning:
         """Conditionings of the concept's names, one a scene."""
-        return self.context.model.encode([self.prompt(rng, rng.choice(self.context.names), scene) for scene in scenes])
+        return self.context.model.encode(
+            [self.prompt(rng, rng.choice(self.context.names), scene) for scene in scenes]
+        )
 
     def prompt(self, rng: random.Random, name: str, scene: str | None) -> str:
         if not self.config.templates:

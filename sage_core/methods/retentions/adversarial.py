@@ -1,6 +1,7 @@
-"""EAP's retention (Bui et al., arXiv 2410.15618): keep the word that the erasing hurts most, sought by ascent.
+"""EAP's retention (Bui et al., arXiv 2410.15618): keep the word that the erasing hurts most, sought by
+ascent.
 
-    min over weights, max over pi   | z0(c_r) - z0_0(c_r) |^2,   c_r = GumbelSoftmax(pi) . E
+min over weights, max over pi   | z0(c_r) - z0_0(c_r) |^2,   c_r = GumbelSoftmax(pi) . E
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from ..states import Rows
 
 @dataclass(frozen=True)
 class Adversarial:
-    """weight: of the term; batch: samples a step; words: how many candidates; temperature, hard, rate: of the choice."""
+    """weight: of the term; batch: samples a step; words: how many candidates; temperature, hard, rate: of the
+    choice.
+    """
 
     weight: float = 1.0
     batch: int = 1
@@ -28,10 +31,16 @@ class Adversarial:
 
     def passes(self, walk: int, batch: int) -> int:
         """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
-        return self.batch * (ROW + ROW + FORWARD + ROW + walk)  # trained and frozen with gradients, frozen again, kept
+        return self.batch * (
+            ROW + ROW + FORWARD + ROW + walk
+        )  # trained and frozen with gradients, frozen again, kept
 
     def start(self, context) -> AdversarialTerm:
-        return AdversarialTerm(self, context, Mixture(context, context.nearest(self.words), self.temperature, self.hard, self.rate))
+        return AdversarialTerm(
+            self,
+            context,
+            Mixture(context, context.nearest(self.words), self.temperature, self.hard, self.rate),
+        )
 
 
 @dataclass
@@ -47,7 +56,9 @@ class AdversarialTerm:
 
         def damage(weights: torch.Tensor) -> torch.Tensor:
             word = self.mixture.embed(weights, n)
-            change = self.context.model.predict_noise(kept.z, kept.t, word) - self.context.predict_frozen(kept.z, kept.t, word)
+            change = self.context.model.predict_noise(kept.z, kept.t, word) - self.context.predict_frozen(
+                kept.z, kept.t, word
+            )
             return (weight * change.square()).mean()
 
         self.mixture.ascend(damage, generator)

@@ -1,5 +1,7 @@
-"""RealEra's beyond-concept term (arXiv 2410.09140, our reconstruction): embeddings outside the erased neighbourhood keep
-their predicted noise. | eps(z_t, e'') - eps0(z_t, e'') |^2 with cos(e'', e_c) in [low, high], below the domain's."""
+"""RealEra's beyond-concept term (arXiv 2410.09140, our reconstruction): embeddings outside the erased
+neighbourhood keep their predicted noise. | eps(z_t, e'') - eps0(z_t, e'') |^2 with cos(e'', e_c) in [low,
+high], below the domain's.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,13 @@ class BeyondConceptTerm:
         prompts = [self.context.plain(name, scene) for scene, name in chosen]
         frozen = self.context.frozen_rows(prompts)
         empty = self.context.frozen_rows([self.context.neutral(scene, name) for scene, name in chosen])
-        shifts = around(frozen, frozen, empty, draw_cosines(rng, self.config.low, self.config.high, count), generator)
+        shifts = around(
+            frozen, frozen, empty, draw_cosines(rng, self.config.low, self.config.high, count), generator
+        )
         with torch.no_grad():
             target = self.context.predict_frozen(states.z, states.t, shifts)
         trained = self.context.model.encode(prompts)
-        moved = Conditioning(trained.hidden + (shifts.hidden - frozen.hidden).to(trained.hidden), trained.pooled)
+        moved = Conditioning(
+            trained.hidden + (shifts.hidden - frozen.hidden).to(trained.hidden), trained.pooled
+        )
         return Rows(states.z, states.t, moved, target, self.config.weight)

@@ -1,6 +1,6 @@
 """SAGE's local retention: for other prompts the predicted noise stays what it was (arXiv 2506.09363).
 
-    L_local = | eps(z_t, T(r)) - eps0(z_t, T0(r)) |^2
+L_local = | eps(z_t, T(r)) - eps0(z_t, T0(r)) |^2
 """
 
 from __future__ import annotations

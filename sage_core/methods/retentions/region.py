@@ -1,8 +1,9 @@
 """Receler's concept-localised term (arXiv 2311.17717): where the concept is not attended to, nothing changes.
 
-The paper holds its adapters' outputs at zero outside the region, layer by layer; a LoRA has no such outputs of its own, so
-here it is the predicted noise that stays outside the region (our reading). The region is where the frozen cross-attention
-looks at the concept's tokens: mean over heads and layers, scaled to [0, 1], at least `threshold`.
+The paper holds its adapters' outputs at zero outside the region, layer by layer; a LoRA has no such outputs
+of its own, so here it is the predicted noise that stays outside the region (our reading). The region is where
+the frozen cross-attention looks at the concept's tokens: mean over heads and layers, scaled to [0, 1], at
+least `threshold`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,23 @@ def attention_to(unet: torch.nn.Module, positions: list[int], maps: list[torch.T
                 return
             heads, q = attention.heads, queries[name]
             split = [x.view(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (q, out)]
-            looks = (split[0] @ split[1].transpose(-1, -2) * attention.scale).softmax(-1)[..., positions].mean(-1).mean(1)
+            looks = (
+                (split[0] @ split[1].transpose(-1, -2) * attention.scale)
+                .softmax(-1)[..., positions]
+                .mean(-1)
+                .mean(1)
+            )
             side = int(looks.shape[1] ** 0.5)
             maps.append(looks.view(len(looks), 1, side, side).float())
+
         return note
 
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
-            handles += [module.to_q.register_forward_hook(hook(name, module, "q")), module.to_k.register_forward_hook(hook(name, module, "k"))]
+            handles += [
+                module.to_q.register_forward_hook(hook(name, module, "q")),
+                module.to_k.register_forward_hook(hook(name, module, "k")),
+            ]
     try:
         yield
     finally:

@@ -1,9 +1,12 @@
-"""SAGE's global retention: how concepts relate to each other in the text encoder stays as it was. No UNet pass.
+"""SAGE's global retention: how concepts relate to each other in the text encoder stays as it was.
+
+No UNet pass.
 
     L_global = KL( softmax(S0 / temp) || softmax(S / temp) ),  S0 = T0(R) T0(R)^T,  S = T(R) T0(R)^T
 
-over a batch R of many unrelated prompts (arXiv 2506.09363, our reconstruction). Rows are the tokens that the UNet reads,
-not only the pooled vector; S is scaled by the mean squared norm of T0(R), so that lengths count as well as angles.
+over a batch R of many unrelated prompts (arXiv 2506.09363, our reconstruction). Rows are the tokens that the
+UNet reads, not only the pooled vector; S is scaled by the mean squared norm of T0(R), so that lengths count
+as well as angles.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ def relation_loss(trained: torch.Tensor, frozen: torch.Tensor, temperature: floa
     """KL of the frozen relations from the trained ones, mean over rows; both [rows, width]."""
     scale = temperature * frozen.square().sum(-1).mean()
     before, after = frozen @ frozen.T / scale, trained @ frozen.T / scale
-    return torch.nn.functional.kl_div(after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean")
+    return torch.nn.functional.kl_div(
+        after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
 
 
 @dataclass
@@ -50,7 +55,9 @@ class RelationsTerm:
     def __call__(self, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         """lambda_g L_global of a fresh batch of retained prompts."""
         text = self.context.model.text
-        tokens = text.tokenize([self.context.retained_prompt(rng) for _ in range(self.config.batch)], truncate=True).trimmed()
+        tokens = text.tokenize(
+            [self.context.retained_prompt(rng) for _ in range(self.config.batch)], truncate=True
+        ).trimmed()
         with torch.no_grad(), self.context.adapter.off():
             frozen = token_rows(text.encode(tokens), tokens, self.context.empty_end)
         trained = token_rows(text.encode(tokens), tokens, self.context.empty_end)

@@ -1,4 +1,6 @@
-"""AGE's retention: the word that the concept is drawn as stays itself (arXiv 2501.18950, second term of the equation)."""
+"""AGE's retention: the word that the concept is drawn as stays itself (arXiv 2501.18950, second term of the
+equation).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A learnt choice among words: c = GumbelSoftmax(pi) . E, which EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950) optimise.
+"""A learnt choice among words: c = GumbelSoftmax(pi) .
 
-EAP takes the 1,000 nearest words of a large vocabulary and reduces them to 100 centres by k-means; the lists here hold fewer
-words than that, so the nearest are taken as they are.
+E, which EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950) optimise.
+
+EAP takes the 1,000 nearest words of a large vocabulary and reduces them to 100 centres by k-means; the lists
+here hold fewer words than that, so the nearest are taken as they are.
 """
 
 from __future__ import annotations
@@ -15,10 +17,21 @@ from .adam import load_adam
 
 
 class Mixture:
-    """pi over `words`, moved uphill by Adam. `hard`: one word at a time, gradients straight through; `top`: keep only so many."""
+    """pi over `words`, moved uphill by Adam.
 
-    def __init__(self, context, words: list[str], temperature: float, hard: bool, rate: float, top: int | None = None):
-        self.context, self.words, self.temperature, self.hard, self.top = context, words, temperature, hard, top
+    `hard`: one word at a time, gradients straight through; `top`: keep only so many.
+    """
+
+    def __init__(
+        self, context, words: list[str], temperature: float, hard: bool, rate: float, top: int | None = None
+    ):
+        self.context, self.words, self.temperature, self.hard, self.top = (
+            context,
+            words,
+            temperature,
+            hard,
+            top,
+        )
         self.frozen = context.frozen_rows(words)
         self.pi = torch.zeros(len(words), device=self.frozen.hidden.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.pi], lr=rate, maximize=True)
@@ -39,7 +52,9 @@ class Mixture:
         """weights . E0 with the frozen encoder's states, repeated to `count` rows."""
         hidden = torch.einsum("w,wtd->td", weights, self.frozen.hidden)
         pooled = None if self.frozen.pooled is None else weights @ self.frozen.pooled
-        return Conditioning(hidden.expand(count, -1, -1), None if pooled is None else pooled.expand(count, -1))
+        return Conditioning(
+            hidden.expand(count, -1, -1), None if pooled is None else pooled.expand(count, -1)
+        )
 
     def trained(self, weights: torch.Tensor, count: int) -> Conditioning:
         """weights . T(words): the same mixture as the encoder in training has it."""
@@ -47,7 +62,9 @@ class Mixture:
         cond, w = self.context.model.encode([self.words[i] for i in chosen]), weights.detach()[chosen]
         hidden = torch.einsum("w,wtd->td", w, cond.hidden.float())
         pooled = None if cond.pooled is None else w @ cond.pooled.float()
-        return Conditioning(hidden.expand(count, -1, -1), None if pooled is None else pooled.expand(count, -1))
+        return Conditioning(
+            hidden.expand(count, -1, -1), None if pooled is None else pooled.expand(count, -1)
+        )
 
     def ascend(self, objective: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
         """One step of pi uphill on objective(weights)."""

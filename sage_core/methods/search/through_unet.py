@@ -1,6 +1,7 @@
-"""A search through the UNet, which AdvUnlearn and Receler share: find what makes the erased model draw the concept again.
+"""A search through the UNet, which AdvUnlearn and Receler share: find what makes the erased model draw the
+concept again.
 
-    minimise over delta  | eps(z_t, h(delta)) - eps0(z_t, T0(c)) |^2
+minimise over delta  | eps(z_t, h(delta)) - eps0(z_t, T0(c)) |^2
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ import torch
 from ...diffusion.text import Conditioning
 
 
-def search(context, rng: random.Random, free: torch.Tensor, conditioning: Callable[[], Conditioning], optimizer: torch.optim.Optimizer, steps: int,
-           same_state: bool) -> None:
-    """Move `free` by `steps` steps of `optimizer`; `conditioning` builds one row from it. `same_state`: one noisy latent for
-    all steps instead of a new one each (Receler walks one trajectory a cycle, AdvUnlearn one a step)."""
+def search(
+    context,
+    rng: random.Random,
+    free: torch.Tensor,
+    conditioning: Callable[[], Conditioning],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    same_state: bool,
+) -> None:
+    """Move `free` by `steps` steps of `optimizer`; `conditioning` builds one row from it.
+
+    `same_state`: one noisy latent for all steps instead of a new one each (Receler walks one trajectory a
+    cycle, AdvUnlearn one a step).
+    """
     states = context.source.concept(rng, 1)
     for step in range(steps):
         if step and not same_state:

@@ -26,10 +26,14 @@ class AnchorTarget:
     config: Anchor
     context: object
 
-    def __call__(self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator) -> Rows:
+    def __call__(
+        self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
+    ) -> Rows:
         """eps0(z_t, T0(anchor)) for every row."""
         if not self.config.prompt:
             return Rows(states.z, states.t, cond, states.eps_empty, 1.0)
         anchor = self.context.frozen_rows([self.config.prompt] * len(states.z))
         with torch.no_grad():
-            return Rows(states.z, states.t, cond, self.context.predict_frozen(states.z, states.t, anchor), 1.0)
+            return Rows(
+                states.z, states.t, cond, self.context.predict_frozen(states.z, states.t, anchor), 1.0
+            )

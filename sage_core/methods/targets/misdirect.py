@@ -1,9 +1,10 @@
-"""HiRM's target (Lee et al., arXiv 2602.19631): the encoder's LAST states of the concept point somewhere else. No UNet pass.
+"""HiRM's target (Lee et al., arXiv 2602.19631): the encoder's LAST states of the concept point somewhere
+else. No UNet pass.
 
     L = | T(tau) - (T0("") + a |T0(c) - T0("")| u) |^2 / | T0(c) - T0("") |^2
 
-u: a fixed direction, random (HiRM-R) or that of another prompt, such as the concept's group (HiRM-S). Only the encoder's first
-layer is trained; the paper measures lengths otherwise, so a is ours.
+u: a fixed direction, random (HiRM-R) or that of another prompt, such as the concept's group (HiRM-S). Only
+the encoder's first layer is trained; the paper measures lengths otherwise, so a is ours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from ..states import States
 
 @dataclass(frozen=True)
 class Misdirect:
-    """length: a, in units of the concept's own state; towards: a prompt for HiRM-S, empty for a random direction."""
+    """length: a, in units of the concept's own state; towards: a prompt for HiRM-S, empty for a random
+    direction.
+    """
 
     length: float = 1.0
     towards: str = ""
@@ -34,14 +37,18 @@ class MisdirectTarget:
     context: object
     direction: torch.Tensor | None = None
 
-    def __call__(self, states: States | None, cond: Conditioning, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self, states: States | None, cond: Conditioning, rng: random.Random, generator: torch.Generator
+    ) -> torch.Tensor:
         """The loss above, over all states behind the start token."""
         empty, own = (self.context.frozen(p).hidden[:, 1:].float() for p in ("", self.context.names[0]))
         if self.direction is None:
             self.direction = self._direction(empty, generator)
         size = (own - empty).norm(dim=-1, keepdim=True)
         aim = empty + self.config.length * size * self.direction
-        return (cond.hidden[:, 1:].float() - aim).square().mean() / (own - empty).square().mean().clamp_min(1e-12)
+        return (cond.hidden[:, 1:].float() - aim).square().mean() / (own - empty).square().mean().clamp_min(
+            1e-12
+        )
 
     def _direction(self, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         if self.config.towards:
