@@ -13,6 +13,7 @@ UNet pass.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 
@@ -21,10 +22,12 @@ import torch
 from ...diffusion.text import Conditioning, Tokens
 from ...prompts.compose import ConceptPrompts, compose, likeness, meaning
 from ...prompts.templates import concept_templates
+from ..base import Domain, DomainPart
+from ..context import Context
 
 
 @dataclass(frozen=True)
-class SelfCheck:
+class SelfCheck(Domain):
     """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in
     units of an embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle;
     pool: how many of the strongest are kept; plain: the share of the samples that are the concept's names in
@@ -40,7 +43,7 @@ class SelfCheck:
     plain: float = 0.5
     random: bool = False
 
-    def start(self, context) -> SelfCheckSearch:
+    def start(self, context: Context) -> SelfCheckSearch:
         return SelfCheckSearch(self, context)
 
 
@@ -67,11 +70,11 @@ class Attack:
 
 
 @dataclass
-class SelfCheckSearch:
+class SelfCheckSearch(DomainPart):
     """The search's state over one run: the pool of the strongest attacks so far."""
 
     config: SelfCheck
-    context: object  # context.Context: the model, the adapter, the names, the empty prompt's end state
+    context: Context
     pool: list[Attack] = field(default_factory=list)
 
     def __call__(
@@ -160,6 +163,30 @@ class SelfCheckSearch:
                 ).detach()
             )
         return moved, leak
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The pool. Text travels as bytes, since a saved state holds nothing but tensors."""
+        about = json.dumps([[attack.name, attack.scene, attack.leak] for attack in self.pool])
+        out = {"about": torch.tensor(list(about.encode()), dtype=torch.uint8)}
+        for i, attack in enumerate(self.pool):
+            prompts = attack.prompts
+            out |= {
+                f"{i}.template": prompts.template,
+                f"{i}.read": prompts.read,
+                f"{i}.end": prompts.tokens.end,
+            }
+            for j, (ids, embeddings) in enumerate(zip(prompts.tokens.ids, attack.embeddings)):
+                out |= {f"{i}.ids.{j}": ids, f"{i}.embeddings.{j}": embeddings}
+        return out
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        encoders = range(len(self.context.model.text.encoders))
+        self.pool = []
+        for i, (name, scene, leak) in enumerate(json.loads(bytes(tensors["about"].tolist()))):
+            tokens = Tokens([tensors[f"{i}.ids.{j}"] for j in encoders], tensors[f"{i}.end"])
+            prompts = ConceptPrompts(tokens, tensors[f"{i}.template"], tensors[f"{i}.read"])
+            own = [tensors[f"{i}.embeddings.{j}"] for j in encoders]
+            self.pool.append(Attack(name, prompts, own, scene, leak))
 
     @torch.no_grad()
     def refreshed(self) -> list[Attack]:

@@ -11,12 +11,14 @@ import torch
 
 from ...diffusion.cost import ROW
 from ...diffusion.text import Conditioning
+from ..base import Domain, DomainPart
+from ..context import Context
 from ..search.adam import load_adam
 from ..search.through_unet import search
 
 
 @dataclass(frozen=True)
-class SoftTokens:
+class SoftTokens(Domain):
     """tokens: how many; steps: of the search in every cycle; rate and decay: of its Adam (the authors' 0.1
     and 0.1).
     """
@@ -27,17 +29,16 @@ class SoftTokens:
     decay: float = 0.1
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.steps * ROW + walk
 
-    def start(self, context) -> SoftTokensSearch:
+    def start(self, context: Context) -> SoftTokensSearch:
         return SoftTokensSearch(self, context)
 
 
 @dataclass
-class SoftTokensSearch:
+class SoftTokensSearch(DomainPart):
     config: SoftTokens
-    context: object
+    context: Context
     free: torch.Tensor | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None)
 
@@ -74,7 +75,6 @@ class SoftTokensSearch:
             )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
         return (
             {}
             if self.free is None

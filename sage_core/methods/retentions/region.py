@@ -18,11 +18,13 @@ import torch.nn.functional as F
 
 from ...diffusion.cost import FORWARD, ROW
 from ...prompts.compose import compose
+from ..base import Retention, RetentionPart
+from ..context import Context
 from ..states import Rows
 
 
 @dataclass(frozen=True)
-class Region:
+class Region(Retention):
     """weight: of the term; batch: samples a step; threshold: of the mask (both weights are the authors')."""
 
     weight: float = 0.1
@@ -30,10 +32,12 @@ class Region:
     threshold: float = 0.1
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.batch * (FORWARD + ROW + walk)
 
-    def start(self, context) -> RegionTerm:
+    def rows(self, batch: int) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> RegionTerm:
         return RegionTerm(self, context)
 
 
@@ -81,9 +85,9 @@ def region(maps: list[torch.Tensor], size: tuple[int, int], threshold: float) ->
 
 
 @dataclass
-class RegionTerm:
+class RegionTerm(RetentionPart):
     config: Region
-    context: object
+    context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
         """Rows that keep the frozen prediction for the concept, outside its region."""
