@@ -229,7 +229,7 @@ def denoise(x, sigma, **kwargs):
 drawn = k.sample_dpmpp_2m(denoise, model.noise_scaling(sigmas[0], noise.clone(), torch.zeros_like(noise), True), sigmas, disable=True)
 out = {"sigmas": model.sigmas.tolist(), "drawn": drawn.flatten().tolist(), "noise": noise.flatten().tolist(), "matrix": matrix.tolist()}
 print("RESULT" + json.dumps(out))
-"""
+"""  # noqa: E501 (a text in another language)
 
 
 def in_comfyui(script: str, *arguments: str):
@@ -290,7 +290,7 @@ for name, (base, kind, zsnr) in kinds.items():
         except bridge.SageError as error:
             out[name] = str(error)
 print("RESULT" + json.dumps(out))
-"""
+"""  # noqa: E501 (a text in another language)
 
 
 def test_the_way_in_which_a_graph_samples_its_model_is_read_in_a_real_comfyui(zero_snr):

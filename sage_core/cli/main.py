@@ -65,7 +65,9 @@ def command_named(name: str) -> Callable[[argparse.Namespace], dict]:
 
 
 def escape_unprintable() -> None:
-    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of training."""
+    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of
+    training.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

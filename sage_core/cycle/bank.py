@@ -103,15 +103,23 @@ def build_bank(
             f" {str(model.dtype).removeprefix('torch.')}; load it in a wider precision (--precision bf16 or"
             " fp32), or use another checkpoint."
         )
-    decks = [torch.zeros(0, dtype=torch.long) for _ in range(2)] if dealt else []
+    erase_z, erase_t, eps_concept, eps_empty = erase
+    retain_z, retain_t, retain_eps, _ = retain
+    empty = torch.zeros(0, dtype=torch.long)
     return LatentBank(
-        *erase,
-        *retain[:3],
+        erase_z,
+        erase_t,
+        eps_concept,
+        eps_empty,
+        retain_z,
+        retain_t,
+        retain_eps,
         walk.order(n),
         walk.order(len(retain_prompts)),
         scenes or [None] * n,
         retain_prompts,
-        *decks,
+        erase_deck=empty if dealt else None,
+        retain_deck=empty if dealt else None,
     )
 
 

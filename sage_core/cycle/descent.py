@@ -1,8 +1,8 @@
 """The gradients of a step, from one UNet batch or from several smaller ones.
 
-Both ways give the same gradients; parts take the memory of the largest one. Only the UNet's activations are held
-a part at a time. The text encoder runs once: every part leaves its gradient at the conditioning, and one backward
-pass continues from there.
+Both ways give the same gradients; parts take the memory of the largest one. Only the UNet's activations are
+held a part at a time. The text encoder runs once: every part leaves its gradient at the conditioning, and one
+backward pass continues from there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def descend(
     samples = sum(len(term.z) for term in rows.values())
     if model.at_once is None or samples <= model.at_once:
         losses, predicted = _whole(model, rows)
-        scaler.scale(_total(losses | text)).backward()
+        torch.autograd.backward(scaler.scale(_total(losses | text)))
     else:
         losses, predicted = _in_parts(model, rows, text, scaler, model.at_once)
     return {name: loss.detach() for name, loss in (losses | text).items()}, predicted
@@ -55,7 +55,7 @@ def _whole(model: DiffusionModel, rows: dict[str, Rows]) -> tuple[Tensors, Tenso
         Conditioning.cat([r.cond for r in parts]),
     )
     losses, predicted = {}, {}
-    for (name, term), own in zip(rows.items(), eps.split([len(r.z) for r in parts])):
+    for (name, term), own in zip(rows.items(), torch.split(eps, [len(r.z) for r in parts])):
         losses[name], predicted[name] = term.loss(own), own.detach()
     return losses, predicted
 
@@ -74,7 +74,7 @@ def _in_parts(
             leaf = part.cond.leaf()
             eps = model.predict_noise(part.z, part.t, leaf)
             loss = part.loss(eps) * (len(part.z) / len(whole.z))
-            scaler.scale(loss).backward()
+            torch.autograd.backward(scaler.scale(loss))
             losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
             noise.append(eps.detach())
             for own, copy in zip(part.cond.tensors(), leaf.tensors()):

@@ -23,7 +23,8 @@ from ..methods.states import Kept, States
 
 @dataclass
 class LatentBank:
-    """Erasing states (z, t, eps0 of the concept and of the empty prompt), and retained ones (z, t, prompt, eps0).
+    """Erasing states (z, t, eps0 of the concept and of the empty prompt), and retained ones (z, t, prompt,
+    eps0).
 
     erase_deck, retain_deck: if given, states are dealt like cards, every one of them before any comes again.
     These are the indices that are still to come, on the CPU. A short run sees each state once or twice, and
@@ -53,8 +54,10 @@ class LatentBank:
         cls, tensors: dict[str, torch.Tensor], about: dict[str, Any], device: torch.device
     ) -> LatentBank:
         """What `tensors` and `about` returned, on a device."""
-        placed = {k: v if k in cls.ON_CPU else v.to(device) for k, v in tensors.items()}
-        return cls(**placed, **about)
+        placed: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            placed[name] = tensor if name in cls.ON_CPU else tensor.to(device)
+        return cls(**placed, scenes=about["scenes"], retain_prompts=about["retain_prompts"])
 
     def about(self) -> dict[str, Any]:
         """What a saved state holds of it beside its tensors; JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,11 @@ class Erasure:
         return ErasureSpec.from_json(self.recipe.to_json())
 
     def save(
-        self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None
+        self,
+        path: Path,
+        model: DiffusionModel,
+        title: str | None = None,
+        result: dict[str, Any] | None = None,
     ) -> Path:
         """Write the LoRA file, atomically and with the whole recipe in its metadata."""
         metadata = metadata_for(model, self.recipe.to_json(), title or path.stem, result)

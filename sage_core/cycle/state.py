@@ -1,4 +1,6 @@
-"""The saved state of a run, so that a killed one resumes: tensors and JSON in one safetensors file, no pickle."""
+"""The saved state of a run, so that a killed one resumes: tensors and JSON in one safetensors file, no
+pickle.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ TILE, GAP, LEFT = 96, 6, 170
 
 
 def to_pil(image: torch.Tensor, side: int | None = None) -> Image.Image:
-    """One picture [3, H, W] in [-1, 1] as a PIL image, enlarged to `side` without smoothing small ones away."""
+    """One picture [3, H, W] in [-1, 1] as a PIL image, enlarged to `side` without smoothing small ones
+    away.
+    """
     array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(array)
     return picture if side is None else picture.resize((side, side), Image.Resampling.LANCZOS)
@@ -128,12 +130,12 @@ def _fit(text: str, draw: ImageDraw.ImageDraw, font) -> str:
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
-    numbers = "".join(
-        "<tr><th"
-        f" scope=row>{html.escape(TITLES[c])}</th><td>{_percent(report['before'][c])}</td><td>{_percent(report['after'][c])}</td>"
-        f"<td>{'' if report['drift'].get(c) is None else report['drift'][c]}</td></tr>"
-        for c in (*CELLS, "attacked")
-    )
+    numbers = ""
+    for name in (*CELLS, "attacked"):
+        moved = report["drift"].get(name)
+        before, after = _percent(report["before"][name]), _percent(report["after"][name])
+        numbers += f"<tr><th scope=row>{html.escape(TITLES[name])}</th><td>{before}</td><td>{after}</td>"
+        numbers += f"<td>{'' if moved is None else moved}</td></tr>"
     sections = "".join(_section(evaluation, c) for c in CELLS)
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
@@ -150,7 +152,7 @@ pre{{background:#f5f5f7;padding:1rem;overflow:auto}}</style>
 <h1>Erased: {concept}</h1><p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards and {cost["unet_backwards"]} backwards,
 {cost["seconds"]:.0f} s. A number is the share of pictures in which the probe sees what the prompt asked for; drift is the mean pixel distance.</p>
 <table><tr><th></th><th>before</th><th>after</th><th>drift</th></tr>{numbers}</table>{sections}
-<h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
+<h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""  # noqa: E501 (a text in another language)
 
 
 def _percent(value: float | None) -> str:

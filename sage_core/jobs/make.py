@@ -33,7 +33,9 @@ COPIES = 4  # of the adapter in a state: its weights, Adam's two moments, and a 
 
 
 class Report(Protocol):
-    """Whoever reports to the user: called with every event, and with sentences. It may raise to stop the run."""
+    """Whoever reports to the user: called with every event, and with sentences. It may raise to stop the
+    run.
+    """
 
     def __call__(self, event: Event | str, /) -> None: ...
 

@@ -29,7 +29,9 @@ def stems(concepts: list[str]) -> list[str]:
 
 
 def is_of(file: LoraFile, recipe: Recipe, model: DiffusionModel) -> bool:
-    """Whether a file is this very erasure of this model, trained for the way in which the model is sampled."""
+    """Whether a file is this very erasure of this model, trained for the way in which the model is
+    sampled.
+    """
     try:
         made = ErasureSpec.from_json(file.spec()).recipe(model.knowledge.styles)
     except SageError:

@@ -87,8 +87,8 @@ class LoraFile:
         return steps if right else []
 
     def left(self) -> list[tuple[int, float]]:
-        """(steps done, share of the concept that was left) of every look, see cycle/watch.py; empty where the file
-        does not say.
+        """(steps done, share of the concept that was left) of every look, see cycle/watch.py; empty where the
+        file does not say.
         """
         curve = self._json(LEFT_KEY)
         right = isinstance(curve, list) and all(map(_is_look, curve))

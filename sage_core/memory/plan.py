@@ -25,7 +25,7 @@ from ..progress import Event
 from .rehearsal import samples, skeleton, step_bytes, weights_bytes
 
 # Cards whose float16 ends in NaN.
-BROKEN_HALF = "1660 1650 1630 T500 T550 T600 MX550 MX450 T2000 T1000 T1200".split()
+BROKEN_HALF = ["1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200"]
 SPARE = 0.9  # share of the free memory that is planned with; a GPU's allocator leaves gaps
 # On a CPU a step takes more than is alive in it: the heap keeps holes that nothing fits into
 # (docs/real-checkpoints.md).
@@ -117,7 +117,9 @@ def free_bytes(device: torch.device) -> int | None:
 def make_plan(
     model: DiffusionModel, recipe: Recipe, free: int | None, loaded: int = 0, gaps: float = 1.0
 ) -> Plan:
-    """The quickest way of training that fits into `free` bytes. Raises SageError, with the numbers, if none does.
+    """The quickest way of training that fits into `free` bytes.
+
+    Raises SageError, with the numbers, if none does.
 
     Args:
         loaded: bytes of the weights that are in memory already.

@@ -1,8 +1,8 @@
 """The three choices of a method as Protocols: what is erased, what it becomes, what stays.
 
-Each choice is a frozen config that `start(context)` turns into a running part. A config says what it costs, so that
-time and memory are predicted before anything runs. Everything that only some strategies need has a default here:
-inherit from the Protocol and override what differs.
+Each choice is a frozen config that `start(context)` turns into a running part. A config says what it costs,
+so that time and memory are predicted before anything runs. Everything that only some strategies need has a
+default here: inherit from the Protocol and override what differs.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ class TargetPart(Part, Protocol):
     """A target in a run."""
 
     def __call__(
-        self, states: States | None, cond: Conditioning, rng: random.Random, generator: torch.Generator
+        self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
     ) -> Terms:
-        """What the model should predict for `cond`, under the name "erase"; further terms may stand beside it.
+        """What the model should predict for `cond`, under the name "erase"; further terms may stand beside
+        it.
 
-        states: the noisy latents of the step; None for a target in text space.
+        states: the noisy latents of the step; without any for a method in text space.
         """
         ...
 

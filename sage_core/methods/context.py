@@ -1,4 +1,6 @@
-"""What the three choices of a method may see: the model, its adapter, the latents, and the writer of prompts."""
+"""What the three choices of a method may see: the model, its adapter, the latents, and the writer of
+prompts.
+"""
 
 from __future__ import annotations
 

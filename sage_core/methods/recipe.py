@@ -1,4 +1,7 @@
-"""Recipe: a method with every choice of one erasure filled in. Everything below the spec takes this and nothing else."""
+"""Recipe: a method with every choice of one erasure filled in.
+
+Everything below the spec takes this and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from ..prompts.kinds import STYLE
 from .table import Method, Training
@@ -75,7 +79,7 @@ class Recipe:
             self, training=dataclasses.replace(self.training, rank=rank, alpha=float(rank))
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Plain JSON values: an ErasureSpec with every field filled in."""
         return {
             "concept": self.concept,

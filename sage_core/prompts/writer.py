@@ -100,7 +100,9 @@ class Writer:
         return templates.put(self.template(rng, scene, name), name)
 
     def retained_prompt(self, rng: random.Random) -> str:
-        """A retained word in a plain template or, as often as `kept_styled` says, in one of the other styles."""
+        """A retained word in a plain template or, as often as `kept_styled` says, in one of the other
+        styles.
+        """
         styled = self.other_styles and rng.random() < self.kept_styled
         return self.shown(rng, rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
 

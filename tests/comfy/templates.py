@@ -33,7 +33,7 @@ NOTE = {
 The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
 
 Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it.
-Or put *Erase Concept* behind your own checkpoint loader."""
+Or put *Erase Concept* behind your own checkpoint loader."""  # noqa: E501 (a text in another language)
     ),
     "erase-behind-a-checkpoint": (
         """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
@@ -43,7 +43,7 @@ Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are change
     "stack-three-erasures": (
         """Three concepts, three LoRAs, stacked.
 
-**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back."""
+**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back."""  # noqa: E501 (a text in another language)
     ),
     "erase-from-sdxl": (
         """**Choose an SDXL checkpoint.**
@@ -115,7 +115,7 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
         window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
         return JSON.stringify(graph.serialize());
-    }""",
+    }""",  # noqa: E501 (a text in another language)
         [places, NOTE[name]],
     )
     return json.loads(text)

@@ -131,7 +131,7 @@ It recognises drawings of these sets; it is no judge of pictures at large.
 
 The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the top of the repository. The
 pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
-""",
+""",  # noqa: E501 (a text in another language)
     )
 
 

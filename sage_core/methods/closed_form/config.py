@@ -28,7 +28,7 @@ class ClosedForm:
         reach: scale the edit until it removes this share of the concept's pull in prompts that it was not
             fitted on (0: not scaled). With a reach, all concepts are erased alike.
         style_reach: the same for a style, whose aim, the thing without the style, is near.
-        keep_rank: reduce the edit to the adapter's own rank (the nearest such matrix), to train on from there.
+        keep_rank: reduce the edit to the adapter's own rank (the nearest such matrix), to train on.
         styled: edit a thing's names in the other styles too.
         layers: endings of the names of the matrices that are edited.
     """

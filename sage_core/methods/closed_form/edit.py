@@ -1,4 +1,5 @@
-"""Erasing in closed form, in seconds and without a UNet pass: UCE (arXiv 2308.14761), RECE (arXiv 2407.12383).
+"""Erasing in closed form, in seconds and without a UNet pass: UCE (arXiv 2308.14761), RECE (arXiv
+2407.12383).
 
 Cross-attention reads the prompt through K and V alone. UCE changes each of those matrices W so that the
 concept's embeddings c give what the aim's embeddings g gave, while retained embeddings r give what they gave:
@@ -98,7 +99,8 @@ class Edit:
             own = self.original(name)
             new = own + self.up[name] @ self.down[name]
             left, right = left + new.T @ new, right + new.T @ own
-        return torch.linalg.solve(left, right @ concept.T).T
+        solution: torch.Tensor = torch.linalg.solve(left, right @ concept.T)
+        return solution.T
 
     def pull(self, concept: torch.Tensor, aim: torch.Tensor) -> float:
         """How far K and V still read the concept away from its aim, relative to the original; 1 before the

@@ -57,13 +57,17 @@ def unstyled(context: Context, name: str, count: int) -> list[str]:
 
 
 def _pairs(
-    context, config: ClosedForm, names: list[str], things: list[str], styled: bool, plain: bool
+    context: Context, config: ClosedForm, names: list[str], things: list[str], styled: bool, plain: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles (`styled`)."""
-    aim, pairs = config.aim.strip(), []
+    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles
+    (`styled`).
+    """
+    aim = config.aim.strip()
+    pairs: Pairs = []
     for name in names:
         if context.style:
-            pairs += [pair for thing in things for pair in _style_pairs(context, name, thing, aim)]
+            for thing in things:
+                pairs += _style_pairs(context, name, thing, aim)
             continue
         shown = unstyled(context, name, config.templates) if plain else []
         for template in [*shown, *(in_styles(context, name) if styled else [])]:
@@ -74,18 +78,22 @@ def _pairs(
 
 def kept_moment(context: Context, config: ClosedForm) -> torch.Tensor:
     """R^T R of what is retained, [width, width]."""
-    prompts, moment, total = kept_prompts(context, config), 0.0, 0.0
+    prompts = kept_prompts(context, config)
+    moment = total = torch.zeros((), dtype=torch.double)
     for i in range(0, len(prompts), BATCH):
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
             states = context.model.text.encode(tokens).hidden.cpu().double()
-        rows = (
-            states.flatten(0, 1)
-            if config.everywhere
-            else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
-        )
+        if config.everywhere:
+            rows = states.flatten(0, 1)
+        else:
+            read = []
+            for hidden, end in zip(states, tokens.end.tolist()):
+                read += last_word(hidden, end)
+            rows = torch.stack(read)
         moment, total = moment + rows.T @ rows, total + states.sum(0)
-    return moment + config.shared / len(prompts) * total.T @ total
+    shared = config.shared / len(prompts) * total.T @ total
+    return moment + shared
 
 
 def kept_prompts(context: Context, config: ClosedForm) -> list[str]:

@@ -47,7 +47,7 @@ class PrefixTokenSearch(DomainPart):
         text, name = self.context.model.text, rng.choice(self.context.names)
         prompts = text.tokenize(["a " + self.context.plain(name, scene) for scene in scenes])
         base = text.embed(prompts)
-        table = text.encoders[0].get_input_embeddings().weight
+        table: torch.Tensor = text.encoders[0].get_input_embeddings().weight  # type: ignore[operator]
         free = table[rng.randrange(len(table))].detach().float().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([free], lr=self.config.rate * text.scales[0])
 

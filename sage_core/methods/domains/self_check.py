@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...diffusion.text import Conditioning, Tokens
+from ...diffusion.text import Conditioning, TextStack, Tokens
 from ...prompts.compose import ConceptPrompts, compose, likeness, meaning
 from ...prompts.templates import concept_templates
 from ..base import Domain, DomainPart
@@ -60,12 +60,11 @@ class Attack:
     scene: str | None = None
     leak: float = 1.0
 
-    def conditioning(self, text) -> Conditioning:
+    def conditioning(self, text: TextStack) -> Conditioning:
         """T(tau_p) over all 77 tokens, as the UNet reads it."""
-        padded = [
-            torch.cat([e, whole[:, e.shape[1] :]], dim=1)
-            for e, whole in zip(self.embeddings, text.embed(self.prompts.tokens))
-        ]
+        padded = []
+        for own, whole in zip(self.embeddings, text.embed(self.prompts.tokens)):
+            padded.append(torch.cat([own, whole[:, own.shape[1] :]], dim=1))
         return text.encode(self.prompts.tokens, padded)
 
 
@@ -105,7 +104,9 @@ class SelfCheckSearch(DomainPart):
     def search(
         self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
     ) -> list[Attack]:
-        """One cycle of the search, from `attacks` random templates, or from one for each of a style's scenes."""
+        """One cycle of the search, from `attacks` random templates, or from one for each of a style's
+        scenes.
+        """
         context, config = self.context, self.config
         name, shown = (
             rng.choice(context.names),
@@ -146,22 +147,25 @@ class SelfCheckSearch(DomainPart):
             context.meaning_of(name).expand(len(prompts), -1, -1),
         )
 
-    def step(self, prompts, embeddings, name, generator) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def step(
+        self,
+        prompts: ConceptPrompts,
+        embeddings: list[torch.Tensor],
+        name: str,
+        generator: torch.Generator,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One normalised-gradient ascent step on the template words' embeddings."""
         free = [e.detach().requires_grad_(True) for e in embeddings]
         value, leak = self.objective(prompts, free, name)
-        gradients = torch.autograd.grad(value.sum(), free)
+        gradients = list(torch.autograd.grad(value.sum(), free))
         if self.config.random:  # the ablation: as far, but anywhere
             gradients = [torch.randn(g.shape, generator=generator).to(g) for g in gradients]
         mask = prompts.template[:, : embeddings[0].shape[1]].unsqueeze(-1)
         moved = []
         for e, g in zip(embeddings, gradients):
             direction = g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            moved.append(
-                torch.where(
-                    mask, e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction, e
-                ).detach()
-            )
+            further = e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction
+            moved.append(torch.where(mask, further, e).detach())
         return moved, leak
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -39,6 +39,8 @@ class NoiseTerm(RetentionPart):
     context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
-        """Rows for the step's UNet batch: retained states of the bank, their prompts encoded as things stand."""
+        """Rows for the step's UNet batch: retained states of the bank, their prompts encoded as things
+        stand.
+        """
         kept = self.context.source.retained(rng, self.config.batch)
         return Rows(kept.z, kept.t, self.context.model.encode(kept.prompts), kept.eps, self.config.weight)

@@ -37,7 +37,9 @@ class Relations(Retention):
 
 
 def token_rows(cond: Conditioning, tokens: Tokens, empty: torch.Tensor) -> torch.Tensor:
-    """Hidden states of all real tokens (start and padding left out), less the empty prompt's; [rows, width]."""
+    """Hidden states of all real tokens (start and padding left out), less the empty prompt's; [rows,
+    width].
+    """
     position = torch.arange(cond.hidden.shape[1], device=cond.hidden.device)
     real = (position >= 1) & (position <= tokens.end[:, None])
     return cond.hidden[real].float() - empty

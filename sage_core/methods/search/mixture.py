@@ -1,4 +1,6 @@
-"""A learnt choice among words, c = GumbelSoftmax(pi) . E, as in EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950).
+"""A learnt choice among words, c = GumbelSoftmax(pi) .
+
+E, as in EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950).
 
 EAP takes the 1,000 nearest words of a large vocabulary and reduces them to 100 centres by k-means; the lists
 here hold fewer words than that, so the nearest are taken as they are.

@@ -25,8 +25,8 @@ from ..states import Rows, States
 
 @dataclass(frozen=True)
 class Adaptive(Target):
-    """eta as in ESD; keep: lambda; words: number of candidates; temperature, hard, rate: of the Gumbel-softmax
-    choice (the paper's settings for objects).
+    """eta as in ESD; keep: lambda; words: number of candidates; temperature, hard, rate: of the
+    Gumbel-softmax choice (the paper's settings for objects).
     """
 
     eta: float = 1.0
