@@ -16,7 +16,7 @@ def numbers(text: str) -> tuple[int, ...]:
 def missing(requirements: str) -> list[str]:
     """A sentence for every requirement line (`name>=floor`) that the running Python does not meet."""
     found = []
-    for line in ("torch>=2.1\n" + requirements).splitlines():
+    for line in ("torch>=2.3\n" + requirements).splitlines():
         name, _, floor = line.strip().partition(">=")
         if not name or name.startswith("#"):
             continue

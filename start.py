@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = "sage-start.json"  # in .venv: what is installed there
-OLDEST_TORCH = (2, 1)
+OLDEST_TORCH = (2, 3)
 TORCH = "torch>={}.{}".format(*OLDEST_TORCH)
 TARGETS = {"demo": ".", "test": ".[test]"}  # what pip installs for each mode
 SATISFIED_BY = {"demo": ("demo", "test"), "test": ("test",)}

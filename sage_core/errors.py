@@ -11,7 +11,7 @@ class SageError(Exception):
 class OutOfMemory(SageError):
     """Training took more memory than there was.
 
-    What was saved of the run is still there: it may go on in a leaner way.
+    What was saved of the run is still there: the run can resume with a smaller memory plan.
     """
 
 

@@ -38,43 +38,70 @@ NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "look
 
 
 class Progress:
-    """Prints events to standard error. Call it with an Event or with a sentence."""
+    """Prints events to standard error: a bar on a terminal, a line every few seconds in a log.
+
+    Call it with an Event or with a sentence.
+    """
 
     def __init__(self, stream=None, quiet: bool = False):
         self.stream, self.quiet = stream or sys.stderr, quiet
         self.live = self.stream.isatty()
-        self.open_line, self.last = False, 0.0
-        self.width = 0  # of the line on the terminal
+        self.last = 0.0  # when the last line was printed
+        self.bar, self.phase = None, ""
 
     def __call__(self, event: Event | str) -> None:
         if self.quiet:
             return
         if isinstance(event, str):
-            self._end_line()
+            self._close()
             print(event, file=self.stream, flush=True)
-            return
-        if event.phase == "done":
-            self._end_line()
-            return
-        finished = event.step >= event.total
-        if not finished and time.monotonic() - self.last < (0.1 if self.live else 5.0):
-            return
-        self.last = time.monotonic()
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in event.losses.items() if k != "total")
-        left = "" if event.left is None else f"  {event.left:.0%} of the concept left"
-        eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
-        line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
-        if self.live:
-            # Spaces over the rest of the last line: not every Windows console knows the escape that erases
-            # it.
-            print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
-            self.open_line, self.width = True, len(line)
-            if finished:
-                self._end_line()
-        else:
-            print(line, file=self.stream, flush=True)
+        elif event.phase == "done":
+            self._close()
+        elif event.step >= event.total or time.monotonic() - self.last >= (0.1 if self.live else 5.0):
+            self.last = time.monotonic()
+            self._show(event)
 
-    def _end_line(self) -> None:
-        if self.open_line:
-            print(file=self.stream, flush=True)
-            self.open_line, self.width = False, 0
+    def _show(self, event: Event) -> None:
+        name, finished = NAMES.get(event.phase, event.phase), event.step >= event.total
+        parts = [f"{loss} {value:.4f}" for loss, value in event.losses.items() if loss != "total"]
+        if event.left is not None:
+            parts.append(f"{event.left:.0%} of the concept left")
+        if event.eta is not None and not finished:
+            parts.append(f"at most {event.eta:.0f} s")
+        text = "  ".join(parts)
+        if not self.live:
+            print(f"{name} {event.step}/{event.total}  {text}".rstrip(), file=self.stream, flush=True)
+            return
+        if self.bar is None or self.phase != event.phase:
+            self._close()
+            self.bar, self.phase = self._new_bar(name), event.phase
+        self.bar.total, self.bar.n = event.total, event.step
+        self.bar.set_postfix_str(text)
+        if finished:
+            self._close()
+
+    def _new_bar(self, name: str):
+        from tqdm import tqdm
+
+        return tqdm(
+            desc=name,
+            total=1,
+            file=self.stream,
+            ascii=True,  # not every Windows console has the block characters
+            dynamic_ncols=True,
+            bar_format="{desc} {n_fmt}/{total_fmt} [{bar:16}] {postfix}",
+        )
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def escape_unprintable() -> None:
+    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of
+    training.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,17 +1,17 @@
 """The comparison: rows that go on where they stopped, one original for all, a table, a CSV and plots."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
 
-from sage_core.bench.bench import Plan, as_markdown, missing, name_of, run
+from sage_core.bench.bench import Plan, as_markdown, missing, name_of, run, work
 from sage_core.bench.published import counted_up
 from sage_core.bench.spread import spread
 from sage_core.errors import SageError
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.methods.table import METHODS
-from sage_core.progress import Progress
 
 ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
 PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=1, attack=ATTACK, cost_steps=1)
@@ -94,7 +94,7 @@ def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
         SageError,
         match="1 of 1 parts of the bench failed, the first with: guitar-0-1-2.safetensors cannot be read",
     ):
-        spread([PLAN.rows()], PLAN, tmp_path, 1, Progress(quiet=True))
+        spread([PLAN.rows()], functools.partial(work, plan=PLAN, out=tmp_path), 1, quiet=True)
 
 
 def test_a_published_training_is_counted_up_from_a_few_steps_or_within_one(thin):

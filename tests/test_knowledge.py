@@ -17,6 +17,7 @@ from sage_core.memory.plan import fit
 from sage_core.prompts.words import candidates
 
 CPU = torch.device("cpu")
+RECIPE = ErasureSpec("dog").recipe()
 
 
 def checkpoint(model) -> dict[str, torch.Tensor]:
@@ -91,9 +92,7 @@ def test_a_model_of_the_same_shape_is_an_unknown_one(stranger, bundled):
     assert "in the style of Hokusai" in candidates(stranger) and "in the style of Hokusai" not in candidates(
         bundled
     )
-    assert (
-        fit(bundled, ErasureSpec("dog"), CPU) is None and fit(stranger, ErasureSpec("dog"), CPU) is not None
-    )
+    assert fit(bundled, RECIPE, CPU) is None and fit(stranger, RECIPE, CPU) is not None
 
 
 def test_its_size_is_the_one_in_its_own_configuration(tmp_path):

@@ -15,7 +15,7 @@ from sage_core.cycle.run import Files, Run, build_context
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.closed_form.config import ClosedForm
-from sage_core.methods.closed_form.edit import Edit
+from sage_core.methods.closed_form.edit import Edit, solve
 from sage_core.methods.closed_form.rows import embeddings, unseen
 from sage_core.methods.domains.neighbours import around
 from sage_core.methods.retentions.region import attention_to, region
@@ -180,7 +180,7 @@ def test_what_all_prompts_share_is_hardly_edited_where_it_is_retained(thin):
     states = thin.text.encode(thin.text.tokenize([w for w in ctx.retained[:16]])).hidden
     pushed = {}
     for config in (ClosedForm(everywhere=True), ClosedForm(everywhere=True, shared=100.0)):
-        config(ctx, 1)
+        solve(config, ctx, 1)
         with torch.no_grad():
             pushed[config.shared] = sum(
                 (up @ (adapter.down[k] @ states.mean(0).T)).norm()
@@ -208,7 +208,7 @@ def test_with_a_reach_every_concept_is_erased_alike_where_it_was_not_fitted(thin
     )  # a causal encoder reads a style alike, whatever thing comes behind it
     reached = {}
     for reach in (0.0, 0.3, 0.6):
-        dataclasses.replace(config, reach=reach, style_reach=reach)(ctx, 1)
+        solve(dataclasses.replace(config, reach=reach, style_reach=reach), ctx, 1)
         ways = {
             k: layer.weight.detach().double() @ (aim - rows).T
             for k, layer in adapter.layers.items()
@@ -326,7 +326,7 @@ def test_a_finished_closed_form_is_known_as_the_erasure_that_was_asked_for(thin)
     spec = ErasureSpec("castle", method="rece")
     erasure = erase(thin, spec)
     erasure.adapter.remove()
-    assert ErasureSpec.from_json(erasure.spec.to_json()).fingerprint() == spec.fingerprint()
+    assert erasure.spec.recipe().fingerprint() == spec.recipe().fingerprint()
 
 
 def test_methods_that_edit_k_and_v_refuse_another_surface():

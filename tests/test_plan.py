@@ -172,8 +172,8 @@ def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / f"cost-{family}-thin.json").read_text(encoding="utf-8"))
-    assert result["sage"]["step_bytes"] == pytest.approx(result["foretold_step_bytes"], rel=0.25)
+    assert result["sage"]["step_bytes"] == pytest.approx(result["predicted_step_bytes"], rel=0.25)
     both = result["weights_bytes"]
     assert both + result["sage"]["step_bytes"] == pytest.approx(
-        both + result["foretold_step_bytes"], rel=0.15
+        both + result["predicted_step_bytes"], rel=0.15
     )

@@ -71,11 +71,11 @@ def test_torch_comes_from_this_machine_first_then_for_its_gpu_then_as_pip_choose
     plans = [words(commands) for _, commands in start.torch_ways(Path("py"), system)]
     assert len(plans) == ways
     assert "--no-index" in plans[0][0] and "--no-deps" in plans[0][0], "nothing is downloaded"
-    assert plans[-1] == ["py -m pip install torch>=2.1"]
+    assert plans[-1] == ["py -m pip install torch>=2.3"]
     if ways == 3:
         assert plans[1] == [
             "py -m pip install --quiet uv",
-            "py -m uv pip install --python py --torch-backend=auto torch>=2.1",
+            "py -m uv pip install --python py --torch-backend=auto torch>=2.3",
         ]
 
 

@@ -356,8 +356,13 @@ def test_a_shorter_line_covers_a_longer_one_without_terminal_codes():
     for step, losses in ((1, {"a long name of a loss": 1.0}), (9, {})):
         progress.last = 0.0
         progress(Event("erase", step, 9, losses))
-    first, second = progress.stream.getvalue().rstrip("\n").split("\r")[1:]
-    assert "\x1b" not in first + second and len(second) == len(first)
+    lines = progress.stream.getvalue().rstrip("\n").split("\r")[1:]
+    longest = max(len(line.rstrip()) for line in lines)
+    assert "\x1b" not in "".join(lines) and len(lines[-1]) >= longest
+    assert any(
+        "self-check and erasing 1/9" in line and "a long name of a loss 1.0000" in line for line in lines
+    )
+    assert "self-check and erasing 9/9" in lines[-1]
 
 
 def test_the_peak_of_memory_comes_from_windows_own_counters(monkeypatch):

@@ -225,7 +225,7 @@ def checkpointed(model: DiffusionModel) -> dict:
     plain, out = gradients(model, "ours", False), {}
     for side, on, switched in (*itertools.product(SIDES, (False, True), (True,)), ("peft", True, False)):
         got = gradients(model, side, on, switched)
-        name = f"{side}{', checkpointing' if on else ''}{'' if switched else ', blocks not told'}"
+        name = f"{side}{', checkpointing' if on else ''}{'' if switched else ', blocks not switched'}"
         out[name] = got if isinstance(got, str) else max(far(a, b) for a, b in zip(got, plain))
     return out
 

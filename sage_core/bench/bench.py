@@ -1,4 +1,4 @@
-"""Every method on the same work, in one run that goes on where it stopped: one report.json a row, then a
+"""Every method on the same work, in one run that resumes where it stopped: one report.json a row, then a
 table, a CSV and plots.
 
 Rows of one concept and seed share the original model's pictures, the attack's control and the order of their
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -89,9 +90,10 @@ def run(
     """
     tasks = missing(plan, out)
     if jobs > 1 and len(tasks) > 1:
-        spread(tasks, plan, out, min(jobs, len(tasks)), say)
+        part = functools.partial(work, plan=plan, out=out)
+        spread(tasks, part, min(jobs, len(tasks)), getattr(say, "quiet", False))
     for task in missing(plan, out):
-        work(model, task, plan, out, say)
+        work(model, task, say, plan, out)
     costs = {m: published_cost(model, m, plan, out) for m in plan.methods if METHODS[m].published is not None}
     result = summary(model, out, plan, costs)
     write_text(out / "bench.json", json.dumps(result, indent=1))
@@ -118,7 +120,7 @@ def missing(plan: Plan, out: Path) -> list[Task]:
     return [*groups.values(), *costs]
 
 
-def work(model: DiffusionModel, task: Task, plan: Plan, out: Path, say: Callable[[str], None]) -> None:
+def work(model: DiffusionModel, task: Task, say: Callable[[str], None], plan: Plan, out: Path) -> None:
     """Do one of the `missing`."""
     if isinstance(task, str):
         say(
@@ -212,16 +214,13 @@ def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5
         away = {word: 1 - like for word, like in zip(words, likeness_to(model, [concept], words))}
         points += [(away[p["expected"]], p["after"]) for p in prompts]
     points.sort()
-    parts = [points[i * len(points) // bins : (i + 1) * len(points) // bins] for i in range(bins)]
-    return [
-        {
-            "distance": round(mean(d for d, _ in part), 4),
-            "kept": round(mean(float(k) for _, k in part), 4),
-            "prompts": len(part),
-        }
-        for part in parts
-        if part
-    ]
+    result = []
+    for i in range(bins):
+        part = points[i * len(points) // bins : (i + 1) * len(points) // bins]
+        if part:
+            distance, kept = mean(d for d, _ in part), mean(float(k) for _, k in part)
+            result.append({"distance": round(distance, 4), "kept": round(kept, 4), "prompts": len(part)})
+    return result
 
 
 def attack_curve(reports: list[dict]) -> dict[int, float]:

@@ -159,7 +159,7 @@ def measure(
         "dtype": str(dtype).removeprefix("torch."),
         "pixels": model.pixels,
         "plan": str(plan),
-        "foretold_step_bytes": plan.step,
+        "predicted_step_bytes": plan.step,
         "weights_bytes": plan.weights,
     }
     result["sage"] = whole(model, spec, device)

@@ -8,7 +8,7 @@ MEGABYTE = 2**20
 
 
 def cost(result: dict):
-    """Seconds of a whole training on a log axis, in units of ours; and the peak of memory, foretold and
+    """Seconds of a whole training on a log axis, in units of ours; and the peak of memory, predicted and
     measured.
     """
     figure, (time, memory) = new_axes(11, 3.2, 2)
@@ -27,7 +27,7 @@ def cost(result: dict):
     )
     time.set_xlabel(f"time of a whole training, in units of ours\n{where}")
     weights = result["weights_bytes"] / MEGABYTE
-    for y, step in enumerate((result["foretold_step_bytes"], result["sage"]["step_bytes"])):
+    for y, step in enumerate((result["predicted_step_bytes"], result["sage"]["step_bytes"])):
         memory.barh(y, weights, height=0.5, color=GREY)
         memory.barh(y, step / MEGABYTE, left=weights, height=0.5, color=ACCENT)
         memory.text(
@@ -38,7 +38,7 @@ def cost(result: dict):
             fontsize=8,
             color=INK,
         )
-    memory.set_yticks(range(2), ["foretold", "measured"])
+    memory.set_yticks(range(2), ["predicted", "measured"])
     memory.set_xlim(right=memory.get_xlim()[1] * 1.2)
     memory.set_xlabel("highest memory: weights (grey) and a step, MB")
     for ax in (time, memory):

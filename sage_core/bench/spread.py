@@ -10,30 +10,28 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import SageError
-
-if TYPE_CHECKING:
-    from .bench import Plan, Task
+from ..models import load_model
+from ..progress import Progress
 
 MOST = 61  # processes that a pool can wait for on Windows
 _models = []  # a process's own, loaded when it starts
 
 
-def spread(tasks: list[Task], plan: Plan, out: Path, jobs: int, say: Callable[[str], None]) -> None:
-    """Do them in `jobs` processes, which share the processor's cores.
+def spread(tasks: list, work: Callable[..., None], jobs: int, quiet: bool) -> None:
+    """Do the tasks in `jobs` processes, which share the processor's cores.
 
-    What fails is told when the others are done; what is done is kept. Raises SageError.
+    work: called with (model, task, say); a function of a module, or a partial of one, so that another process
+    finds it. A failure is reported when the others are done; what is done is kept. Raises SageError.
     """
     threads, failures = max(1, (os.cpu_count() or 1) // jobs), []
     pool = ProcessPoolExecutor(min(jobs, MOST), multiprocessing.get_context("spawn"), _start, (threads,))
     try:
-        for future in as_completed(
-            [pool.submit(_do, task, plan, out, not getattr(say, "quiet", False)) for task in tasks]
-        ):
-            if error := future.exception():
+        futures = [pool.submit(_do, task, work, quiet) for task in tasks]
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is not None:
                 failures.append(error)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -46,14 +44,9 @@ def spread(tasks: list[Task], plan: Plan, out: Path, jobs: int, say: Callable[[s
 def _start(threads: int) -> None:
     import torch
 
-    from ..models import load_model
-
     torch.set_num_threads(threads)
     _models.append(load_model("demo"))
 
 
-def _do(task: Task, plan: Plan, out: Path, loud: bool) -> None:
-    from ..progress import Progress
-    from .bench import work
-
-    work(_models[0], task, plan, out, Progress(quiet=not loud))
+def _do(task: object, work: Callable[..., None], quiet: bool) -> None:
+    work(_models[0], task, Progress(quiet=quiet))

@@ -3,7 +3,7 @@ at once: `python -m sage_core.bench.stack --out DIR`.
 
 What is asked (SepME, arXiv 2402.05947): does every concept stay away however many others are erased, is the
 rest still there, and does taking one LoRA away bring back that concept and no other? On the bundled model,
-judged by its probe. Every measured state of the model is one JSON file; stop at any time, it goes on where it
+judged by its probe. Every measured state of the model is one JSON file; stop at any time, it resumes where it
 was.
 """
 

@@ -1,6 +1,6 @@
-"""The tables of docs/results.md:
+"""The tables of docs/lab/results.md:
 
-`python -m sage_core.bench.study --out DIR`. Stop it at any time; it goes on where it was.
+`python -m sage_core.bench.study --out DIR`. Stop it at any time; it resumes where it was.
 
 Every row is one JSON file, the report of the public contract, made by one method on the bundled model.
 """
@@ -13,7 +13,6 @@ import json
 import os
 from pathlib import Path
 
-from ..cli.main import escape_unprintable
 from ..cycle.run import erase
 from ..evaluate.measure import Baseline, evaluate, measure_original
 from ..evaluate.report import write_report
@@ -21,6 +20,7 @@ from ..files import write_text
 from ..methods.domains.word import Word
 from ..methods.table import METHODS, Method
 from ..models import load_model
+from ..progress import escape_unprintable
 from ..spec import ErasureSpec
 
 TUNED_ON = (

@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = command(
         "bench",
-        "run every method on the same work on the bundled model and compare them; goes on where it stopped",
+        "run every method on the same work on the bundled model and compare them; resumes where it stopped",
     )
     bench.add_argument("--methods", metavar="A,B", help="methods to compare (default: all)")
     bench.add_argument(
@@ -222,5 +222,5 @@ def _model(sub: argparse.ArgumentParser) -> None:
         "--prediction",
         choices=("auto", "epsilon", "v"),
         default="auto",
-        help="what the UNet predicts (default: told from the model)",
+        help="what the UNet predicts (default: detected)",
     )

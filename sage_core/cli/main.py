@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, SageError
+from ..progress import escape_unprintable
 from .arguments import parser
 
 # The module in which each command is.
@@ -62,15 +63,6 @@ def command_named(name: str) -> Callable[[argparse.Namespace], dict]:
     """The function behind a command. Its module, and with it torch, is loaded now."""
     module = importlib.import_module(f".{MODULES[name]}", __package__)
     return getattr(module, f"run_{name}")
-
-
-def escape_unprintable() -> None:
-    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of
-    training.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def console() -> int:

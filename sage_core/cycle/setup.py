@@ -1,4 +1,4 @@
-"""What a run starts from: the context that its parts see, and the watch over it; a closed form needs no more."""
+"""What a run starts from: the context that its parts see, and the watch. A closed form needs no more."""
 
 from __future__ import annotations
 

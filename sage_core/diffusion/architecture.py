@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its tensors' names and shapes.
+"""What a checkpoint is, detected from its tensors' names and shapes.
 
 SD 1.x, 2.x and SDXL differ in data, not in code.
 """
@@ -200,7 +200,7 @@ def refuse_continuous(sd: Mapping[str, torch.Tensor]) -> None:
 def predicts_velocity(sd: Mapping[str, torch.Tensor], family: Family) -> bool:
     """Whether the UNet predicts v.
 
-    Marked by a `v_pred` tensor, or, for SD 2.x, told from one norm's spread as hosts do.
+    Marked by a `v_pred` tensor, or, for SD 2.x, detected from one norm's spread as hosts do.
 
     768-v models have a deviation above 0.09 in the first norm's bias of the last attention block, 512-base
     models below.

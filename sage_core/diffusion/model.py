@@ -167,7 +167,7 @@ class DiffusionModel:
     ) -> torch.Tensor:
         """Denoise from seeded noise; latents [n, 4, h, w].
 
-        `empty` defaults to the empty prompt, encoded as things stand.
+        `empty` defaults to the empty prompt, encoded with the current adapter.
         """
         empty = Conditioning.cat([self.encode([""])] * len(seeds)) if empty is None else empty
         solver, z = self.scheduler(steps), self.noise(seeds)

@@ -113,7 +113,7 @@ def _same(known: torch.Tensor, alphas: torch.Tensor) -> bool:
 
 
 def is_zero_terminal(alphas: torch.Tensor) -> bool:
-    """Whether the last timestep is pure noise, so that nothing of the picture can be told from the noise in
+    """Whether the last timestep is pure noise, so that nothing of the picture can be seen in
     it.
     """
     return float(alphas[-1]) < 1e-6

@@ -159,7 +159,7 @@ def read_lora(path: Path) -> LoraFile:
     with opened(path) as f:
         metadata, names = dict(f.metadata() or {}), list(f.keys())
         strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
-        if strange is None:  # else it is told before gigabytes of another kind of file are read
+        if strange is None:  # else it is refused before gigabytes of another kind of file are read
             tensors = copied(f)
     if strange is not None or not names:
         raise SageError(

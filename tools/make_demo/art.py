@@ -79,9 +79,8 @@ def draw(art_dir: str, concept: str, style: str, placement: tuple[int, int, int]
 
 def build(art_dir: str, concepts: list[str]) -> np.ndarray:
     """All concepts in all styles and placements; uint8 [concepts, styles, placements, SIZE, SIZE, 3]."""
-    return np.stack(
-        [
-            np.stack([np.stack([draw(art_dir, c, s, p) for p in PLACEMENTS]) for s in STYLE_SETS])
-            for c in concepts
-        ]
-    )
+    pictures = []
+    for concept in concepts:
+        for style in STYLE_SETS:
+            pictures += [draw(art_dir, concept, style, placement) for placement in PLACEMENTS]
+    return np.stack(pictures).reshape(len(concepts), len(STYLE_SETS), len(PLACEMENTS), SIZE, SIZE, 3)

@@ -88,7 +88,7 @@ class SelfCheckSearch(DomainPart):
         return found if not plain else Conditioning.cat([found, self.context.model.encode(names)])
 
     def found(self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]) -> Conditioning:
-        """The search's prompts, one a scene, encoded as things stand."""
+        """The search's prompts, one a scene, encoded with the current adapter."""
         fresh = self.search(rng, generator, scenes)
         self.pool = sorted([*self.refreshed(), *fresh], key=lambda a: -a.leak)[: self.config.pool]
         known = [*fresh, *(a for a in self.pool if a not in fresh)]
