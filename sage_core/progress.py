@@ -74,22 +74,23 @@ class Progress:
             return
         if self.bar is None or self.phase != event.phase:
             self._close()
-            self.bar, self.phase = self._new_bar(name), event.phase
+            self.bar, self.phase = self._new_bar(name, event), event.phase
         self.bar.total, self.bar.n = event.total, event.step
         self.bar.set_postfix_str(text)
         if finished:
             self._close()
 
-    def _new_bar(self, name: str):
+    def _new_bar(self, name: str, event: Event):
         from tqdm import tqdm
 
         return tqdm(
             desc=name,
-            total=1,
+            total=event.total,
+            initial=event.step,
             file=self.stream,
             ascii=True,  # not every Windows console has the block characters
             dynamic_ncols=True,
-            bar_format="{desc} {n_fmt}/{total_fmt} [{bar:16}] {postfix}",
+            bar_format="{desc} {n_fmt}/{total_fmt} [{bar:16}]{postfix}",
         )
 
     def _close(self) -> None:

@@ -336,7 +336,7 @@ def test_methods_that_edit_k_and_v_refuse_another_surface():
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
-def test_the_cost_that_is_foretold_is_what_is_spent(thin, monkeypatch, name):
+def test_the_cost_that_is_predicted_is_what_is_spent(thin, monkeypatch, name):
     method = METHODS[name]
     t = method.training
     short = dataclasses.replace(

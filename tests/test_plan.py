@@ -1,4 +1,4 @@
-"""Memory foretold without taking any, and the way of training that fits into what is free."""
+"""Memory predicted without taking any, and the way of training that fits into what is free."""
 
 import dataclasses
 import json
@@ -154,7 +154,7 @@ def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(
     reason="minutes, and on Linux alone: set SAGE_LONG=1",
 )
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_the_foretold_peak_is_the_measured_one(family, tmp_path):
+def test_the_predicted_peak_is_the_measured_one(family, tmp_path):
     """In a process of its own, since only the highest memory of a process can be read."""
     command = [
         sys.executable,

@@ -357,8 +357,8 @@ def test_a_shorter_line_covers_a_longer_one_without_terminal_codes():
         progress.last = 0.0
         progress(Event("erase", step, 9, losses))
     lines = progress.stream.getvalue().rstrip("\n").split("\r")[1:]
-    longest = max(len(line.rstrip()) for line in lines)
-    assert "\x1b" not in "".join(lines) and len(lines[-1]) >= longest
+    assert not any("\x1b" in line for line in lines)
+    assert all(len(line) >= len(before.rstrip()) for before, line in zip(lines, lines[1:]))
     assert any(
         "self-check and erasing 1/9" in line and "a long name of a loss 1.0000" in line for line in lines
     )
