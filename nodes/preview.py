@@ -1,4 +1,4 @@
-"""Pictures of the concept while it is erased, from the looks of the core (sage_core/left.py)."""
+"""Pictures of the concept while it is erased, from the looks of the core (sage_core/cycle/watch.py)."""
 
 from __future__ import annotations
 
