@@ -147,7 +147,8 @@ from safetensors.torch import save_file
 from sage_core.lora.merge import merge_loras
 from sage_core.spec import ErasureSpec
 for name in ("dog", "cat"):
-    about = {"sage.spec": json.dumps(ErasureSpec(name).resolved().to_json()), "ss_base_model_version": "sd_v1"}
+    spec = ErasureSpec(name).resolved().to_json()
+    about = {"sage.spec": json.dumps(spec), "ss_base_model_version": "sd_v1"}
     tensors = {"lora_te_a.lora_down.weight": torch.ones(2, 4), "lora_te_a.lora_up.weight": torch.ones(4, 2)}
     save_file(tensors, f"{name}.safetensors", about)
 merge_loras([Path("dog.safetensors"), Path("cat.safetensors")], Path("dog.safetensors"))

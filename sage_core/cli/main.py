@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def escape_unprintable() -> None:
-    """Print characters that the console lacks as escapes: a console in cp1252 must not end hours of training."""
+    """Print characters that the console lacks as escapes.
+
+    A console in cp1252 must not end hours of training.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

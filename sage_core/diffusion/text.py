@@ -15,7 +15,10 @@ from ..errors import SageError
 
 @dataclass
 class Conditioning:
-    """What the UNet reads: `hidden` [batch, tokens, width] and, for SDXL, `pooled` [batch, width of CLIP-G]."""
+    """What the UNet reads.
+
+    `hidden`: [batch, tokens, width]. `pooled`: [batch, width of CLIP-G], for SDXL only.
+    """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
@@ -66,7 +69,10 @@ class Tokens:
 
 
 class TextStack:
-    """CLIP text encoders with their tokenizer. `layer`: "last" (final norm applied) or "penultimate" (SDXL)."""
+    """CLIP text encoders with their tokenizer.
+
+    `layer`: "last" (final norm applied) or "penultimate" (SDXL).
+    """
 
     def __init__(
         self,

@@ -25,10 +25,21 @@ TITLES = {
 }
 INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
 TILE, GAP, LEFT = 96, 6, 170
+STYLE = f"""
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
+       color: {INK}; background: {PAPER} }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }}
+th[scope=row] {{ text-align: left }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 10px }}
+figure {{ margin: 0; width: 96px; font-size: 11px; color: {GREY} }}
+img {{ width: 96px; height: 96px; display: block; margin-bottom: 2px }}
+pre {{ background: #f5f5f7; padding: 1rem; overflow: auto }}
+"""
 
 
 def to_pil(image: torch.Tensor, side: int | None = None) -> Image.Image:
-    """One picture [3, H, W] in [-1, 1] as a PIL image, enlarged to `side` without smoothing small ones away."""
+    """One picture [3, H, W] in [-1, 1] as a PIL image, resized to `side` x `side` pixels where given."""
     array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(array)
     return picture if side is None else picture.resize((side, side), Image.Resampling.LANCZOS)
@@ -128,12 +139,7 @@ def _fit(text: str, draw: ImageDraw.ImageDraw, font) -> str:
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
-    numbers = "".join(
-        "<tr><th"
-        f" scope=row>{html.escape(TITLES[c])}</th><td>{_percent(report['before'][c])}</td><td>{_percent(report['after'][c])}</td>"
-        f"<td>{'' if report['drift'].get(c) is None else report['drift'][c]}</td></tr>"
-        for c in (*CELLS, "attacked")
-    )
+    numbers = "".join(_row(report, cell) for cell in (*CELLS, "attacked"))
     sections = "".join(_section(evaluation, c) for c in CELLS)
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
@@ -142,15 +148,25 @@ def page(evaluation: Evaluation) -> str:
             f" it.</p><div class=tiles>{tiles}</div>"
         )
     concept, cost = html.escape(report["spec"]["concept"]), report["cost"]
-    return f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>Erased: {concept}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:{INK};background:{PAPER}}}
-table{{border-collapse:collapse}}td,th{{padding:.3rem .9rem;border-bottom:1px solid #ddd;text-align:right}}th[scope=row]{{text-align:left}}
-.tiles{{display:flex;flex-wrap:wrap;gap:10px}}figure{{margin:0;width:96px;font-size:11px;color:{GREY}}}img{{width:96px;height:96px;display:block;margin-bottom:2px}}
-pre{{background:#f5f5f7;padding:1rem;overflow:auto}}</style>
-<h1>Erased: {concept}</h1><p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards and {cost["unet_backwards"]} backwards,
-{cost["seconds"]:.0f} s. A number is the share of pictures in which the probe sees what the prompt asked for; drift is the mean pixel distance.</p>
+    return f"""<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>Erased: {concept}</title>
+<style>{STYLE}</style>
+<h1>Erased: {concept}</h1>
+<p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
+and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
+A number is the share of pictures in which the probe sees what the prompt asked for;
+drift is the mean pixel distance.</p>
 <table><tr><th></th><th>before</th><th>after</th><th>drift</th></tr>{numbers}</table>{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
+
+
+def _row(report: dict, cell: str) -> str:
+    before, after, drift = (report[part].get(cell) for part in ("before", "after", "drift"))
+    return (
+        f"<tr><th scope=row>{html.escape(TITLES[cell])}</th>"
+        f"<td>{_percent(before)}</td><td>{_percent(after)}</td>"
+        f"<td>{'' if drift is None else drift}</td></tr>"
+    )
 
 
 def _percent(value: float | None) -> str:

@@ -88,12 +88,14 @@ def write_card(
     )
     probes = "\n".join(f"| {name} | {value:.1%} |" for name, value in probe.items())
     sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in parameters.items())
+    pairs = ", ".join(f"{name} in {style}" for name, style in sorted(HELD_OUT_PAIRS))
     write_text(
         DEMO / "README.md",
         f"""# The bundled model
 
-A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text encoder, UNet with cross-attention,
-TAESD-layout autoencoder, SD 1.x's noise schedule, epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
+A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text
+encoder, UNet with cross-attention, TAESD-layout autoencoder, SD 1.x's noise schedule,
+epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
 {len(STYLES)} styles ({", ".join(STYLES)}) at 64 x 64 pixels.
 It says nothing about Stable Diffusion itself.
 
@@ -106,20 +108,21 @@ It says nothing about Stable Diffusion itself.
 
 ## What it draws
 
-Share of pictures in which the probe sees what was asked for. Seeds from {SEED}, 20 steps of DPM-Solver++, guidance 5; made by
-`python -m tools.make_demo.card`.
+Share of pictures in which the probe sees what was asked for. Seeds from {SEED}, 20 steps of
+DPM-Solver++, guidance 5; made by `python -m tools.make_demo.card`.
 
 | prompts | concept recognised | style recognised | pictures |
 |---|---|---|---|
 {rows}
 
-The held-out pairs ({", ".join(f"{n} in {s}" for n, s in sorted(HELD_OUT_PAIRS))}) were never shown in training.
-Prompts of the synonym row use words for a thing other than its name, all of which were in the captions; the eraser is given none of them.
+The held-out pairs ({pairs}) were never shown in training.
+Prompts of the synonym row use words for a thing other than its name, all of which were in the captions;
+the eraser is given none of them.
 
 ## The probe
 
-A convolutional network trained on real drawings only, never on generated pictures: the four styles, and three other artists' sets that
-the model never saw. On drawings placed afresh:
+A convolutional network trained on real drawings only, never on generated pictures: the four styles, and
+three other artists' sets that the model never saw. On drawings placed afresh:
 
 | | right |
 |---|---|
@@ -129,8 +132,8 @@ It recognises drawings of these sets; it is no judge of pictures at large.
 
 ## Licence and sources
 
-The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the top of the repository. The
-pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
+The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the
+top of the repository. The pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
 """,
     )
 
