@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from ..sage_core.errors import SageError
@@ -74,7 +73,7 @@ def specs(
 
 def _with_effort(spec: ErasureSpec, share: float) -> ErasureSpec:
     """With that share of the method's own steps."""
-    return dataclasses.replace(spec, steps=max(1, round(spec.resolved().steps * share)))
+    return dataclasses.replace(spec, steps=max(1, round(spec.recipe().steps * share)))
 
 
 def _few(text: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -124,29 +123,3 @@ def lora_path(folder: Path, stem: str) -> Path:
 def listed_name(path: PurePath, loras: PurePath) -> str:
     """A LoRA file as ComfyUI's lists name it: relative to the folder, with the system's own separator."""
     return str(path.relative_to(loras))
-
-
-def place(first: Path, same: Callable[[Path], bool]) -> tuple[Path, bool]:
-    """Where this erasure's file is, or is to go:
-
-    (path, there already?). A file of another erasure is never overwritten.
-    """
-    for number in range(1, 10_000):
-        path = first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
-        if not path.exists():
-            return path, False
-        if same(path):
-            return path, True
-    raise SageError(f"There are 10,000 files named like {first.name}; choose another name.")
-
-
-def same_erasure(path: Path, spec: ErasureSpec, model) -> bool:
-    """Whether the file at `path` is this very erasure of this very DiffusionModel; damaged and foreign files
-    are not.
-    """
-    from ..sage_core.lora.file import read_lora
-
-    try:
-        return read_lora(path).is_of(spec, model)
-    except SageError:
-        return False

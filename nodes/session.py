@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +18,11 @@ from . import bridge
 from .graph_weights import checkpoint
 from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
-from .request import few, listed_name, lora_path, lora_stem, place, prompts_each, same_erasure
+from .request import few, listed_name, lora_path, lora_stem, prompts_each
+
+if TYPE_CHECKING:
+    from ..sage_core.diffusion.model import DiffusionModel
+    from ..sage_core.methods.recipe import Recipe
 
 PHASES = {
     "bank": "self-check: drawing the latent bank",
@@ -93,24 +98,32 @@ def run(
 
     Raises SageError with a sentence, or ComfyUI's interrupt when cancelled.
     """
+    from ..sage_core import comparison_prompts
+
     messages = bridge.Messages(node_id, own_face=True)
-    _forget_old_states(specs)
     sampling = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     weights = checkpoint(model, clip)
     bridge.free_memory()
     try:
-        finished = [
-            _one(weights, sampling, vae, model, spec, lora_name, len(specs), messages) for spec in specs
-        ]
+        core = _core(weights, sampling)
+        del weights
+        recipes = [spec.recipe(core.knowledge.styles) for spec in specs]
+        _forget_old_states(recipes)
+        finished = []
+        for spec, recipe in zip(specs, recipes):
+            first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, len(specs) > 1))
+            guess = spec.taken_as(core.knowledge.styles)
+            tests = comparison_prompts(core, spec, prompts_each(len(specs)))
+            finished.append(_one(core, recipe, first, guess, Camera(model, vae), tests, messages))
     except bridge.OutOfMemory as error:
         raise SageError(
             "There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train"
-            " only the text surface, or close what else uses the graphics card, then queue again: it goes on"
-            " where it stopped."
+            " only the text surface, or close what else uses the graphics card, then queue again: the run"
+            " resumes where it stopped."
         ) from error
     finally:
-        del weights
+        core = None
         gc.collect()
         bridge.free_memory()
     done = Done(model, clip, prompts=few([own.prompts for own in finished]))
@@ -125,97 +138,109 @@ def run(
     return done
 
 
-def _one(
-    weights, sampling: tuple, vae, model, spec: ErasureSpec, lora_name: str, concepts: int, messages
-) -> One:
-    """The erasure of one of `concepts` concepts, trained now or found as a file."""
-    from ..sage_core import comparison_prompts
-    from ..sage_core.files import check_room, claimed
-    from ..sage_core.jobs.make import room_for
+def _core(weights: dict[str, torch.Tensor], sampling: tuple) -> DiffusionModel:
+    """The core's model of the graph's weights: read and hashed once for all concepts."""
     from ..sage_core.models import load_model
 
-    first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, concepts > 1))
     with bridge.training():
         core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
     core.on_pass = bridge.check_cancelled
-    state = _state_file(spec, core)
-    taken, spec = spec.taken_as(core.knowledge.styles), spec.resolved(core.knowledge.styles)
-    try:
-        path, there = place(first, lambda p: same_erasure(p, spec, core))
-        camera, prompts = Camera(model, vae), comparison_prompts(core, spec, prompts_each(concepts))
-        if there:
-            left, losses = _recorded(path)
-            messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=left)
-            return One(
-                path, left_graph(spec.concept, left, losses), from_file(path.with_suffix(".png")), prompts
-            )
-        check_room(path, room_for(core, spec))
-        with claimed(path), claimed(state), bridge.training():
-            graph, pictures = _train(core, spec, path, state, camera, messages, taken)
-        return One(path, graph, pictures, prompts)
-    finally:
-        core.on_pass = None
+    return core
 
 
-def _train(core, spec: ErasureSpec, path: Path, state: Path, camera, messages, taken: str):
-    """(graph of what is left, pictures).
+def _one(
+    core: DiffusionModel,
+    recipe: Recipe,
+    first: Path,
+    guess: str,
+    camera: Camera,
+    tests: list[str],
+    messages: bridge.Messages,
+) -> One:
+    """The erasure of one concept, trained now or found as a file.
 
-    `taken`: what to report about a guess of the concept's kind; empty if the user said it.
+    first: the file's name, unless another erasure has it. guess: what to report about a guess of the
+    concept's kind. tests: prompts that show it.
     """
-    from ..sage_core.files import write_picture
-    from ..sage_core.memory.plan import erase_as_planned, fit
+    from ..sage_core.jobs.make import Made, Maker
+    from ..sage_core.jobs.names import place
 
-    def on_event(event) -> None:
-        text = f"{spec.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
+    path, file = place(first, recipe, core)
+    if file is not None:
+        made = Made.earlier(path, recipe, file)
+        messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=made.left)
+        pictures = from_file(path.with_suffix(".png"))
+    else:
+        report = _Reporter(recipe.concept, guess, camera, messages)
+        state = _state_file(recipe, core)
+        with bridge.training():
+            maker = Maker(core, bridge.device(), report, finish=_saved(core))
+            made = maker.make(recipe, path, _usable(state), state)
+        pictures = _shown(recipe.concept, camera, path, messages)
+    return One(path, left_graph(recipe.concept, made.left, made.losses), pictures, tests)
+
+
+class _Reporter:
+    """Events and sentences of a run as messages to the page."""
+
+    def __init__(self, concept: str, guess: str, camera: Camera, messages):
+        self.concept, self.guess, self.camera, self.messages = concept, guess, camera, messages
+        if guess:
+            self(guess)
+
+    def __call__(self, event) -> None:
+        if isinstance(event, str):
+            self.messages("plan", 1, 1, f"{self.concept}: {event}")
+            return
+        text = f"{self.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
         if event.left is not None:
             text += f", {event.left:.0%} of it left"
         if event.eta is not None:
             text += f", at most {event.eta:.0f} s"
-        if taken:  # last, since the node cuts off what is too long
-            text += f"; {taken}"
-        data = {
-            "concept": spec.concept,
-            "losses": event.losses,
-            "left": event.left,
-            "leak": event.leak,
-            "eta": event.eta,
-        }
-        messages(event.phase, event.step, event.total, text, camera.picture(event), **data)
+        if self.guess:  # last, since the node cuts off what is too long
+            text += f"; {self.guess}"
+        data = {"concept": self.concept, "losses": event.losses, "left": event.left, "eta": event.eta}
+        self.messages(event.phase, event.step, event.total, text, self.camera.picture(event), **data)
 
-    def say(text: str) -> None:
-        messages("plan", 1, 1, f"{spec.concept}: {text}")
 
-    plan = fit(core, spec, bridge.device())
-    for part in (taken, str(plan or "")):
-        if part:
-            say(part)
-    erasure = erase_as_planned(core, spec, plan, on_event, say, state, _usable(state))
-    try:
+def _saved(core: DiffusionModel):
+    """A `finish` of jobs.make that honours Cancel before the file appears."""
+
+    def finish(erasure, path: Path) -> None:
         bridge.check_cancelled()
         erasure.save(path, core)
-    finally:
-        erasure.adapter.remove()
-    pictures = before_after(spec.concept, camera.first, camera.last) if camera.last is not None else None
-    if pictures is not None:
-        messages("after", 1, 1, f"{spec.concept}: saved", to_pil(pictures[0]))
-        write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
-    return left_graph(spec.concept, erasure.left, erasure.losses), pictures
+
+    return finish
 
 
-def _state_file(spec: ErasureSpec, core) -> Path:
+def _shown(concept: str, camera: Camera, path: Path, messages) -> torch.Tensor | None:
+    """Before and after, on the node and beside the LoRA; None without a VAE."""
+    from ..sage_core.files import write_picture
+
+    if camera.last is None:
+        return None
+    pictures = before_after(concept, camera.first, camera.last)
+    messages("after", 1, 1, f"{concept}: saved", to_pil(pictures[0]))
+    write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
+    return pictures
+
+
+def _state_file(recipe: Recipe, core: DiffusionModel) -> Path:
     """One for each erasure of each model, in the way that the graph samples it."""
-    other = "" if core.sampling == "epsilon" else "-" + hashlib.sha256(core.sampling.encode()).hexdigest()[:8]
-    return bridge.state_folder() / f"{spec.fingerprint()}-{core.fingerprint[:16]}{other}.resume"
+    other = ""
+    if core.sampling != "epsilon":
+        other = "-" + hashlib.sha256(core.sampling.encode()).hexdigest()[:8]
+    return bridge.state_folder() / f"{recipe.fingerprint()}-{core.fingerprint[:16]}{other}.resume"
 
 
-def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
-    """Runs that nobody went on with would fill the disk.
+def _forget_old_states(keep: list[Recipe], days: float = 14.0) -> None:
+    """Runs that nobody resumed would fill the disk.
 
     Those that are wanted now stay, whatever a wrong clock says.
     """
     from ..sage_core.files import remove
 
-    wanted = tuple(spec.fingerprint() for spec in keep)
+    wanted = tuple(recipe.fingerprint() for recipe in keep)
     for state in bridge.state_folder().glob("*.resume"):
         if not state.name.startswith(wanted) and _older(state, days):
             remove(state)
@@ -225,7 +250,7 @@ def _forget_old_states(keep: list[ErasureSpec], days: float = 14.0) -> None:
 
 
 def _older(path: Path, days: float) -> bool:
-    """No, where another server has just taken it away."""
+    """Whether the file is older than `days`; False if it has vanished."""
     try:
         return time.time() - path.stat().st_mtime > days * 86_400
     except OSError:
@@ -245,14 +270,3 @@ def _usable(state: Path) -> bool:
     except SageError:
         remove(state)
         return False
-
-
-def _recorded(path: Path) -> tuple[list[float], list[dict[str, float]]]:
-    """What a file says was left, and its losses, step by step."""
-    from ..sage_core.lora.file import read_lora
-
-    try:
-        file = read_lora(path)
-    except SageError:
-        return [], []
-    return file.left(), file.losses()

@@ -12,11 +12,11 @@ __version__ = "0.1.0"
 _WHERE = {
     "ErasureSpec": "spec",
     "erase": "cycle.run",
-    "Erasure": "cycle.run",
+    "Erasure": "cycle.result",
     "Event": "progress",
     "load_model": "models",
     "load_lora": "lora.file",
-    "comparison_prompts": "prompts.suite",
+    "comparison_prompts": "evaluate.suite",
     "SageError": "errors",
     "Cancelled": "errors",
 }

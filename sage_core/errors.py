@@ -28,7 +28,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What a library said, on one line."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)

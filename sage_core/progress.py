@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """What happens. phase: "bank", "erase", "look" or "done"; `losses`: of this step by name; `eta`: seconds
-    that remain; `leak`: how like the concept the strongest prompt that the search knows still is (cosine;
-    None where nothing is searched); `left`: the share of the concept that is left at the last look, 1 for the
-    untouched model and 0 where it is gone (see left.py; None without looks); `latents`: of a look's pictures,
-    [n, 4, h, w]. `total` falls when the cycle finds that it is done.
+    """What happens in a run.
+
+    Args:
+        phase: "bank", "erase", "look" or "done".
+        step, total: how far it is; `total` falls when the cycle finds that it is done.
+        losses: of this step, by the name of the term.
+        eta: seconds that remain.
+        left: share of the concept that is left at the last look, 1 for the untouched model and 0 where it is
+            gone (cycle/watch.py); None without looks.
+        latents: of a look's pictures, [n, 4, h, w].
     """
 
     phase: str
@@ -25,7 +30,6 @@ class Event:
     total: int
     losses: dict[str, float] = field(default_factory=dict)
     eta: float | None = None
-    leak: float | None = None
     left: float | None = None
     latents: torch.Tensor | None = None
 

@@ -5,15 +5,18 @@ metadata.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import SageError, shown
 from .lora.surfaces import SURFACES
 from .prompts.kinds import KINDS, guess
+
+if TYPE_CHECKING:
+    from .methods.recipe import Recipe
+    from .methods.table import Method, Training
 
 MAX_TEXT = 300  # characters
 MAX_WORDS = 1000  # in a list of them
@@ -26,17 +29,22 @@ NAMES = 4  # so many names a method's own steps and rank are enough for
 
 @dataclass(frozen=True)
 class ErasureSpec:
-    """An erasure.
+    """What to erase, and how. None means "as the method has it"; `recipe()` makes every choice.
 
-    None means "as the method has it"; `resolved()` fills those in. Raises SageError on bad values.
+    Raises SageError on bad values.
 
-    concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh"). synonyms:
-    other words for it, or other concepts, that the same LoRA is to erase as well; retain: words that must
-    stay (besides the built-in list). surface: "text" (text encoders), "cross_attention" (UNet), "both", or
-    "unet" (all of its transformer blocks); eta: strength of the negative guidance; faithful: train as the
-    paper's own code does, at its own cost (a fresh trajectory at every step). resolution: side in pixels of
-    what is trained on, a multiple of 64 (None: what the model was made for); smaller is quicker. kind: what
-    the concept is, "thing", "style" or "person"; None: guessed from its words (prompts/kinds.py).
+    Args:
+        concept: what to erase, as one would write it in a prompt ("dog", "in the style of Van Gogh").
+        synonyms: other words for it, or other concepts, that the same LoRA erases as well.
+        retain: words that must stay, besides the built-in list.
+        method: a name in methods.table.METHODS.
+        surface: "text" (text encoders), "cross_attention" (UNet), "both", or "unet" (all of its transformer
+            blocks).
+        eta: strength of the negative guidance.
+        resolution: side in pixels of what is trained on, a multiple of 64; None: what the model was made for.
+            Smaller is quicker.
+        faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
+        kind: what the concept is, "thing", "style" or "person"; None: guessed from its words.
     """
 
     concept: str
@@ -55,7 +63,7 @@ class ErasureSpec:
     kind: str | None = None
 
     def __post_init__(self) -> None:
-        from .methods.table import METHODS
+        from .methods.table import METHODS  # loads torch
 
         object.__setattr__(self, "concept", _text(self.concept, "concept"))
         object.__setattr__(
@@ -116,30 +124,48 @@ class ErasureSpec:
 
     @property
     def times(self) -> int:
-        """So many times a method's steps and rank for the names of this erasure: once for every four."""
+        """Factor by which steps and rank grow: 1 for every four names."""
         return math.ceil((1 + len(self.synonyms)) / NAMES)
 
-    def resolved(self, styles: tuple[str, ...] = ()) -> ErasureSpec:
-        """The same erasure with the method's defaults and its kind written out, as in a file's metadata.
+    def recipe(self, styles: tuple[str, ...] = ()) -> Recipe:
+        """The erasure with every choice made, as in a file's metadata.
 
-        `styles`: those that the model is known to have (model.knowledge.styles); the kind may depend on them.
+        styles: those that the model is known to have (model.knowledge.styles); the kind may depend on them.
         """
+        from .methods.recipe import Recipe
         from .methods.table import METHODS
 
         method = METHODS[self.method]
-        training = method.trained(self.faithful)
+        eta = None if method.target is None else method.target.own_eta()
+        if self.eta is not None and method.target is not None:
+            method = dataclasses.replace(method, target=method.target.with_eta(self.eta))
+        return Recipe(
+            method=method,
+            training=self._training(method),
+            concept=self.concept,
+            synonyms=self.synonyms,
+            retain=self.retain,
+            kind=self.kind_of(styles),
+            seed=self.seed,
+            surface=self.surface or method.surface,
+            eta=eta if self.eta is None else self.eta,
+            resolution=self.resolution,
+            faithful=self.faithful,
+        )
+
+    def _training(self, method: Method) -> Training:
+        """The method's training with the user's numbers in it."""
+        own = method.training_as(self.faithful)
+        assert own is not None  # refused by __post_init__
         times = 1 if self.faithful or method.closed is not None else self.times
-        rank = self.rank or times * training.rank
-        defaults = {
-            "surface": method.surface,
-            "steps": times * training.steps,
-            "rank": rank,
-            "learning_rate": training.learning_rate,
-            "alpha": float(training.alpha or rank),
-            "eta": getattr(method.target, "eta", None),
-            "kind": self.kind_of(styles),
-        }
-        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+        rank = self.rank or times * own.rank
+        return dataclasses.replace(
+            own,
+            steps=self.steps or times * own.steps,
+            rank=rank,
+            alpha=float(self.alpha or own.alpha or rank),
+            learning_rate=self.learning_rate or own.learning_rate,
+        )
 
     def to_json(self) -> dict:
         """Plain JSON values; `from_json` is its inverse."""
@@ -159,18 +185,6 @@ class ErasureSpec:
         if "concept" not in data:
             raise SageError("The erasure spec has no field 'concept'; say what to erase.")
         return cls(**data)
-
-    def fingerprint(self) -> str:
-        """Sixteen hex digits that name this erasure, defaults written out."""
-        from .methods.table import METHODS
-
-        whole = self.resolved()
-        if (
-            METHODS[self.method].closed is not None
-        ):  # its rank comes out of the edit: a finished file and the wish for it are the same erasure
-            whole = dataclasses.replace(whole, rank=None, alpha=None)
-        text = json.dumps(whole.to_json(), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parse_concepts(text: str) -> list[tuple[str, tuple[str, ...]]]:

@@ -124,7 +124,7 @@ def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):
         erase(thin, SPEC, stop_at(2), state=state, save_every=0)
     with pytest.raises(SageError, match="another erasure"):
         erase(thin, dataclasses.replace(SPEC, concept="tower"), state=state, resume=True)
-    method = METHODS[SPEC.resolved().method]
+    method = METHODS[SPEC.recipe().method]
     monkeypatch.setitem(
         METHODS,
         method.name,
@@ -197,7 +197,7 @@ def test_sdxl_and_velocity_models_are_erased_too(tmp_path):
 
 def context(model):
     adapter = Adapter.create(surface_layers(model, "text"), 2, 2.0, torch.Generator().manual_seed(0))
-    return build_context(model, SPEC.resolved(), adapter), adapter
+    return build_context(model, SPEC.recipe(), adapter), adapter
 
 
 def test_bank_states_carry_the_frozen_predictions(thin):

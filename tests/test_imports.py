@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+CORE = ROOT / "sage_core"
+# From the bottom to the top: a room imports only rooms before it (docs/architecture.md).
+ROOMS = (
+    *("errors", "files", "diffusion", "lora", "prompts", "methods", "spec", "progress", "cycle"),
+    *("memory", "evaluate", "jobs", "demo", "models", "bench", "cli"),
+)
 HOSTS = {"comfy", "comfy_api", "folder_paths", "server", "modules", "gradio", "nodes"}
 
 
@@ -61,6 +67,72 @@ def test_the_core_does_not_know_the_bundled_model(path):
         parts = (getattr(node, "module", None) or "").split(".") if isinstance(node, ast.ImportFrom) else []
         names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
         assert "demo" not in [*parts, *(part for n in names for part in n.split("."))], ast.unparse(node)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the core that a file imports, lazily and for types included; "lora.file", say."""
+    package = path.relative_to(CORE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            module = ".".join(part for part in base if part)
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".strip(".")
+                is_module = (CORE / Path(*inner.split("."))).with_suffix(".py").exists()
+                found.add(inner if is_module else module)
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """All modules below the rooms, by name; packages' own files and the two entries at the root are left
+    out.
+    """
+    files = [path for path in CORE.rglob("*.py") if path.stem not in ("__init__", "__main__")]
+    return {".".join(path.relative_to(CORE).with_suffix("").parts): path for path in files}
+
+
+def test_every_room_imports_only_rooms_below_it():
+    wrong = []
+    for name, path in modules().items():
+        own = ROOMS.index(name.split(".")[0])
+        for other in imports_of(path):
+            if other and ROOMS.index(other.split(".")[0]) > own:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: imports_of(path) for name, path in modules().items()}
+    done: set[str] = set()
+
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        if name in done or name not in graph:
+            return
+        for other in graph[name]:
+            walk(other, (*above, name))
+        done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+def test_the_direction_is_the_one_that_the_documentation_shows():
+    """Room by room, from the top to the bottom."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"```text\n(.+?)```", text, re.S)[1]
+    names = " ".join(re.split(r" {3,}", line)[0] for line in block.splitlines())
+    shown = [word for word in re.findall(r"[a-z_]+", names) if word in ROOMS]
+    assert shown == list(reversed(ROOMS))
+
+
+@pytest.mark.slow
+def test_the_type_checker_agrees():
+    """mypy, strict on the methods and the cycle (see pyproject.toml)."""
+    pytest.importorskip("mypy")
+    run = subprocess.run([sys.executable, "-m", "mypy"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_files_stay_short():

@@ -21,7 +21,7 @@ def model(tmp_path_factory):
 def search(model, concept="red castle", **config):
     adapter = Adapter.create(surface_layers(model, "both"), 4, 4.0, torch.Generator().manual_seed(0))
     adapter.remove()
-    return NameInversion(**config).start(build_context(model, ErasureSpec(concept).resolved(), adapter))
+    return NameInversion(**config).start(build_context(model, ErasureSpec(concept).recipe(), adapter))
 
 
 def test_what_is_used_moves_up_the_loss_and_nothing_else_moves(model):

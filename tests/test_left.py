@@ -30,7 +30,7 @@ def looked(model, spec, **more):
 def watch_on(model, spec) -> Watch:
     """A watch on a model with an adapter that changes nothing."""
     adapter = Adapter.create(surface_layers(model, "text"), 2, 2.0, torch.Generator().manual_seed(0))
-    return Watch(build_context(model, spec.resolved(model.knowledge.styles), adapter), lambda *look: None)
+    return Watch(build_context(model, spec.recipe(model.knowledge.styles), adapter), lambda *look: None)
 
 
 @pytest.mark.parametrize("concept", ["dog", "pixel art"])
@@ -66,7 +66,7 @@ def test_the_weaker_the_lora_the_more_is_left(demo, tmp_path):
     for strength in (0.0, 0.25, 1.0):
         model = load_model("demo")
         adapter = load_lora(model, path, strength)
-        watch = Watch(build_context(model, ErasureSpec("dog").resolved(), adapter), lambda *look: None)
+        watch = Watch(build_context(model, ErasureSpec("dog").recipe(), adapter), lambda *look: None)
         watch.begin()
         watch.look(0, 1)
         shares.append(watch.curve[-1][1])

@@ -34,7 +34,7 @@ def trained(model, surface="both", rank=4, alpha=4.0, seed=0):
 
 
 def save(adapter, model, path, **changes):
-    spec = ErasureSpec("cat", **{"rank": 4, **changes}).resolved()
+    spec = ErasureSpec("cat", **{"rank": 4, **changes}).recipe()
     return Erasure(spec, adapter, [{"total": 0.0}], Cost(), 0.0).save(path, model)
 
 
@@ -90,7 +90,7 @@ def two_files(model, folder):
         adapter = trained(model, surface, rank, alpha, seed)
         files.append(
             Erasure(
-                ErasureSpec(concept, surface=surface, rank=rank, alpha=alpha).resolved(),
+                ErasureSpec(concept, surface=surface, rank=rank, alpha=alpha).recipe(),
                 adapter,
                 [],
                 Cost(),

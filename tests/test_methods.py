@@ -54,7 +54,7 @@ def distance(a, b):
 
 def context(model, surface="cross_attention", concept="red castle", synonyms=()):
     adapter = Adapter.create(surface_layers(model, surface), 2, 2.0, torch.Generator().manual_seed(0))
-    return build_context(model, ErasureSpec(concept, synonyms).resolved(), adapter), adapter
+    return build_context(model, ErasureSpec(concept, synonyms).recipe(), adapter), adapter
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -132,7 +132,7 @@ def test_rece_as_a_lora_equals_its_full_rank_edit(thin, tmp_path):
     )
     full = {k: v.weight.detach().double() for k, v in layers.items()}
     found = concept
-    for turn in range(spec.resolved().steps):
+    for turn in range(spec.recipe().steps):
         if turn:
             left = config.ridge * torch.eye(concept.shape[1], dtype=torch.float64) + sum(
                 w.T @ w for w in full.values()
@@ -197,7 +197,7 @@ def test_with_a_reach_every_concept_is_erased_alike_where_it_was_not_fitted(thin
     adapter = Adapter.create(
         surface_layers(thin, "cross_attention"), 4, 4.0, torch.Generator().manual_seed(0)
     )
-    ctx = build_context(thin, ErasureSpec(concept).resolved(), adapter)
+    ctx = build_context(thin, ErasureSpec(concept).recipe(), adapter)
     config = ClosedForm(keep_own=5.0, templates=2, rounds=1)
     seen, rows, aim = embeddings(ctx, config)[0], *unseen(ctx, config)
     new = torch.cdist(rows, seen).min(1).values > 1e-6
@@ -281,7 +281,7 @@ def test_a_faithful_run_walks_a_trajectory_at_every_step(thin):
     steps = METHODS["esd"].published.solver_steps
     # Two frozen predictions and one trained pass a step, and on average half a guided trajectory.
     assert erasure.cost.backwards == 4 and 4 * 3 <= erasure.cost.forwards <= 4 * (3 + 2 * steps)
-    assert spec.resolved().learning_rate == METHODS["esd"].published.learning_rate
+    assert spec.recipe().learning_rate == METHODS["esd"].published.learning_rate
     with pytest.raises(SageError, match="no published training"):
         ErasureSpec("castle", faithful=True)
 
@@ -330,7 +330,7 @@ def test_a_finished_closed_form_is_known_as_the_erasure_that_was_asked_for(thin)
 def test_methods_that_edit_k_and_v_refuse_another_surface():
     with pytest.raises(SageError, match="cross-attention and nothing else"):
         ErasureSpec("castle", method="rece", surface="text")
-    assert dataclasses.asdict(ErasureSpec("castle", method="rece").resolved())["eta"] is None
+    assert dataclasses.asdict(ErasureSpec("castle", method="rece").recipe())["eta"] is None
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
@@ -354,7 +354,7 @@ def test_the_cost_that_is_foretold_is_what_is_spent(thin, monkeypatch, name):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_style_is_erased_by_every_method_and_shown_on_things(thin, name):
     spec = ErasureSpec("in the style of Hokusai", method=name, steps=2)
-    assert spec.resolved().kind == "style"
+    assert spec.recipe().kind == "style"
     erasure = erase(thin, spec)
     assert any(v.abs().sum() > 0 for k, v in erasure.adapter.tensors().items() if "lora_up" in k)
     erasure.adapter.remove()
@@ -364,7 +364,7 @@ def test_a_style_s_prompts_keep_what_they_show(thin):
     import random
 
     adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
-    ctx = build_context(thin, ErasureSpec("pixel art style").resolved(), adapter)
+    ctx = build_context(thin, ErasureSpec("pixel art style").recipe(), adapter)
     things = ctx.scenes(random.Random(0), 3)
     assert len(set(things)) == 3 and ctx.neutral(things[0]) == f"a drawing of a {things[0]}"
     assert ctx.plain("pixel art style", things[0]) == f"a pixel art style drawing of a {things[0]}"
@@ -401,7 +401,7 @@ def test_a_thing_is_shown_in_styles_and_alone_and_the_same_styles_are_kept(thin)
     import random
 
     adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
-    ctx = build_context(thin, ErasureSpec("castle").resolved(), adapter, styled=0.5)
+    ctx = build_context(thin, ErasureSpec("castle").recipe(), adapter, styled=0.5)
     scenes = ctx.scenes(random.Random(0), 4)
     assert len(set(scenes[:2]) & set(ctx.other_styles)) == 2 and scenes[2:] == [None, None]
     style = scenes[0]
@@ -418,7 +418,7 @@ def test_a_thing_is_shown_in_styles_and_alone_and_the_same_styles_are_kept(thin)
         assert all(word in prompt for word, prompt in zip(words, kept))
         assert sum(any(s in prompt for s in ctx.other_styles) for prompt in kept) == 3
         assert all(any(s in prompt for prompt in kept) for s in scenes[:2])
-    bare = build_context(thin, ErasureSpec("castle").resolved(), adapter)
+    bare = build_context(thin, ErasureSpec("castle").recipe(), adapter)
     assert bare.scenes(random.Random(0), 4) == [None] * 4
     assert not any(
         s in p for p in bare.retained_prompts(random.Random(0), words, [None]) for s in bare.other_styles
@@ -432,7 +432,7 @@ def test_every_concept_draws_its_own_scenes(thin):
     """
     method, drawn = METHODS["sage"], []
     for concept in ("castle", "river", "tree"):
-        spec = ErasureSpec(concept, steps=1).resolved()
+        spec = ErasureSpec(concept, steps=1).recipe()
         adapter = Adapter.create(surface_layers(thin, "text"), 2, 2.0, torch.Generator().manual_seed(0))
         run = Run(
             thin, spec, method, adapter, torch.Generator().manual_seed(0), lambda event: None, None, 10.0

@@ -15,7 +15,7 @@ from sage_core.memory.plan import fit, frozen_dtype, gigabytes, make_plan, secon
 from sage_core.memory.rehearsal import Meter, samples, skeleton, step_bytes, weights_bytes
 from sage_core.methods.table import METHODS
 
-SPEC = ErasureSpec("castle").resolved()
+SPEC = ErasureSpec("castle").recipe()
 
 
 def test_the_meter_counts_what_is_there_and_forgets_what_is_gone():
@@ -99,7 +99,7 @@ def test_a_larger_picture_takes_more(model):
 
 def test_every_method_says_how_many_samples_a_step_has():
     counts = {
-        name: samples(ErasureSpec("castle", method=name).resolved(), m.training)
+        name: samples(ErasureSpec("castle", method=name).recipe(), m.training)
         for name, m in METHODS.items()
         if m.closed is None
     }

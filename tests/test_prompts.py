@@ -119,8 +119,8 @@ def test_a_kind_is_guessed_from_the_words_alone(kind, concepts):
 def test_a_model_may_know_styles_of_its_own(bundled, sdxl):
     for style in vocabulary.STYLES:
         assert guess(style, bundled.knowledge.styles) == "style"
-    assert ErasureSpec("ink").resolved(bundled.knowledge.styles).kind == "style"
-    assert ErasureSpec("ink").resolved(sdxl.knowledge.styles).kind == "thing"
+    assert ErasureSpec("ink").recipe(bundled.knowledge.styles).kind == "style"
+    assert ErasureSpec("ink").recipe(sdxl.knowledge.styles).kind == "thing"
     words = [w for c in vocabulary.concepts() for w in (c.name, *c.synonyms)]
     assert {guess(w, bundled.knowledge.styles) for w in words} == {"thing"}
 
@@ -269,7 +269,7 @@ def trained(model, spec, rng, rounds=60):
     """Prompts that training makes of the concept and of what is retained: (concept's, retained)."""
     adapter = Adapter.create(surface_layers(model, "both"), 2, 2.0, torch.Generator())
     try:
-        context = build_context(model, spec.resolved(model.knowledge.styles), adapter, styled=0.67)
+        context = build_context(model, spec.recipe(model.knowledge.styles), adapter, styled=0.67)
         scenes, name = context.scenes(rng, rounds), spec.concept
         own = [context.plain(name, s) for s in scenes] + [context.erased_prompt(rng, s) for s in scenes]
         own += [templates.put(context.template(rng, s, name), name) for s in scenes] + [
@@ -331,7 +331,7 @@ def test_what_a_style_is_edited_to_is_the_prompt_without_it(sdxl, concept):
     from sage_core.methods.closed_form.rows import _style_pairs
 
     adapter = Adapter.create(surface_layers(sdxl, "cross_attention"), 2, 2.0, torch.Generator())
-    context = build_context(sdxl, ErasureSpec(concept).resolved(), adapter)
+    context = build_context(sdxl, ErasureSpec(concept).recipe(), adapter)
     prompt, neutral = context.plain(concept, "tree"), context.neutral("tree")
     assert concept.split()[-1] in prompt and concept.split()[-1] not in neutral and "a tree" in neutral
     pairs = _style_pairs(context, concept, "tree", "")

@@ -22,7 +22,7 @@ def context(tmp_path_factory):
     with torch.no_grad():  # an encoder that has been changed already
         for up in adapter.up.values():
             up.copy_(0.2 * torch.randn(up.shape, generator=torch.Generator().manual_seed(1)))
-    return build_context(model, ErasureSpec("red castle").resolved(), adapter)
+    return build_context(model, ErasureSpec("red castle").recipe(), adapter)
 
 
 def test_template_and_concept_tokens_are_told_apart(context):

@@ -147,7 +147,7 @@ from safetensors.torch import save_file
 from sage_core.lora.merge import merge_loras
 from sage_core.spec import ErasureSpec
 for name in ("dog", "cat"):
-    spec = ErasureSpec(name).resolved().to_json()
+    spec = ErasureSpec(name).recipe().to_json()
     about = {"sage.spec": json.dumps(spec), "ss_base_model_version": "sd_v1"}
     tensors = {"lora_te_a.lora_down.weight": torch.ones(2, 4), "lora_te_a.lora_up.weight": torch.ones(4, 2)}
     save_file(tensors, f"{name}.safetensors", about)

@@ -146,7 +146,7 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
     if path.exists():
         with opened(path) as f:
             judge = load_judge(model)
-            prompts = judge.prompts(spec, plan.images, spec.seed)
+            prompts = judge.prompts(spec.concept, spec.synonyms, plan.images, spec.seed)
             attacked = float(f.metadata()["attacked"])
             return Baseline(judge, prompts, f.get_tensor("pictures"), f.get_tensor("latents"), attacked)
     base = measure_original(model, spec, plan.images, spec.seed, plan.attack)

@@ -4,16 +4,31 @@ methods.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, SageError
 from .arguments import parser
+
+# The module in which each command is.
+MODULES = {
+    "demo": "erasing",
+    "erase": "erasing",
+    "batch": "erasing",
+    "evaluate": "measuring",
+    "bench": "measuring",
+    "generate": "measuring",
+    "merge": "reading",
+    "inspect": "reading",
+    "methods": "reading",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     _quiet_libraries()
     with _interrupt() as interrupted:
         try:
-            from ..cli import commands
-
-            _print_result(args, getattr(commands, f"run_{args.command}")(args))
+            _print_result(args, command_named(args.command)(args))
             return 0
         except SageError as error:
             print(f"sage-erase: {error}", file=sys.stderr)
@@ -43,6 +56,12 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 130
+
+
+def command_named(name: str) -> Callable[[argparse.Namespace], dict]:
+    """The function behind a command. Its module, and with it torch, is loaded now."""
+    module = importlib.import_module(f".{MODULES[name]}", __package__)
+    return getattr(module, f"run_{name}")
 
 
 def escape_unprintable() -> None:
@@ -82,7 +101,7 @@ def _print_result(args, result: dict) -> None:
         print(json.dumps(result, indent=1, ensure_ascii=not unicode))
     elif args.json:
         from ..files import write_text
-        from .commands import output_file
+        from .common import output_file
 
         write_text(output_file(args.json, ".json"), json.dumps(result, indent=1, ensure_ascii=False))
 

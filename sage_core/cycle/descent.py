@@ -1,8 +1,8 @@
-"""The gradients of a step, from one UNet batch or from several smaller ones: the same gradients, at the
-memory of the largest.
+"""The gradients of a step, from one UNet batch or from several smaller ones.
 
-Only the UNet's activations are held a part at a time. The text encoder runs once: every part leaves its
-gradient at the conditioning, and one backward takes it on from there.
+Both ways give the same gradients; parts take the memory of the largest one. Only the UNet's activations are
+held a part at a time. The text encoder runs once: every part leaves its gradient at the conditioning, and one
+backward pass continues from there.
 """
 
 from __future__ import annotations
@@ -11,32 +11,40 @@ import torch
 
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
+from ..methods.base import Terms
 from ..methods.states import Rows
 
-Terms = dict[str, Rows | torch.Tensor]  # samples for the UNet, or losses in text space
+Tensors = dict[str, torch.Tensor]
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def descend(
-    model: DiffusionModel, terms: Terms, scale: float = 1.0
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Add `scale` times the gradient of the terms' sum to every parameter's `.grad`.
+    model: DiffusionModel, terms: Terms, scaler: torch.amp.GradScaler = UNSCALED
+) -> tuple[Tensors, Tensors]:
+    """Add the gradient of the terms' sum, scaled by `scaler`, to every parameter's `.grad`.
 
     Returns each term's loss, and the noise predicted for its rows [n, 4, h, w], both detached. More than
     `model.at_once` samples (None: any number) go through the UNet in parts.
     """
-    rows = {k: v for k, v in terms.items() if isinstance(v, Rows)}
-    text = {k: v for k, v in terms.items() if k not in rows}
-    if model.at_once is None or sum(len(r.z) for r in rows.values()) <= model.at_once:
+    rows = {name: term for name, term in terms.items() if isinstance(term, Rows)}
+    text = {name: term for name, term in terms.items() if isinstance(term, torch.Tensor)}
+    samples = sum(len(term.z) for term in rows.values())
+    if model.at_once is None or samples <= model.at_once:
         losses, predicted = _whole(model, rows)
-        (scale * sum((losses | text).values())).backward()
+        torch.autograd.backward(scaler.scale(_total(losses | text)))
     else:
-        losses, predicted = _in_parts(model, rows, scale * sum(text.values()), scale)
-    return {k: v.detach() for k, v in (losses | text).items()}, predicted
+        losses, predicted = _in_parts(model, rows, text, scaler, model.at_once)
+    return {name: loss.detach() for name, loss in (losses | text).items()}, predicted
 
 
-def _whole(
-    model: DiffusionModel, rows: dict[str, Rows]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _total(losses: Tensors) -> torch.Tensor:
+    first, *others = losses.values()
+    for loss in others:
+        first = first + loss
+    return first
+
+
+def _whole(model: DiffusionModel, rows: dict[str, Rows]) -> tuple[Tensors, Tensors]:
     """The losses of all rows from ONE UNet batch."""
     if not rows:
         return {}, {}
@@ -46,33 +54,39 @@ def _whole(
         torch.cat([r.t for r in parts]),
         Conditioning.cat([r.cond for r in parts]),
     )
-    predicted = dict(zip(rows, eps.split([len(r.z) for r in parts])))
-    return {k: rows[k].loss(own) for k, own in predicted.items()}, {
-        k: own.detach() for k, own in predicted.items()
-    }
+    losses, predicted = {}, {}
+    for (name, term), own in zip(rows.items(), torch.split(eps, [len(r.z) for r in parts])):
+        losses[name], predicted[name] = term.loss(own), own.detach()
+    return losses, predicted
 
 
 def _in_parts(
-    model: DiffusionModel, rows: dict[str, Rows], text: torch.Tensor | float, scale: float
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    model: DiffusionModel, rows: dict[str, Rows], text: Tensors, scaler: torch.amp.GradScaler, at_once: int
+) -> tuple[Tensors, Tensors]:
     """The same, and the backward of everything: a part's activations are gone before the next begins."""
-    losses, predicted, leaves = {}, {}, []
+    losses: Tensors = {}
+    predicted: Tensors = {}
+    ends: list[torch.Tensor] = []
+    gradients: list[torch.Tensor | None] = []
     for name, whole in rows.items():
-        losses[name], predicted[name] = 0.0, []
-        for part in whole.split(model.at_once):
+        noise = []
+        for part in whole.split(at_once):
             leaf = part.cond.leaf()
             eps = model.predict_noise(part.z, part.t, leaf)
             loss = part.loss(eps) * (len(part.z) / len(whole.z))
-            (scale * loss).backward()
-            losses[name], leaves = losses[name] + loss.detach(), [*leaves, (part.cond, leaf)]
-            predicted[name].append(eps.detach())
-    ends = [
-        (own, leaf.grad)
-        for cond, copy in leaves
-        for own, leaf in zip(cond.tensors(), copy.tensors())
-        if own.requires_grad and leaf.grad is not None
-    ]
-    ends += [(text, None)] if isinstance(text, torch.Tensor) and text.requires_grad else []
+            torch.autograd.backward(scaler.scale(loss))
+            losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
+            noise.append(eps.detach())
+            for own, copy in zip(part.cond.tensors(), leaf.tensors()):
+                if own.requires_grad and copy.grad is not None:
+                    ends.append(own)
+                    gradients.append(copy.grad)
+        predicted[name] = torch.cat(noise)
+    if text:
+        together = scaler.scale(_total(text))
+        if together.requires_grad:
+            ends.append(together)
+            gradients.append(None)
     if ends:
-        torch.autograd.backward(*map(list, zip(*ends)))
-    return losses, {k: torch.cat(v) for k, v in predicted.items()}
+        torch.autograd.backward(ends, gradients)
+    return losses, predicted

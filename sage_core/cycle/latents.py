@@ -10,26 +10,25 @@ are never computed again.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
-from ..errors import SageError
+from ..methods.context import Context
 from ..methods.states import Kept, States
 
 
 @dataclass
 class LatentBank:
-    """Erasing states (z, t, eps0 of the concept, eps0 of the empty prompt) and retained ones (z, t, prompt,
+    """Erasing states (z, t, eps0 of the concept and of the empty prompt), and retained ones (z, t, prompt,
     eps0).
 
-    erase_deck, retain_deck: where they are given, states are dealt like cards, every one of them before any
-    comes again; these are the indices that are still to come, on the CPU. A short run sees each state once or
-    twice, and leaves less to chance so.
+    erase_deck, retain_deck: if given, states are dealt like cards, every one of them before any comes again.
+    These are the indices that are still to come, on the CPU. A short run sees each state once or twice, and
+    this leaves less to chance.
     """
 
     erase_z: torch.Tensor
@@ -45,9 +44,24 @@ class LatentBank:
     retain_prompts: list[str]
     erase_deck: torch.Tensor | None = None
     retain_deck: torch.Tensor | None = None
+    # Indices that draw.
     ON_CPU: ClassVar[frozenset[str]] = frozenset(
         {"erase_scene", "retain_prompt", "erase_deck", "retain_deck"}
-    )  # indices that draw
+    )
+
+    @classmethod
+    def restored(
+        cls, tensors: dict[str, torch.Tensor], about: dict[str, Any], device: torch.device
+    ) -> LatentBank:
+        """What `tensors` and `about` returned, on a device."""
+        placed: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            placed[name] = tensor if name in cls.ON_CPU else tensor.to(device)
+        return cls(**placed, scenes=about["scenes"], retain_prompts=about["retain_prompts"])
+
+    def about(self) -> dict[str, Any]:
+        """What a saved state holds of it beside its tensors; JSON values."""
+        return {"scenes": self.scenes, "retain_prompts": self.retain_prompts}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {k: v for k, v in self.__dict__.items() if isinstance(v, torch.Tensor)}
@@ -72,8 +86,9 @@ class LatentBank:
 def _draw(
     rng: random.Random, states: int, count: int, deck: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`count` of so many states, at random or from the deck, and the deck that is left; a used-up one is
-    shuffled anew.
+    """`count` indices of `states`, at random or from the deck, and the deck that is left.
+
+    A used-up deck is shuffled anew.
     """
     if deck is None:
         return torch.tensor([rng.randrange(states) for _ in range(count)]), None
@@ -90,7 +105,7 @@ class FreshTrajectories:
     context: what to draw; steps: solver steps of a whole trajectory.
     """
 
-    context: object
+    context: Context
     steps: int
     guidance: float
 
@@ -99,6 +114,10 @@ class FreshTrajectories:
         return self.context.model
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def about(self) -> dict[str, Any]:
+        """Nothing: a saved state need not hold it."""
         return {}
 
     @torch.no_grad()
@@ -136,89 +155,3 @@ class FreshTrajectories:
                 self.model.guided(z, t.expand(len(z)), cond, empty, self.guidance), t, z
             ).prev_sample
         return z, solver.timesteps[stop].expand(len(z)).to(self.model.device)
-
-
-@torch.no_grad()
-def build_bank(
-    model: DiffusionModel,
-    concept_prompts: list[str],
-    retain_prompts: list[str],
-    seeds: list[int],
-    solver_steps: int,
-    guidance: float,
-    on_state: Callable[[int, int], None] = lambda done, total: None,
-    batch: int = 16,
-    neutral_prompts: list[str] | None = None,
-    scenes: list[str | None] | None = None,
-    dealt: bool = False,
-) -> LatentBank:
-    """Walk one trajectory per concept prompt, guided away from its neutral prompt (the empty one), and one
-    unguided per retained prompt with the frozen model.
-
-    `seeds`: one per trajectory, concepts first. `scenes`: what each concept prompt has beside the concept.
-    `dealt`: see LatentBank. Call it with every adapter off. `on_state` hears of progress.
-    """
-    total = solver_steps * (len(concept_prompts) + len(retain_prompts))
-    done = 0
-
-    def walk(prompts: list[str], own_seeds: list[int], neutral: list[str] | None) -> list[torch.Tensor]:
-        nonlocal done
-        guided = neutral is not None
-        cond, empty = model.encode(prompts), model.encode(neutral) if guided else None
-        solver, z = model.scheduler(solver_steps), model.noise(own_seeds)
-        stops = []
-        for t in solver.timesteps:
-            ts = t.expand(len(z)).to(model.device)
-            if guided:
-                eps_c, eps_empty = model.predict_noise(
-                    torch.cat([z, z]), torch.cat([ts, ts]), Conditioning.cat([cond, empty])
-                ).chunk(2)
-                eps = eps_empty + guidance * (eps_c - eps_empty)
-            else:
-                eps = eps_c = eps_empty = model.predict_noise(z, ts, cond)
-            stops.append((z, ts, eps_c, eps_empty))
-            z = solver.step(eps, t, z).prev_sample
-            done += len(z)
-            on_state(done, total)
-        return [torch.cat(column) for column in zip(*stops)]
-
-    def walk_all(prompts: list[str], own_seeds: list[int], neutral: list[str] | None) -> list[torch.Tensor]:
-        if not prompts:  # nothing is erased or retained by its noise
-            return [
-                torch.zeros(0, *model.latent_shape),
-                torch.zeros(0, dtype=torch.long),
-                *[torch.zeros(0, *model.latent_shape)] * 2,
-            ]
-        parts = [slice(i, i + batch) for i in range(0, len(prompts), batch)]
-        chunks = [walk(prompts[p], own_seeds[p], neutral and neutral[p]) for p in parts]
-        return [torch.cat(column) for column in zip(*chunks)]
-
-    def order(count: int) -> torch.Tensor:
-        """Which trajectory a state is of."""
-        rows = [
-            i + j
-            for i in range(0, count, batch)
-            for _ in range(solver_steps)
-            for j in range(min(batch, count - i))
-        ]
-        return torch.tensor(rows, dtype=torch.long)
-
-    n = len(concept_prompts)
-    erase = walk_all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
-    retain = walk_all(retain_prompts, seeds[n:], None)
-    if not all(torch.isfinite(part).all() for part in (*erase, *retain)):
-        raise SageError(
-            "The untouched model predicts NaN or infinite noise in"
-            f" {str(model.dtype).removeprefix('torch.')}; load it in a wider precision (--precision bf16 or"
-            " fp32), or use another checkpoint."
-        )
-    decks = [torch.zeros(0, dtype=torch.long) for _ in range(2)] if dealt else []
-    return LatentBank(
-        *erase,
-        *retain[:3],
-        order(n),
-        order(len(retain_prompts)),
-        scenes or [None] * n,
-        retain_prompts,
-        *decks,
-    )

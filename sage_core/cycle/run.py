@@ -3,124 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..cycle import state as saved
 from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
-from ..errors import OutOfMemory, SageError, is_out_of_memory, told
-from ..files import remove
+from ..errors import OutOfMemory, SageError, is_out_of_memory, one_line
 from ..lora.adapter import Adapter
 from ..lora.surfaces import surface_layers
+from ..methods.base import DomainPart, Part, RetentionPart, TargetPart, Terms
+from ..methods.closed_form.edit import solve
 from ..methods.context import Context
+from ..methods.recipe import Recipe
 from ..methods.states import Rows, States
-from ..methods.table import METHODS, Method, Training
 from ..progress import Event
 from ..prompts.words import other_styles, retained_words
 from ..spec import ErasureSpec
+from . import state as states_of_runs
+from .bank import latent_bank
 from .descent import descend
-from .latents import FreshTrajectories, LatentBank, build_bank
+from .latents import FreshTrajectories, LatentBank
+from .residual import Residual
+from .result import Erasure
+from .state import Saved, adam_tensors, load_adam_tensors
 from .watch import Watch, on_the_way
 
 HALF_SCALE = 2.0**12
-
-
-@dataclass
-class Erasure:
-    """The result.
-
-    `adapter` hangs on the model (`.remove()` takes it off); `losses`: one dict a step; `state`: the finished
-    run's saved state, which `save` deletes; `dtype`: of the file; `left`: (steps done, share of the concept
-    that was left) of every look, the first of them the untouched model's, (0, 1.0); `looked`: the UNet passes
-    of the looks, which `cost` does not count.
-    """
-
-    spec: ErasureSpec
-    adapter: Adapter
-    losses: list[dict[str, float]]
-    cost: Cost
-    seconds: float
-    state: Path | None = None
-    dtype: torch.dtype = torch.float16
-    left: list[tuple[int, float]] = field(default_factory=list)
-    looked: Cost = field(default_factory=Cost)
-
-    def save(
-        self, path: Path, model: DiffusionModel, title: str | None = None, result: dict | None = None
-    ) -> Path:
-        """Write the LoRA file, atomically and with the whole spec in its metadata."""
-        from ..lora.file import write_lora
-        from ..lora.metadata import LEFT_KEY, LOSSES_KEY, metadata_for
-
-        metadata = metadata_for(model, self.spec.to_json(), title or path.stem, result)
-        metadata[LOSSES_KEY] = json.dumps(
-            [{k: float(f"{v:.4g}") for k, v in step.items()} for step in self.losses]
-        )
-        if self.left:
-            metadata[LEFT_KEY] = json.dumps([[step, round(share, 4)] for step, share in self.left])
-        write_lora(path, self.adapter, metadata, self.dtype)
-        if self.state is not None:
-            remove(self.state)
-        return path
-
-
-def latent_bank(
-    context: Context, training: Training, rng: random.Random, on_event: Callable[[Event], None]
-) -> LatentBank:
-    """The bank of this run: the erased names in turn, and retained prompts drawn without repetition where
-    possible.
-    """
-    # A short run does not draw more stops than its steps can use.
-    useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
-    shown = (
-        max(training.trajectories, len(context.names)) if training.trajectories else 0
-    )  # every name is seen
-    scenes = context.scenes(rng, min(shown, useful))
-    names = [context.names[i % len(context.names)] for i in range(len(scenes))]
-    concept = [context.plain(name, scene) for name, scene in zip(names, scenes)]
-    neutral = [context.neutral(scene, name) for name, scene in zip(names, scenes)]
-    retained = min(training.retain_trajectories, 4 * useful)
-    words = retained_bank_words(context, rng, retained, training.adjacent)
-    retain = context.retained_prompts(rng, rng.sample(words, len(words)), scenes)
-    seeds = [rng.randrange(2**31) for _ in range(len(concept) + len(retain))]
-    with context.adapter.off():
-        return build_bank(
-            context.model,
-            concept,
-            retain,
-            seeds,
-            training.solver_steps,
-            training.guidance,
-            lambda done, total: on_event(Event("bank", done, total)),
-            neutral_prompts=neutral,
-            scenes=scenes,
-            dealt=training.dealt,
-        )
-
-
-def retained_bank_words(context: Context, rng: random.Random, count: int, adjacent: float) -> list[str]:
-    """Words for the retained trajectories: a share of them adjacent to the concept, where erasing does its
-    damage (FADE, arXiv 2503.19783), the others drawn from all.
-    """
-    close = context.nearest() if adjacent else []
-    first = rng.sample(close, min(len(close), round(adjacent * count)))
-    rest = [w for w in context.retained if w not in first] or first
-    drawn = sum((rng.sample(rest, len(rest)) for _ in range(1 + count // len(rest))), [])
-    return [*first, *drawn][:count]
+OnEvent = Callable[[Event], None]
 
 
 def erase(
     model: DiffusionModel,
-    spec: ErasureSpec,
-    on_event: Callable[[Event], None] | None = None,
+    spec: ErasureSpec | Recipe,
+    on_event: OnEvent | None = None,
     state: Path | None = None,
     resume: bool = False,
     save_every: float = 10.0,
@@ -128,75 +51,100 @@ def erase(
 ) -> Erasure:
     """Run the cycle, or the closed form of a method that has one.
 
-    Same spec, model and device: the same tensors.
+    The same spec, model and device give the same tensors. Raises SageError on bad input and where the loss is
+    not a number any more; OutOfMemory where memory ran out, after which a smaller plan can resume.
 
-    on_event hears of every step and may raise (errors.Cancelled, a host's own interrupt) to stop; the model
-    is left clean. state: file for the run's state, written every `save_every` seconds and deleted by
-    Erasure.save; resume: go on from it. looks: draw the concept now and then, and report how much of it is
-    left (see left.py). Raises SageError on bad input and where the loss is no number any more.
+    Args:
+        on_event: called at every step. It may raise (errors.Cancelled, a host's own interrupt) to stop; the
+            model is left clean.
+        state: file for the run's state, written every `save_every` seconds and deleted by Erasure.save.
+        resume: continue from that file, if it is there.
+        looks: draw the concept now and then, and report how much of it is left (see watch.py).
     """
-    spec = spec.resolved(model.knowledge.styles)
-    model.knowledge.check([spec.concept, *spec.synonyms])
-    method, on_event = METHODS[spec.method], on_event or (lambda event: None)
-    generator = torch.Generator().manual_seed(spec.seed)
-    layers = {
-        k: v
-        for k, v in surface_layers(model, spec.surface).items()
-        if any(part in k for part in method.layers)
-    }
-    adapter = Adapter.create(layers, spec.rank, spec.alpha, generator)
-    pixels, model.pixels = model.pixels, spec.resolution or model.pixels
+    recipe = spec if isinstance(spec, Recipe) else spec.recipe(model.knowledge.styles)
+    model.knowledge.check([recipe.concept, *recipe.synonyms])
+    on_event = on_event or (lambda event: None)
+    with attached(model, recipe) as (adapter, generator):
+        if recipe.method.closed is not None:
+            return run_closed_form(model, recipe, adapter, on_event, looks)
+        files = Files(state, resume, save_every)
+        return Run(model, recipe, adapter, generator, on_event, files, looks)()
+
+
+@contextmanager
+def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, torch.Generator]]:
+    """Inside, a new adapter is attached to the model, which draws at the recipe's size.
+
+    The adapter stays when all went well, and is removed where something was raised.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    layers = {}
+    for name, layer in surface_layers(model, recipe.surface).items():
+        if any(part in name for part in recipe.method.layers):
+            layers[name] = layer
+    adapter = Adapter.create(layers, recipe.rank, recipe.alpha, generator)
+    pixels, model.pixels = model.pixels, recipe.resolution or model.pixels
     try:
         with torch.enable_grad():
-            if method.closed is not None:
-                return solve(model, spec, method, adapter, on_event, looks)
-            return Run(model, spec, method, adapter, generator, on_event, state, save_every, looks)(resume)
+            yield adapter, generator
     except BaseException as error:
         adapter.remove()
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"The memory was not enough to erase {spec.concept!r} ({told(error)}); free some, or train at"
-                f" a smaller resolution than {model.pixels}. It can be gone on with from the last saved"
-                " state."
+                f"The memory was not enough to erase {recipe.concept!r} ({one_line(error)}); free some, or"
+                f" train at a smaller resolution than {model.pixels}. The run can be resumed from its last"
+                " saved state."
             ) from error
         raise
     finally:
         model.pixels = pixels
 
 
-def solve(
-    model: DiffusionModel,
-    spec: ErasureSpec,
-    method: Method,
-    adapter: Adapter,
-    on_event: Callable[[Event], None],
-    looks: bool = False,
+def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, styled: float = 0.0) -> Context:
+    """What the parts of a method see. `styled`: see prompts.writer.Writer."""
+    with adapter.off():
+        retained = retained_words(model, recipe.names, recipe.retain)
+    return Context(
+        names=recipe.names,
+        retained=retained,
+        kind=recipe.kind,
+        other_styles=other_styles(model, recipe.names),
+        styled=styled,
+        styles=model.knowledge.styles,
+        model=model,
+        adapter=adapter,
+    )
+
+
+def run_closed_form(
+    model: DiffusionModel, recipe: Recipe, adapter: Adapter, on_event: OnEvent, looks: bool = False
 ) -> Erasure:
     """A closed form: no steps, no UNet pass."""
+    assert recipe.method.closed is not None
     start, before = time.monotonic(), dataclasses.replace(model.cost)
-    context = build_context(model, spec, adapter)
+    context = build_context(model, recipe, adapter)
     watch = watch_over(context, on_event) if looks else None
     if watch is not None:
         watch.begin()
-    losses = method.closed(context, spec.steps)
+    losses = solve(recipe.method.closed, context, recipe.steps)
     if watch is not None:
         watch.look(len(losses), len(losses))
-    on_event(Event("done", len(losses), len(losses), losses[-1], 0.0, left=watch and watch.curve[-1][1]))
-    cost = Cost(model.cost.forwards - before.forwards, model.cost.backwards - before.backwards)
-    rank = max(len(down) for down in adapter.down.values())
-    spec = dataclasses.replace(spec, rank=rank, alpha=float(rank))
-    erasure = Erasure(
-        spec, adapter, losses, cost, time.monotonic() - start, dtype=torch.float32
-    )  # exact, so not rounded
+    left = None if watch is None else watch.curve[-1][1]
+    on_event(Event("done", len(losses), len(losses), losses[-1], 0.0, left=left))
+    done = recipe.with_rank(max(len(down) for down in adapter.down.values()))
+    # The edit is exact, so the file is not rounded.
+    seconds = time.monotonic() - start
+    erasure = Erasure(done, adapter, losses, model.cost.since(before), seconds, dtype=torch.float32)
     return noted(erasure, watch)
 
 
-def watch_over(context: Context, on_event: Callable[[Event], None]) -> Watch:
+def watch_over(context: Context, on_event: OnEvent) -> Watch:
     """A watch whose looks are events."""
-    return Watch(
-        context,
-        lambda step, total, share, latents: on_event(Event("look", step, total, left=share, latents=latents)),
-    )
+
+    def report(step: int, total: int, share: float, latents: torch.Tensor) -> None:
+        on_event(Event("look", step, total, left=share, latents=latents))
+
+    return Watch(context, report)
 
 
 def noted(erasure: Erasure, watch: Watch | None) -> Erasure:
@@ -206,243 +154,278 @@ def noted(erasure: Erasure, watch: Watch | None) -> Erasure:
     return erasure
 
 
+@dataclass
+class Files:
+    """path: of the run's state, None for none; resume: continue from it; save_every: seconds."""
+
+    path: Path | None = None
+    resume: bool = False
+    save_every: float = 10.0
+
+
 class Run:
     """One erasure in progress."""
 
+    domain: DomainPart
+    target: TargetPart
+    retention: dict[str, RetentionPart]
+
     def __init__(
         self,
-        model,
-        spec: ErasureSpec,
-        method: Method,
+        model: DiffusionModel,
+        recipe: Recipe,
         adapter: Adapter,
-        generator,
-        on_event,
-        state,
-        save_every,
+        generator: torch.Generator,
+        on_event: OnEvent,
+        files: Files,
         looks: bool = False,
     ):
-        self.model, self.spec, self.method, self.adapter = model, spec, method, adapter
-        self.training = dataclasses.replace(
-            method.trained(spec.faithful), steps=spec.steps, learning_rate=spec.learning_rate, rank=spec.rank
-        )
+        self.model, self.recipe, self.adapter = model, recipe, adapter
+        self.on_event, self.files = on_event, files
+        training = recipe.training
         # Every concept has draws of its own: with the same ones, LoRAs that are stacked would all push the
         # same way.
-        self.generator, self.rng, self.on_event = (
-            generator,
-            random.Random(f"{spec.seed} {spec.concept}"),
-            on_event,
-        )
-        self.state_path, self.save_every = state, save_every
+        self.generator, self.rng = generator, random.Random(f"{recipe.seed} {recipe.concept}")
         self.optimizer = torch.optim.Adam(
-            adapter.parameters(), lr=spec.learning_rate, betas=(0.9, self.training.beta2)
+            adapter.parameters(), lr=training.learning_rate, betas=(0.9, training.beta2)
         )
         # In half precision most gradients would be smaller than its smallest number (Micikevicius et al.,
         # arXiv 1710.03740).
-        self.scale = HALF_SCALE if model.dtype == torch.float16 else 1.0
-        self.context = build_context(model, spec, adapter, self.training.styled)
-        self.domain = method.domain.start(self.context)
-        target = (
-            dataclasses.replace(method.target, eta=spec.eta)
-            if hasattr(method.target, "eta")
-            else method.target
+        self.scaler = torch.amp.GradScaler(
+            model.device.type, HALF_SCALE, backoff_factor=0.125, enabled=model.dtype == torch.float16
         )
-        self.target = self.context.target = target.start(
-            self.context
-        )  # before the terms, which may share its state
-        self.retention = [term.start(self.context) for term in method.retention]
+        self.context = build_context(model, recipe, adapter, training.styled)
         self.losses: list[dict[str, float]] = []
-        self.pulls: list[tuple[float, float]] = []  # a step: the erasing loss, and the frozen model's
+        self.residual = Residual(training)
         self.watch = watch_over(self.context, on_event) if looks else None
-        self.erased_at: int | None = None
         self.start_cost = dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
+        self.started = time.monotonic()
 
-    def __call__(self, resume: bool) -> Erasure:
+    def __call__(self) -> Erasure:
         self.started = time.monotonic()
         if self.watch is not None:
             self.watch.begin()
-        if not (resume and saved.restore(self)):
-            if self.method.warm is not None and any(
-                name.endswith(self.method.warm.layers) for name in self.adapter.layers
-            ):
-                self.method.warm(self.context, 1)
-            self.context.source = self.make_source()
+        saved = self.saved()
+        if saved is None:
+            self.warm_start()
+            self.begin(self.new_source())
             self.save_state()  # the bank takes long
-        begun, first = (
-            time.monotonic(),
-            len(self.losses),
-        )  # steps of a run before it was resumed took other time
-        written = begun
-        while len(self.losses) < self.total():
-            self.losses.append(self.step())
-            done, total = len(self.losses), self.total()
-            eta = (time.monotonic() - begun) / (done - first) * (total - done)
-            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.leak(), self.left_now()))
-            if done < total and done % self.look_every() == 0:
-                self.look()
-            if time.monotonic() - written >= self.save_every:
-                self.save_state()
-                written = time.monotonic()
+        else:
+            self.take(saved)
+        self.train()
         self.save_state()  # until the file is there, a finished run can be lost as well
         self.adapter.round_(torch.float16)
         self.look()
-        self.on_event(
-            Event("done", len(self.losses), len(self.losses), self.losses[-1], 0.0, left=self.left_now())
+        done = len(self.losses)
+        self.on_event(Event("done", done, done, self.losses[-1], 0.0, self.left()))
+        erasure = Erasure(
+            self.recipe, self.adapter, self.losses, self.cost(), self.seconds(), self.files.path
         )
-        erasure = Erasure(self.spec, self.adapter, self.losses, self.cost(), self.seconds(), self.state_path)
         return noted(erasure, self.watch)
 
-    def look(self) -> None:
-        """Draw the concept and note how much of it is left, if that was asked for."""
-        if self.watch is not None:
-            self.watch.look(len(self.losses), self.total())
+    def train(self) -> None:
+        """All steps that remain."""
+        # Steps before the run was resumed took another time each.
+        begun, first = time.monotonic(), len(self.losses)
+        written = begun
+        while len(self.losses) < self.residual.total():
+            self.losses.append(self.step())
+            done, total = len(self.losses), self.residual.total()
+            eta = (time.monotonic() - begun) / (done - first) * (total - done)
+            self.on_event(Event("erase", done, total, self.losses[-1], eta, self.left()))
+            if done < total and done % self.look_every() == 0:
+                self.look()
+            if time.monotonic() - written >= self.files.save_every:
+                self.save_state()
+                written = time.monotonic()
 
-    def look_every(self) -> int:
-        """Steps between two looks."""
-        return math.ceil(self.training.steps / (1 + on_the_way(self.training.steps)))
+    # ---- before the first step ----
 
-    def left_now(self) -> float | None:
-        return None if self.watch is None else self.watch.curve[-1][1]
+    def warm_start(self) -> None:
+        """A closed-form edit to train on from, where the method has one and the surface has its layers."""
+        warm = self.recipe.method.warm
+        if warm is not None and any(name.endswith(warm.layers) for name in self.adapter.layers):
+            solve(warm, self.context, 1)
 
-    def save_state(self) -> None:
-        """Where there is a file for it."""
-        if self.state_path is not None:
-            saved.write(self)
-
-    def make_source(self) -> LatentBank | FreshTrajectories:
+    def new_source(self) -> LatentBank | FreshTrajectories:
         """A bank walked now, or, faithful to the papers' code, a fresh trajectory at every step."""
-        if not self.training.fresh:
-            return latent_bank(self.context, self.training, self.rng, self.on_event)
-        return FreshTrajectories(self.context, self.training.solver_steps, self.training.guidance)
+        training = self.recipe.training
+        if training.fresh:
+            return FreshTrajectories(self.context, training.solver_steps, training.guidance)
+        return latent_bank(self.context, training, self.rng, self.on_event)
 
-    def pull_left(
-        self, erase: Rows | torch.Tensor, states: States | None, predicted: torch.Tensor | None
-    ) -> tuple[float, float]:
-        """The erasing loss of this step, and what it would be with the frozen model."""
-        if not isinstance(erase, Rows):
-            return erase.item(), 1.0  # losses in text space are relative already
-        rows = self.measured(len(erase.z))
-        return erase.loss(predicted, rows).item(), max(1e-12, erase.loss(states.eps_concept, rows).item())
+    def begin(self, source: LatentBank | FreshTrajectories) -> None:
+        """Start the parts of the method on these latents."""
+        method = self.recipe.method
+        assert method.domain is not None and method.target is not None  # else it is a closed form
+        self.source = source
+        self.context = self.context.drawing_from(source)
+        self.domain = method.domain.start(self.context)
+        self.target = method.target.start(self.context)
+        self.retention = {type(term).__name__.lower(): term.start(self.context) for term in method.retention}
 
-    def note_pull(self, loss: float, pull: float) -> None:
-        """Remember them, and the first step after which the residual was low enough."""
-        self.pulls.append((loss, pull))
-        if (
-            self.erased_at is None
-            and len(self.pulls) >= self.training.window
-            and self.residual() < self.training.enough
-        ):
-            self.erased_at = len(self.pulls)
-
-    def residual(self) -> float:
-        """The erasing loss over the last steps in units of the frozen model's.
-
-        A ratio of sums: single steps near the end of a trajectory, where the concept pulls little, would
-        drown a mean of ratios.
-        """
-        last = self.pulls[-self.training.window :]
-        return sum(loss for loss, _ in last) / sum(pull for _, pull in last)
-
-    def total(self) -> int:
-        """How many steps there will be, as far as is known now."""
-        return (
-            self.training.steps
-            if self.erased_at is None
-            else min(self.training.steps, self.erased_at + self.training.settle)
-        )
-
-    def leak(self) -> float | None:
-        pool = getattr(self.domain, "pool", [])
-        return pool[0].leak if pool else None
-
-    def cost(self) -> Cost:
-        now = self.model.cost
-        return Cost(now.forwards - self.start_cost.forwards, now.backwards - self.start_cost.backwards)
-
-    def seconds(self) -> float:
-        return self.spent + time.monotonic() - self.started
-
-    def parts(self) -> list:
-        """Everything with a state of its own that a saved run must hold."""
-        return [p for p in (self.domain, self.target, *self.retention) if hasattr(p, "tensors")]
+    # ---- one step ----
 
     def step(self) -> dict[str, float]:
         """Self-check, then one optimiser step: L = L_erase + lambda_g L_global + lambda_l L_local."""
-        self.set_rate()
-        states, erase = self.erasing()
-        terms = {"erase": erase} | {
-            type(t.config).__name__.lower(): t(self.rng, self.generator) for t in self.retention
-        }
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.residual.rate(len(self.losses))
+        states, terms = self.erasing()
+        erase = terms["erase"]
+        for name, term in self.retention.items():
+            terms[name] = term(self.rng, self.generator)
         self.optimizer.zero_grad()
-        losses, predicted = descend(self.model, terms, self.scale)
-        self.note_pull(*self.pull_left(erase, states, predicted.get("erase")))
-        values = {k: v.item() for k, v in losses.items()} | {"total": sum(losses.values()).item()}
+        losses, predicted = descend(self.model, terms, self.scaler)
+        self.residual.note(*self.pull(erase, states, predicted.get("erase")))
+        values = {name: loss.item() for name, loss in losses.items()}
+        values["total"] = torch.stack(list(losses.values())).sum().item()
         self.update(values)
         return values
 
+    def erasing(self) -> tuple[States, Terms]:
+        """What the domain found, on its way to the target: the states of the step, and terms of the loss."""
+        training = self.recipe.training
+        if training.trajectories or training.fresh:
+            states = self.source.concept(self.rng, training.erase_batch)
+        else:
+            states = States.without_latents(self.context.scenes(self.rng, training.erase_batch))
+        found = self.domain(self.rng, self.generator, states.scenes)
+        return states, self.target(states, found, self.rng, self.generator)
+
+    def pull(
+        self, erase: Rows | torch.Tensor, states: States, predicted: torch.Tensor | None
+    ) -> tuple[float, float]:
+        """The erasing loss of this step, and what it would be with the frozen model."""
+        if not isinstance(erase, Rows) or predicted is None:
+            assert isinstance(erase, torch.Tensor)
+            return erase.item(), 1.0  # losses in text space are relative already
+        samples = len(erase.z)
+        rows = self.domain.plain_rows(samples)
+        if rows.start is not None and rows.start >= samples:
+            rows = slice(None)
+        return erase.loss(predicted, rows).item(), max(1e-12, erase.loss(states.eps_concept, rows).item())
+
     def update(self, values: dict[str, float]) -> None:
-        """Move the adapter, and what the domain learns, by the gradients; not where only half precision's
-        range was too small for them.
+        """Move the adapter, and what the domain learns, by the gradients.
+
+        A step whose gradients only half precision's range was too small for is left out, at a smaller scale
+        from then on.
         """
-        if self.scale > 1:
-            for p in self.adapter.parameters():
-                if p.grad is not None:
-                    p.grad /= self.scale
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()
-        if self.scale > 1 and not math.isfinite(norm):
-            self.scale /= 8
-            return
-        self.check(values | {"gradient": norm})
-        self.optimizer.step()
-        if hasattr(self.domain, "learn"):
+        too_large = not math.isfinite(norm) and self.scaler.get_scale() > 1
+        if not too_large:
+            self.check(values | {"gradient": norm})
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if not too_large:
             self.domain.learn()
 
     def check(self, values: dict[str, float]) -> None:
-        """Raises SageError where one is no number: nothing of this step goes into the weights."""
+        """Raise SageError where one is not a number: nothing of this step goes into the weights."""
         for name, value in values.items():
             if not math.isfinite(value):
                 raise SageError(
                     f"At step {len(self.losses) + 1} the {name} was {value}: the run diverged. Use a lower"
-                    f" learning rate than {self.spec.learning_rate:g}, or wider numbers than"
+                    f" learning rate than {self.recipe.learning_rate:g}, or wider numbers than"
                     f" {str(self.model.dtype).removeprefix('torch.')}; the last good state is kept for"
                     " --resume."
                 )
 
-    def set_rate(self) -> None:
-        """Linearly up over the first `warmup` steps, and down to a tenth over the last `settle`, so that they
-        settle.
-        """
-        rise = (1 + len(self.losses)) / max(1, self.training.warmup)
-        fall = 0.1 + 0.9 * (self.total() - len(self.losses)) / max(1, self.training.settle)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * min(1.0, rise, fall)
+    # ---- looks, cost ----
 
-    def erasing(self) -> tuple[States | None, Rows | torch.Tensor]:
-        """What the domain found, on its way to the target: rows for the UNet batch and the states they are
-        of, or a loss in text space.
-        """
-        states = (
-            self.context.source.concept(self.rng, self.training.erase_batch)
-            if self.training.trajectories or self.training.fresh
-            else None
-        )
-        scenes = (
-            states.scenes if states is not None else self.context.scenes(self.rng, self.training.erase_batch)
-        )
-        found = self.domain(self.rng, self.generator, scenes)
-        return states, self.target(states, found, self.rng, self.generator)
+    def look(self) -> None:
+        """Draw the concept and note how much of it is left, if that was asked for."""
+        if self.watch is not None:
+            self.watch.look(len(self.losses), self.residual.total())
 
-    def measured(self, samples: int) -> slice:
-        """The samples of a step from which the residual is read: plain prompts, where the domain has some and
-        says which.
-        """
-        rows = self.domain.plain_rows(samples) if hasattr(self.domain, "plain_rows") else slice(None)
-        return rows if rows.start is None or rows.start < samples else slice(None)
+    def look_every(self) -> int:
+        """Steps between two looks."""
+        return math.ceil(self.recipe.steps / (1 + on_the_way(self.recipe.steps)))
 
+    def left(self) -> float | None:
+        """Share of the concept at the last look; None without looks."""
+        return None if self.watch is None else self.watch.curve[-1][1]
 
-def build_context(model: DiffusionModel, spec: ErasureSpec, adapter: Adapter, styled: float = 0.0) -> Context:
-    names = [spec.concept, *(s for s in spec.synonyms if s != spec.concept)]
-    with adapter.off():
-        retained = retained_words(model, names, spec.retain)
-    kind = spec.kind_of(model.knowledge.styles)
-    return Context(model, adapter, names, retained, kind, other_styles(model, names), styled)
+    def cost(self) -> Cost:
+        return self.model.cost.since(self.start_cost)
+
+    def seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    # ---- the saved state ----
+
+    def identity(self) -> dict[str, Any]:
+        """What a saved state must share with this run."""
+        return {
+            "method": repr(self.recipe.method),
+            "recipe": self.recipe.fingerprint(),
+            "model": self.model.fingerprint,
+            "sampling": self.model.sampling,
+        }
+
+    def saved(self) -> Saved | None:
+        """The state to resume from; None where there is none, or none was asked for."""
+        path = self.files.path
+        if not self.files.resume or path is None or not path.exists():
+            return None
+        return states_of_runs.read(path, self.identity())
+
+    def parts(self) -> list[Part]:
+        return [self.domain, self.target, *self.retention.values()]
+
+    def save_state(self) -> None:
+        """Write the run's state, if there is a file for it."""
+        if self.files.path is None:
+            return
+        cost = self.cost()
+        meta = self.identity() | {
+            "losses": self.losses,
+            "pulls": self.residual.pulls,
+            "left": [] if self.watch is None else self.watch.curve,
+            "rng": self.rng.getstate(),
+            "seconds": self.seconds(),
+            "cost": [cost.forwards, cost.backwards],
+            "scaler": self.scaler.state_dict(),
+            "bank": self.source.about(),
+        }
+        saved = Saved(meta, {})
+        saved.add("adapter", self.adapter.tensors())
+        saved.add("optimizer", adam_tensors(self.optimizer, self.adapter.parameters()))
+        saved.add("bank", self.source.tensors())
+        saved.add("random", {"generator": self.generator.get_state()})
+        for i, part in enumerate(self.parts()):
+            saved.add(f"part{i}", part.tensors())
+        states_of_runs.write(self.files.path, saved)
+
+    def take(self, saved: Saved) -> None:
+        """Continue from a saved state. Raises SageError where it is damaged."""
+        assert self.files.path is not None
+        try:
+            self._take(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise states_of_runs.unreadable(self.files.path, error) from error
+
+    def _take(self, saved: Saved) -> None:
+        meta, device = saved.meta, self.model.device
+        self.adapter.load(saved.group("adapter"))
+        load_adam_tensors(self.optimizer, saved.group("optimizer"))
+        bank = saved.group("bank")
+        self.begin(LatentBank.restored(bank, meta["bank"], device) if bank else self.new_source())
+        for i, part in enumerate(self.parts()):
+            own = {name: tensor.to(device) for name, tensor in saved.group(f"part{i}").items()}
+            if own:
+                part.load(own)
+        self.generator.set_state(saved.group("random")["generator"])
+        version, internal, gauss = meta["rng"]
+        self.rng.setstate((version, tuple(internal), gauss))
+        self.losses = meta["losses"]
+        if self.watch is not None:  # the untouched model was looked at again
+            self.watch.curve += [(step, share) for step, share in meta["left"][1:]]
+        for loss, pull in meta["pulls"]:
+            self.residual.note(loss, pull)
+        self.scaler.load_state_dict(meta["scaler"])
+        self.spent = meta["seconds"]
+        self.start_cost.forwards -= meta["cost"][0]
+        self.start_cost.backwards -= meta["cost"][1]

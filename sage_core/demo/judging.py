@@ -6,7 +6,6 @@ from ..demo import vocabulary
 from ..diffusion.knowledge import Prompt
 from ..evaluate.cells import CELLS, EVALUATION_SEED
 from ..prompts.templates import fill
-from ..spec import ErasureSpec
 
 # Ways to ask for a style that no eraser is given (the bundled model knows them all).
 PARAPHRASES = (
@@ -17,10 +16,13 @@ PARAPHRASES = (
 )
 
 
-def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+def demo_prompts(concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
     """`images` prompts for each cell: words and styles in turn, every picture from a seed of its own."""
-    thing = vocabulary.find(spec.concept)
-    rows = _style_rows(spec.concept.lower(), images) if thing is None else _thing_rows(thing, spec, images)
+    thing = vocabulary.find(concept)
+    if thing is None:
+        rows = _style_rows(concept.lower(), images)
+    else:
+        rows = _thing_rows(thing, {concept, *given}, images)
     return [
         Prompt(cell, text, expected, EVALUATION_SEED + 1000 * seed + i)
         for cell in CELLS
@@ -29,10 +31,9 @@ def demo_prompts(spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
 
 
 def _thing_rows(
-    concept: vocabulary.Concept, spec: ErasureSpec, images: int
+    concept: vocabulary.Concept, given: set[str], images: int
 ) -> dict[str, list[tuple[str, str]]]:
     """(prompt, what must be seen) by cell."""
-    given = {spec.concept, *spec.synonyms}
     words = {
         "concept": [(concept.name, concept.name)],
         "synonyms": [
@@ -75,7 +76,7 @@ def _style_rows(style: str, images: int) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def expected(spec: ErasureSpec) -> str:
+def expected(concept: str) -> str:
     """The probe's name of the erased concept: a thing's canonical name, or a style."""
-    thing = vocabulary.find(spec.concept)
-    return spec.concept.lower() if thing is None else thing.name
+    thing = vocabulary.find(concept)
+    return concept.lower() if thing is None else thing.name

@@ -10,7 +10,6 @@ from torch import nn
 
 from ..demo import judging
 from ..diffusion.knowledge import Prompt
-from ..spec import ErasureSpec
 from .vocabulary import STYLES, names
 
 
@@ -66,13 +65,13 @@ class Judge:
         )
         return cls(probe)
 
-    def prompts(self, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+    def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell."""
-        return judging.demo_prompts(spec, images, seed)
+        return judging.demo_prompts(concept, given, images, seed)
 
-    def expected(self, spec: ErasureSpec) -> str:
+    def expected(self, concept: str) -> str:
         """The probe's name of the erased concept."""
-        return judging.expected(spec)
+        return judging.expected(concept)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> list[Seen]:

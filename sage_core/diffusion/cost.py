@@ -17,4 +17,8 @@ class Cost:
 
     @property
     def passes(self) -> int:
-        return self.forwards + 2 * self.backwards
+        return self.forwards + BACKWARD * self.backwards
+
+    def since(self, before: Cost) -> Cost:
+        """What was spent after `before`."""
+        return Cost(self.forwards - before.forwards, self.backwards - before.backwards)

@@ -11,8 +11,6 @@ from ..errors import SageError
 if TYPE_CHECKING:
     import torch
 
-    from ..spec import ErasureSpec
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -40,10 +38,10 @@ class Judge(Protocol):
     def look(self, images: torch.Tensor) -> list[Seen]:
         """One answer for each of the pictures [n, 3, H, W], values in [-1, 1]."""
 
-    def prompts(self, spec: ErasureSpec, images: int, seed: int = 0) -> list[Prompt]:
+    def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell of an evaluation."""
 
-    def expected(self, spec: ErasureSpec) -> str:
+    def expected(self, concept: str) -> str:
         """The name that `look` has for the erased concept."""
 
 

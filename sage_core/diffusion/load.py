@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..diffusion import architecture, names, schedule
-from ..errors import SageError, shown, told
+from ..errors import SageError, one_line, shown
 from ..files import parse_json
 from .model import DiffusionModel
 from .quantised import dequantised
@@ -53,8 +53,8 @@ def load_model(
         # Whatever a damaged or altered model makes of the libraries that read it.
         raise SageError(
             f"{'The model' if isinstance(source, Mapping) else source} cannot be read as Stable Diffusion"
-            f" ({type(error).__name__}: {told(error)}); it is damaged or of an unknown kind: choose another"
-            " one."
+            f" ({type(error).__name__}: {one_line(error)}); it is damaged or of an unknown kind: choose"
+            " another one."
         ) from error
     if not model.velocity and schedule.is_zero_terminal(model.alphas):
         raise SageError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SageError, shown, told
+from ..errors import SageError, one_line, shown
 
 WHOLE_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 2**20  # no number in a configuration is above it
@@ -45,7 +45,7 @@ def opened(path: Path) -> Iterator:
         AttributeError,
     ) as error:  # what a dtype that torch lacks raises
         raise SageError(
-            f"{path.name} cannot be read as safetensors ({told(error)}); the file is damaged or something"
+            f"{path.name} cannot be read as safetensors ({one_line(error)}); the file is damaged or something"
             " else: get it again."
         ) from error
 
@@ -122,7 +122,7 @@ def build(make: Callable[[dict], torch.nn.Module], config: dict, what: str) -> t
         Exception
     ) as error:  # a configuration that the library was not written for: anything may come out of it
         raise SageError(
-            f"{what} cannot be built from its configuration ({told(error)}); choose another model."
+            f"{what} cannot be built from its configuration ({one_line(error)}); choose another model."
         ) from error
 
 

@@ -87,7 +87,11 @@ def measure_original(
     The attack on the untouched model is the control, without which a weak attack would flatter.
     """
     judge = load_judge(model)
-    prompts = judge.prompts(spec, images, seed) if judge else plain_prompts(model, spec, images, seed)
+    prompts = (
+        judge.prompts(spec.concept, spec.synonyms, images, seed)
+        if judge
+        else plain_prompts(model, spec, images, seed)
+    )
     on_event(f"drawing {len(prompts)} pictures with the original model")
     base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
     if attack is not None and judge is not None:
@@ -118,7 +122,7 @@ def evaluate(
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     peak = peak_memory_mb()
     report = {
-        "spec": spec.resolved(model.knowledge.styles).to_json(),
+        "spec": spec.recipe(model.knowledge.styles).to_json(),
         "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
         "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked},
         "drift": drift(base.prompts, base.pictures, after),
@@ -150,7 +154,7 @@ def strongest(
     """The highest success over all starts of the attack, its pictures, and the highest after each of the
     attack's marks.
     """
-    wanted, best, pictures, curve = base.judge.expected(spec), -1.0, None, {}
+    wanted, best, pictures, curve = base.judge.expected(spec.concept), -1.0, None, {}
     for found in invert(model, base.latents, spec, attack, seed):
         for mark, cond in (found.marks | {attack.steps: found.cond}).items():
             drawn = attack_images(model, cond, images, seed)

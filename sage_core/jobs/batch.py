@@ -1,4 +1,4 @@
-"""Many erasures from one model: a job file in, a LoRA a concept and one summary out.
+"""Many erasures from one model: a job file in, a LoRA for each concept and one summary out.
 
 What is there already is not made again.
 
@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from pathlib import Path
+
+import torch
 
 from ..diffusion.model import DiffusionModel
 from ..errors import SageError
-from ..files import parse_json, slug, write_picture, write_text
+from ..files import parse_json, write_picture, write_text
 from ..lora.file import read_lora
-from ..memory.plan import fit
-from ..progress import Progress
 from ..spec import ErasureSpec, parse_concepts
-from .make import make_lora, passes_of
+from .make import Maker, Report, with_preview
+from .names import is_of, stems
 
 MAX_JOBS = 10_000
 ACROSS = 4  # pictures beside each other on the sheet
+MOST_SHOWN = 100  # pictures on it; more than that nobody looks at
 COLUMNS = ("concept", "method", "LoRA", "UNet passes", "seconds", "")
 
 
@@ -50,32 +51,12 @@ def read_jobs(path: Path, settings: dict) -> list[ErasureSpec]:
         )
     specs = []
     for number, job in enumerate(jobs, 1):
+        given = job if isinstance(job, dict) else {"concept": job} if isinstance(job, str) else {}
         try:
-            specs.append(
-                ErasureSpec.from_json(
-                    settings
-                    | (
-                        {"concept": job}
-                        if isinstance(job, str)
-                        else dict(job)
-                        if isinstance(job, dict)
-                        else {}
-                    )
-                )
-            )
+            specs.append(ErasureSpec.from_json(settings | given))
         except SageError as error:
             raise SageError(f"{path.name}, erasure {number}: {error}") from error
     return specs
-
-
-def stems(specs: list[ErasureSpec]) -> list[str]:
-    """A file name for each, different even where two concepts are spelt alike."""
-    seen, names = Counter(), []
-    for spec in specs:
-        name = slug(spec.concept)
-        seen[name.lower()] += 1
-        names.append(f"erased-{name}" if seen[name.lower()] == 1 else f"erased-{name}-{seen[name.lower()]}")
-    return names
 
 
 def own_share() -> tuple[int, int]:
@@ -102,65 +83,35 @@ def run_jobs(
     model: DiffusionModel,
     specs: list[ErasureSpec],
     folder: Path,
-    device,
-    progress: Progress,
+    device: torch.device,
+    report: Report,
     preview: bool | None,
 ) -> list[dict]:
-    """This process's share of the erasures, a row each; one that fails is a row with an "error", and the
-    others go on.
-    """
+    """This process's share of the erasures, a row each. One that fails is a row with an "error"."""
     rank, world = own_share()
-    rows, plans = [], {}
-    for i, (spec, stem) in list(enumerate(zip(specs, stems(specs))))[rank::world]:
-        path, row = (
-            folder / f"{stem}.safetensors",
-            {
-                "number": i,
-                "concept": spec.concept,
-                "method": spec.method,
-                "lora": f"{stem}.safetensors",
-            },
-        )
-        taken = spec.taken_as(model.knowledge.styles)
-        progress(f"{i + 1}/{len(specs)} {spec.concept!r}" + (f": {taken}" if taken else ""))
-        spec = spec.resolved(model.knowledge.styles)
+    maker = Maker(model, device, report, finish=with_preview(model, device, report, preview))
+    names = stems([spec.concept for spec in specs])
+    rows = []
+    for number in range(rank, len(specs), world):
+        spec, file = specs[number], f"{names[number]}.safetensors"
+        guess = spec.taken_as(model.knowledge.styles)
+        report(f"{number + 1}/{len(specs)} {spec.concept!r}" + (f": {guess}" if guess else ""))
+        row = {"number": number, "concept": spec.concept, "method": spec.method, "lora": file}
         try:
-            rows.append(
-                row | _made(path, spec, model)
-                if path.exists()
-                else row | _make(model, spec, path, device, progress, preview, plans)
-            )
+            rows.append(row | _make(maker, spec, folder / file))
         except SageError as error:
-            progress(f"{spec.concept!r} failed: {error}")
+            report(f"{spec.concept!r} failed: {error}")
             rows.append(row | {"error": str(error)})
     return rows
 
 
-def _make(
-    model: DiffusionModel,
-    spec: ErasureSpec,
-    path: Path,
-    device,
-    progress: Progress,
-    preview: bool | None,
-    plans: dict,
-) -> dict:
-    """plans: those that were made already, by what they depend on."""
-    whole = spec.resolved()
-    alike = (whole.method, whole.faithful, whole.surface, whole.rank, whole.resolution)
-    if alike not in plans:
-        plans[alike] = fit(model, spec, device)
-        if plans[alike] is not None:
-            progress(str(plans[alike]))
-    elif plans[alike] is not None:
-        plans[alike].set_up(model)
-    made = make_lora(model, spec, path, plans[alike], progress, resume=True, preview=preview)
-    return {"passes": passes_of(made), "seconds": made["cost"]["seconds"]}
-
-
-def _made(path: Path, spec: ErasureSpec, model: DiffusionModel) -> dict:
-    """Of an earlier run; a file of another erasure is never overwritten."""
-    if not read_lora(path).is_of(spec, model):
+def _make(maker: Maker, spec: ErasureSpec, path: Path) -> dict:
+    """What it took. Of an earlier run nothing; a file of another erasure is never overwritten."""
+    recipe = spec.recipe(maker.model.knowledge.styles)
+    if not path.exists():
+        made = maker.make(recipe, path, resume=True)
+        return {"passes": made.cost.passes, "seconds": round(made.seconds, 2)}
+    if not is_of(read_lora(path), recipe, maker.model):
         raise SageError(
             f"{path} is there and is another erasure or of another model; move it away, or choose another"
             " folder."
@@ -185,29 +136,32 @@ def write_summary(rows: list[dict], folder: Path) -> None:
     """summary.json, summary.md, and, where pictures were drawn, all of them on one sheet, summary.png."""
     write_text(folder / "summary.json", json.dumps(rows, indent=1, ensure_ascii=False))
     write_text(folder / "summary.md", as_markdown(rows))
-    pictures = [
-        p for row in rows if "error" not in row and (p := (folder / row["lora"]).with_suffix(".png")).exists()
-    ]
-    if pictures:
-        from PIL import Image
+    drawn = []
+    for row in rows:
+        picture = (folder / row["lora"]).with_suffix(".png")
+        if "error" not in row and picture.exists():
+            drawn.append(picture)
+    if drawn:
+        write_picture(_sheet(drawn[:MOST_SHOWN]), folder / "summary.png")
 
-        parts = [
-            Image.open(p).convert("RGB") for p in pictures[:100]
-        ]  # more than that nobody looks at in one picture
-        rows = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]
-        sheet = Image.new(
-            "RGB",
-            (max(sum(p.width for p in row) for row in rows), sum(max(p.height for p in row) for row in rows)),
-            "white",
-        )
-        top = 0
-        for row in rows:
-            left = 0
-            for part in row:
-                sheet.paste(part, (left, top))
-                left += part.width
-            top += max(part.height for part in row)
-        write_picture(sheet, folder / "summary.png")
+
+def _sheet(files: list[Path]):
+    """The pictures in these files, ACROSS in a line, as one PIL image."""
+    from PIL import Image
+
+    parts = [Image.open(file).convert("RGB") for file in files]
+    lines = [parts[i : i + ACROSS] for i in range(0, len(parts), ACROSS)]
+    heights = [max(part.height for part in line) for line in lines]
+    width = max(sum(part.width for part in line) for line in lines)
+    sheet = Image.new("RGB", (width, sum(heights)), "white")
+    top = 0
+    for line, height in zip(lines, heights):
+        left = 0
+        for part in line:
+            sheet.paste(part, (left, top))
+            left += part.width
+        top += height
+    return sheet
 
 
 def as_markdown(rows: list[dict]) -> str:

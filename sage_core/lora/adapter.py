@@ -80,7 +80,9 @@ class Adapter:
 
     @torch.no_grad()
     def round_(self, dtype: torch.dtype) -> None:
-        """Round the weights as a file in `dtype` will hold them, so that what was measured is what is saved."""
+        """Round the weights as a file in `dtype` will hold them, so that what was measured is what is
+        saved.
+        """
         for p in self.parameters():
             p.copy_(p.to(dtype).to(p.dtype))
 

@@ -15,9 +15,8 @@ from ..diffusion.model import DiffusionModel
 from ..diffusion.weights import copied, opened, refuse_nan
 from ..errors import SageError, shown
 from ..files import parse_json, write_atomically
-from ..spec import ErasureSpec
 from .adapter import Adapter
-from .metadata import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SCHEDULE_KEY, SPEC_KEY, SPECS_KEY
+from .metadata import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
 from .surfaces import linear_layers
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
@@ -79,22 +78,6 @@ class LoraFile:
         )
         return result if right else None
 
-    def is_of(self, spec: ErasureSpec, model: DiffusionModel) -> bool:
-        """Whether this is that very erasure of that model, trained for the way in which it is sampled;
-        damaged and foreign files are not.
-        """
-        try:
-            made = ErasureSpec.from_json(self.spec())
-        except SageError:
-            return False
-        prediction, schedule = (
-            self.metadata.get("modelspec.prediction_type"),
-            self.metadata.get(SCHEDULE_KEY, ""),
-        )
-        sampled_alike = (prediction, schedule) == (model.prediction, model.schedule)
-        same_model = self.metadata.get("sage.model_sha256") == model.fingerprint
-        return made.fingerprint() == spec.fingerprint() and same_model and sampled_alike
-
     def losses(self) -> list[dict[str, float]]:
         """Of every step by name; none where the file does not say."""
         steps = self._json(LOSSES_KEY)
@@ -104,8 +87,8 @@ class LoraFile:
         return steps if right else []
 
     def left(self) -> list[tuple[int, float]]:
-        """(steps done, share of the concept that was left) of every look, see left.py; empty where the file
-        does not say.
+        """(steps done, share of the concept that was left) of every look, see cycle/watch.py; empty where the
+        file does not say.
         """
         curve = self._json(LEFT_KEY)
         right = isinstance(curve, list) and all(map(_is_look, curve))

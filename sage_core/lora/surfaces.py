@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from ..diffusion.model import DiffusionModel
 from ..errors import SageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..diffusion.model import DiffusionModel
 
 SURFACES = ("text", "cross_attention", "both", "unet")
 # Attention without out_proj cannot be loaded by diffusers, so the text surface always takes every matrix of a
@@ -25,6 +29,8 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
     """Every linear layer that a LoRA may name, under the name that LoRA files use for it (see
     docs/lora-format.md).
     """
+    from torch import nn  # the command line's arguments need SURFACES without it
+
     found = {}
     for prefix, encoder in zip(text_prefixes(len(model.text.encoders)), model.text.encoders):
         for name, module in encoder.named_modules():

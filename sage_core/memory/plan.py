@@ -1,9 +1,8 @@
-"""How an erasure fits into the memory that is there: the frozen weights' precision, what is kept for the
-backward pass, the batch.
+"""How an erasure fits into the memory that is there: the weights' precision, what is kept, the batch.
 
-The cheapest way that fits is taken: everything kept; then only what goes into each block (gradient
-checkpointing, a third more time); then one sample at a time as well. Where nothing fits, it is said with
-numbers before anything is begun.
+The quickest way that fits is taken: keep everything for the backward pass; else keep only what goes into each
+block (gradient checkpointing, a third more time); else also send one sample at a time through the UNet. Where
+nothing fits, the user is told so with numbers before anything begins.
 """
 
 from __future__ import annotations
@@ -16,38 +15,33 @@ from pathlib import Path
 
 import torch
 
-from ..cycle.run import Erasure, erase
+from ..cycle.result import Erasure
+from ..cycle.run import erase
 from ..diffusion.checkpointing import checkpoint_blocks
 from ..diffusion.model import DiffusionModel
-from ..errors import OutOfMemory, SageError, told
-from ..methods.table import METHODS
+from ..errors import OutOfMemory, SageError, one_line
+from ..methods.recipe import Recipe
 from ..progress import Event
-from ..spec import ErasureSpec
 from .rehearsal import samples, skeleton, step_bytes, weights_bytes
 
-BROKEN_HALF = (
-    "1660",
-    "1650",
-    "1630",
-    "T500",
-    "T550",
-    "T600",
-    "MX550",
-    "MX450",
-    "T2000",
-    "T1000",
-    "T1200",
-)  # cards whose float16 ends in NaN
-SPARE = 0.9  # so much of the free memory is planned with; a GPU's allocator leaves gaps
-# on a CPU a step takes so much more than is alive in it: the heap keeps holes that nothing fits into
-# (docs/real-checkpoints.md)
+# Cards whose float16 ends in NaN.
+BROKEN_HALF = ["1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "T2000", "T1000", "T1200"]
+SPARE = 0.9  # share of the free memory that is planned with; a GPU's allocator leaves gaps
+# On a CPU a step takes more than is alive in it: the heap keeps holes that nothing fits into
+# (docs/real-checkpoints.md).
 HEAP = 1.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: of the frozen weights; at_once: samples in a UNet pass at most; whole: all of a step are;
-    weights, step, free: bytes.
+    """One way to train.
+
+    Args:
+        dtype: of the frozen weights.
+        checkpointing: compute blocks again in the backward pass instead of keeping what they need.
+        at_once: samples in a UNet pass, at most.
+        whole: whether that is all samples of a step.
+        weights, step, free: bytes.
     """
 
     dtype: torch.dtype
@@ -65,10 +59,12 @@ class Plan:
     @property
     def how(self) -> str:
         """The way, in words; empty where nothing is saved."""
-        return ", ".join(
-            ["with blocks computed twice to save memory"] * self.checkpointing
-            + [f"with {self.at_once} sample at a time"] * (not self.whole)
-        )
+        parts = []
+        if self.checkpointing:
+            parts.append("with blocks computed twice to save memory")
+        if not self.whole:
+            parts.append(f"with {self.at_once} sample at a time")
+        return ", ".join(parts)
 
     def __str__(self) -> str:
         room = "" if self.free is None else f" of {gigabytes(self.free)} free"
@@ -83,11 +79,8 @@ class Plan:
         checkpoint_blocks(model.unet, self.checkpointing)
         model.at_once = self.at_once
 
-    def leaner(self) -> Plan | None:
-        """The next way, which takes longer and less memory; its bytes are not known.
-
-        None where there is none.
-        """
+    def smaller(self) -> Plan | None:
+        """The next way, slower and with less memory (its bytes are not known); None after the last."""
         if not self.checkpointing:
             return dataclasses.replace(self, checkpointing=True)
         return dataclasses.replace(self, at_once=1, whole=False) if self.at_once > 1 else None
@@ -98,8 +91,7 @@ def gigabytes(count: float) -> str:
 
 
 def frozen_dtype(device: torch.device) -> torch.dtype:
-    """The frozen weights' precision on a device: bfloat16 where it computes in it, else float16 where that is
-    quick, else float32.
+    """The frozen weights' precision on a device: bfloat16, else float16 where that is quick, else float32.
 
     torch says that older cards have bfloat16 as well, but they go through float32 for it, many times slower.
     """
@@ -112,7 +104,7 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that may be taken on a device; None where it cannot be told."""
+    """Memory that may be taken on a device; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -123,42 +115,39 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def make_plan(
-    model: DiffusionModel, spec: ErasureSpec, free: int | None, loaded: int = 0, gaps: float = 1.0
+    model: DiffusionModel, recipe: Recipe, free: int | None, loaded: int = 0, gaps: float = 1.0
 ) -> Plan:
-    """The quickest way of training that fits into `free` bytes, beside the weights, of which `loaded` bytes
-    are there already.
+    """The quickest way of training that fits into `free` bytes.
 
-    gaps: so many times what is alive in a step is taken for it. Raises SageError, with the numbers, where
-    none does.
+    Raises SageError, with the numbers, if none does.
+
+    Args:
+        loaded: bytes of the weights that are in memory already.
+        gaps: factor by which a step takes more than is alive in it.
     """
-    spec, training = spec.resolved(), METHODS[spec.method].trained(spec.faithful)
-    count, weights, ghost = (
-        sum(samples(spec, training).values()),
-        weights_bytes([model.unet, *model.text.encoders]),
-        skeleton(model),
-    )
+    count, ghost = samples(recipe), skeleton(model)
+    weights = weights_bytes([model.unet, *model.text.encoders])
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
-        step = round(gaps * step_bytes(ghost, spec, training, checkpointing, at_once))
+        step = round(gaps * step_bytes(ghost, recipe, checkpointing, at_once))
         plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
         if free is None or plan.peak - loaded <= SPARE * free:
             return plan
     raise SageError(
         f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
-        f"free more, or train at a smaller resolution than {spec.resolution or model.pixels}."
+        f"free more, or train at a smaller resolution than {recipe.resolution or model.pixels}."
     )
 
 
-def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan | None:
-    """Plan, set the model up accordingly and move it to the device; the autoencoder follows when pictures are
-    drawn.
+def fit(model: DiffusionModel, recipe: Recipe, device: torch.device) -> Plan | None:
+    """Plan, set the model up accordingly and move it to the device.
 
-    None for a model that is known to fit anywhere, and for a closed form, which has no step. Raises SageError
-    if nothing fits.
+    The autoencoder follows when pictures are drawn. None for a model that is known to fit anywhere, and for a
+    closed form, which has no step. Raises SageError if nothing fits.
     """
     plan = None
-    if not model.knowledge.quick and METHODS[spec.method].closed is None:
+    if not model.knowledge.quick and recipe.method.closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
-        plan = make_plan(model, spec, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
+        plan = make_plan(model, recipe, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
         plan.set_up(model)
     model.to(device)
     return plan
@@ -166,7 +155,7 @@ def fit(model: DiffusionModel, spec: ErasureSpec, device: torch.device) -> Plan 
 
 def erase_as_planned(
     model: DiffusionModel,
-    spec: ErasureSpec,
+    recipe: Recipe,
     plan: Plan | None,
     on_event: Callable[[Event], None],
     say: Callable[[str], None],
@@ -175,19 +164,19 @@ def erase_as_planned(
     save_every: float = 10.0,
     looks: bool = True,
 ) -> Erasure:
-    """cycle.erase in the way that `fit` has set up.
+    """cycle.run.erase in the way that `fit` has set up.
 
-    Where memory runs out all the same, since something else took it, the run goes on from its last saved
-    state in the next leaner way, and `say` hears of it. Raises OutOfMemory where there is none.
+    If memory runs out all the same, because something else took it, the run resumes from its last saved state
+    in the next smaller way, which `say` reports. Raises OutOfMemory after the last way.
     """
     while True:
         try:
-            return erase(model, spec, on_event, state, resume, save_every, looks)
+            return erase(model, recipe, on_event, state, resume, save_every, looks)
         except OutOfMemory as error:
-            plan = None if plan is None else plan.leaner()
+            plan = None if plan is None else plan.smaller()
             if plan is None:
                 raise
-            say(f"memory ran out ({told(error.__cause__)}); going on {plan.how}")
+            say(f"memory ran out ({one_line(error.__cause__ or error)}); resuming {plan.how}")
         # Outside of the handler, which holds what the failed step had made.
         plan.set_up(model)
         resume = True
@@ -196,15 +185,10 @@ def erase_as_planned(
 
 
 @torch.no_grad()
-def seconds_a_pass(model: DiffusionModel, spec: ErasureSpec) -> float:
-    """Of the UNet forward on one sample at the spec's size, the second of two, so that nothing is warmed up
-    in it.
-    """
-    pixels, model.pixels, cost = (
-        model.pixels,
-        spec.resolution or model.pixels,
-        dataclasses.replace(model.cost),
-    )
+def seconds_a_pass(model: DiffusionModel, recipe: Recipe) -> float:
+    """Seconds of a UNet forward on one sample at the recipe's size: the second of two, past any warm-up."""
+    pixels, cost = model.pixels, dataclasses.replace(model.cost)
+    model.pixels = recipe.resolution or pixels
     try:
         z, t, cond = model.noise([0]), torch.tensor([500], device=model.device), model.encode([""])
         model.predict_noise(z, t, cond).sum().item()

@@ -1,4 +1,4 @@
-"""How much memory a step of training needs, foretold without taking any: the step is rehearsed on tensors
+"""How much memory a step of training needs, predicted without taking any: the step is rehearsed on tensors
 without data.
 
 torch's "meta" device computes shapes only. A mode that sees every operation counts the bytes of each new
@@ -23,10 +23,9 @@ from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning, TextStack, Tokens
 from ..lora.adapter import Adapter
 from ..lora.surfaces import surface_layers
-from ..methods.retentions.relations import Relations
+from ..methods.base import Terms
+from ..methods.recipe import Recipe
 from ..methods.states import Rows
-from ..methods.table import METHODS, Training
-from ..spec import ErasureSpec
 
 RELATED_TOKENS = 12  # as long as a short prompt that is encoded trimmed
 
@@ -58,12 +57,9 @@ class Meter(TorchDispatchMode):
 
 
 def _storages(tree) -> dict:
-    """Of all tensors in there, by what tells them apart."""
-    return {
-        t.untyped_storage()._cdata: t.untyped_storage()
-        for t in tree_leaves(tree)
-        if isinstance(t, torch.Tensor)
-    }
+    """Map storage id to storage for every tensor in a pytree."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
 
 
 def weights_bytes(modules: list[torch.nn.Module]) -> int:
@@ -102,9 +98,8 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
         unet = type(model.unet).from_config(model.unet.config)
         encoders = [type(e)(e.config) for e in model.text.encoders]
     for module in (unet, *encoders):
-        torch.nn.Module.to(module, model.dtype).requires_grad_(
-            False
-        ).eval()  # diffusers' own `to` warns of half precision
+        torch.nn.Module.to(module, model.dtype)  # diffusers' own `to` warns of half precision
+        module.requires_grad_(False).eval()
     text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads)
     return DiffusionModel(
         model.family,
@@ -118,23 +113,23 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
     )
 
 
-def step_bytes(
-    ghost: DiffusionModel, spec: ErasureSpec, training: Training, checkpointing: bool, at_once: int
-) -> int:
-    """Peak of one step of the cycle beyond the frozen weights: activations, what attention keeps, adapter,
-    gradients, Adam's state.
+def step_bytes(ghost: DiffusionModel, recipe: Recipe, checkpointing: bool, at_once: int) -> int:
+    """Peak of one step of the cycle beyond the frozen weights, in bytes.
 
-    ghost: the `skeleton` of a model. spec: resolved.
+    Activations, what attention keeps, the adapter, gradients, Adam's state. ghost: the `skeleton` of a model.
     """
-    pixels, ghost.pixels = ghost.pixels, spec.resolution or ghost.pixels
+    pixels, ghost.pixels = ghost.pixels, recipe.resolution or ghost.pixels
     checkpoint_blocks(ghost.unet, checkpointing)
-    adapter = Adapter.create(surface_layers(ghost, spec.surface), spec.rank, spec.alpha, torch.Generator())
-    count = sum(samples(spec, training).values())
+    adapter = Adapter.create(
+        surface_layers(ghost, recipe.surface), recipe.rank, recipe.alpha, torch.Generator()
+    )
     with Meter() as meter, lean_attention():
-        prompts = _prompts(ghost, count)  # all go through the text encoder at once, whatever the UNet's batch
-        terms = {"erase": _rows(ghost, prompts[:at_once])}  # one part is like the other
-        if related := related_prompts(spec):
-            terms["relations"] = _related(ghost, related)
+        prompts = _prompts(
+            ghost, samples(recipe)
+        )  # all go through the text encoder at once, whatever the UNet's batch
+        terms: Terms = {"erase": _rows(ghost, prompts[:at_once])}  # one part is like the other
+        if recipe.method.prompts():
+            terms["relations"] = _related(ghost, recipe.method.prompts())
         descend(ghost, terms)
     adapter.remove()
     ghost.pixels = pixels
@@ -153,22 +148,13 @@ def _rows(ghost: DiffusionModel, cond: Conditioning) -> Rows:
 
 
 def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:
-    """Retained relations: as many prompts through the text encoder at once."""
+    """Loss of one text-encoder batch of `count` prompts."""
     tokens = ghost.text.tokenize(["a"] * count)
     short = Tokens([ids[:, :RELATED_TOKENS] for ids in tokens.ids], tokens.end)
     return ghost.text.encode(short).hidden.square().mean()
 
 
-def samples(spec: ErasureSpec, training: Training) -> dict[str, int]:
-    """Samples of a step's UNet batch by what they are for; retained relations are in text space."""
-    kept = [
-        getattr(term, "batch", training.erase_batch)
-        for term in METHODS[spec.method].retention
-        if not isinstance(term, Relations)
-    ]
-    return {"erase": training.erase_batch} | ({"kept": sum(kept)} if kept else {})
-
-
-def related_prompts(spec: ErasureSpec) -> int:
-    """Prompts a step whose relations are kept."""
-    return sum(term.batch for term in METHODS[spec.method].retention if isinstance(term, Relations))
+def samples(recipe: Recipe) -> int:
+    """Samples in the UNet batch of a step."""
+    batch = recipe.training.erase_batch
+    return batch + recipe.method.rows(batch)

@@ -1,67 +1,45 @@
-"""What the three choices of a method may see: the model, its adapter, the erased names, the retained words,
-the latents.
+"""What the three choices of a method may see: the model, its adapter, the latents, and the writer of
+prompts.
 """
 
 from __future__ import annotations
 
-import random
+import dataclasses
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..lora.adapter import Adapter
-from ..prompts import templates
 from ..prompts.compose import compose, meaning
-from ..prompts.kinds import STYLE, THING, guess
 from ..prompts.words import likeness_to
+from ..prompts.writer import Writer
+from .states import LatentSource, NoLatents
 
-ADJACENT = 12  # so many retained words count as the concept's neighbourhood
-# so many of the first retained words are plain things; the built-in list has places, styles and moods behind
-# them
-THINGS = 200
+ADJACENT = 12  # retained words that count as the concept's neighbourhood
 
 
-@dataclass
-class Context:
-    """`source`: latents.LatentBank or FreshTrajectories; `target`: the running target, for terms that share
-    its state; `kind`: what the concept is, one of kinds.KINDS; `styled`: the share of a thing's erased and of
-    retained prompts that are in a style.
+@dataclass(kw_only=True)
+class Context(Writer):
+    """A Writer with the model. What the frozen model says is computed once.
 
-    A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one
-    of the other styles that the erased thing is shown in, or None, the concept alone. Erased as a bare word
-    only, a thing comes back in some styles.
+    Args:
+        model: the model, with `adapter` attached.
+        adapter: what is trained; the model without it is the frozen one.
+        source: where noisy latents come from.
     """
 
     model: DiffusionModel
     adapter: Adapter
-    names: list[str]
-    retained: list[str]
-    kind: str = THING
-    other_styles: list[str] = field(default_factory=list)
-    styled: float = 0.0
-    source: object = None
-    target: object = None
+    source: LatentSource = field(default_factory=NoLatents)
     _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
     _frozen: dict[str, Conditioning] = field(default_factory=dict)
-    _nearest: list[str] | None = None
+    _nearest: list[str] = field(default_factory=list)
 
-    @property
-    def style(self) -> bool:
-        """Whether the concept is a style."""
-        return self.kind == STYLE
-
-    @cached_property
-    def things(self) -> list[str]:
-        """Retained words on which a style can be shown: plain things."""
-        plain = [w for w in self.retained[:THINGS] if self.kind_of(w) == THING]
-        return plain or ["house", "tree", "person"]
-
-    def kind_of(self, word: str) -> str:
-        """The kind of a retained word, guessed."""
-        return guess(word, self.model.knowledge.styles)
+    def drawing_from(self, source: LatentSource) -> Context:
+        """The same context, with latents; what was computed is shared."""
+        return dataclasses.replace(self, source=source)
 
     @property
     def empty_end(self) -> torch.Tensor:
@@ -91,86 +69,14 @@ class Context:
                 )
         return self._meanings[name]
 
-    def scenes(self, rng: random.Random, count: int) -> list[str | None]:
-        """What the concept is shown with, without repetition where possible: a style always with things, a
-        thing partly in styles.
-        """
-        if self.style:
-            return _draw(rng, self.things, count)
-        shown = _draw(rng, self.other_styles, round(self.styled * count)) if self.other_styles else []
-        return [*shown, *[None] * (count - len(shown))]
-
-    def template(self, rng: random.Random, scene: str | None, name: str) -> str:
-        """A template with one place left, the concept's."""
-        if scene is None:
-            return rng.choice(templates.concept_templates(name, self.kind))
-        if self.style:
-            return rng.choice(templates.in_style(scene, name, leave="style"))
-        return rng.choice(templates.in_style(name, scene, leave="thing", kind=self.kind))
-
-    def plain(self, name: str, scene: str | None) -> str:
-        """The plainest prompt of the concept: its bare name, or a thing in a style."""
-        return name if scene is None else templates.put(self.plain_template(name, scene), name)
-
-    def plain_template(self, name: str, scene: str) -> str:
-        """Like `plain`, with "{}" in place of the concept; see `neutral` for the prompt without it."""
-        if self.style:
-            return templates.plainest_in_style(scene, name, leave="style")
-        return templates.plainest_in_style(name, scene, leave="thing", kind=self.kind)
-
-    def neutral(self, scene: str | None, name: str | None = None) -> str:
-        """What `plain(name, scene)` says without the concept. name: its first name if none is given."""
-        if scene is None:
-            return ""
-        if self.style:
-            return templates.without_style(scene, name or self.names[0])
-        return templates.without_thing(scene)
-
-    def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
-        """One of the concept's names in a plain template."""
-        name = rng.choice(self.names)
-        if scene is None:
-            return templates.put(rng.choice(templates.plain_templates(name, self.kind)), name)
-        return templates.put(self.template(rng, scene, name), name)
-
     def nearest(self, count: int = ADJACENT) -> list[str]:
         """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
-        if self._nearest is None:
+        if not self._nearest:
             with self.adapter.off():
                 like = likeness_to(self.model, self.names, self.retained)
-            self._nearest = [w for _, w in sorted(zip(like, self.retained), key=lambda pair: -pair[0])]
+            ranked = sorted(zip(like, self.retained), key=lambda pair: -pair[0])
+            self._nearest.extend(word for _, word in ranked)
         return self._nearest[:count]
-
-    def retained_prompt(self, rng: random.Random) -> str:
-        """A retained word in a plain template or, as often as `kept_styled` says, in one of the other styles."""
-        styled = self.other_styles and rng.random() < self.kept_styled
-        return self.shown(rng, rng.choice(self.retained), rng.choice(self.other_styles) if styled else None)
-
-    def retained_prompts(self, rng: random.Random, words: list[str], scenes: list[str | None]) -> list[str]:
-        """One prompt a word.
-
-        Few are drawn, so chance has no say in the styles: they come in turn, first those that the concept is
-        shown in, which would go with it.
-        """
-        erased = [] if self.style else [s for s in scenes if s]
-        styles = list(dict.fromkeys([*erased, *rng.sample(self.other_styles, len(self.other_styles))]))
-        count = round(self.kept_styled * len(words)) if styles else 0
-        return [
-            self.shown(rng, word, styles[i % len(styles)] if i < count else None)
-            for i, word in enumerate(words)
-        ]
-
-    @property
-    def kept_styled(self) -> float:
-        """The share of the retained prompts that are in a style: half of them, where a style is erased."""
-        return 0.5 if self.style else self.styled
-
-    def shown(self, rng: random.Random, word: str, style: str | None) -> str:
-        """A word in a plain template, or in a style. A word that is a style itself gets no other one."""
-        kind = self.kind_of(word)
-        if style is None or kind == STYLE:
-            return templates.put(rng.choice(templates.plain_templates(word, kind)), word)
-        return templates.put(rng.choice(templates.in_style(word, style, leave="style", kind=kind)), style)
 
     def predict_frozen(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """eps0(z, h): the original UNet's prediction, differentiable with respect to the conditioning."""
@@ -185,7 +91,3 @@ class Context:
         """
         a = self.model.alphas[t].view(-1, 1, 1, 1)
         return (1 - a) / a
-
-
-def _draw(rng: random.Random, words: list[str], count: int) -> list[str]:
-    return sum((rng.sample(words, len(words)) for _ in range(1 + count // len(words))), [])[:count]

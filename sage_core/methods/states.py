@@ -1,8 +1,10 @@
-"""Noisy latents, and samples of them for the UNet."""
+"""Noisy latents, samples of them for the UNet, and where they come from."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -33,11 +35,9 @@ class Rows:
         return [self._part(slice(i, i + count)) for i in range(0, len(self.z), count)]
 
     def _part(self, rows: slice) -> Rows:
-        weight = (
-            self.weight[rows]
-            if isinstance(self.weight, torch.Tensor) and self.weight.ndim == 4 and len(self.weight) > 1
-            else self.weight
-        )
+        weight = self.weight
+        if isinstance(weight, torch.Tensor) and weight.ndim == 4 and len(weight) > 1:
+            weight = weight[rows]
         return Rows(self.z[rows], self.t[rows], self.cond[rows], self.target[rows], weight)
 
 
@@ -55,6 +55,12 @@ class States:
     eps_empty: torch.Tensor
     scenes: list[str | None]
 
+    @classmethod
+    def without_latents(cls, scenes: list[str | None]) -> States:
+        """Of a method that works in text space alone."""
+        none = torch.empty(0)
+        return cls(none, none, none, none, scenes)
+
 
 @dataclass
 class Kept:
@@ -64,3 +70,25 @@ class Kept:
     t: torch.Tensor
     eps: torch.Tensor
     prompts: list[str]
+
+
+class LatentSource(Protocol):
+    """Where noisy latents come from; the cycle has a bank and fresh trajectories (cycle/latents.py)."""
+
+    def concept(self, rng: random.Random, count: int) -> States:
+        """`count` states of the concept."""
+        ...
+
+    def retained(self, rng: random.Random, count: int) -> Kept:
+        """`count` states of retained prompts."""
+        ...
+
+
+class NoLatents:
+    """The source of a method that works in text space alone."""
+
+    def concept(self, rng: random.Random, count: int) -> States:
+        raise LookupError("this method draws no latents")
+
+    def retained(self, rng: random.Random, count: int) -> Kept:
+        raise LookupError("this method draws no latents")

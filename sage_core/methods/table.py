@@ -6,9 +6,11 @@ A method is data: what is erased, what it becomes, what stays, what is trained, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..diffusion.cost import ROW
-from .closed_form.edit import LAYERS, VALUES, ClosedForm
+from .base import Choice, Domain, Retention, Target
+from .closed_form.config import LAYERS, VALUES, ClosedForm
 from .domains.inversion import NameInversion
 from .domains.neighbours import Neighbours
 from .domains.prefix_token import PrefixToken
@@ -20,7 +22,6 @@ from .retentions.beyond_concept import BeyondConcept
 from .retentions.noise import Noise
 from .retentions.region import Region
 from .retentions.relations import Relations
-from .retentions.same_target import SameTarget
 from .targets.adaptive import Adaptive
 from .targets.anchor import Anchor
 from .targets.misdirect import Misdirect
@@ -81,9 +82,9 @@ class Method:
     title: str
     citation: str
     summary: str
-    domain: object
-    target: object
-    retention: tuple[object, ...]
+    domain: Domain | None
+    target: Target | None
+    retention: tuple[Retention, ...]
     surface: str
     training: Training
     published: Training | None = None
@@ -91,29 +92,48 @@ class Method:
     warm: ClosedForm | None = None
     layers: tuple[str, ...] = ("",)
 
-    def trained(self, faithful: bool) -> Training | None:
+    @property
+    def choices(self) -> list[Choice]:
+        """Domain, target and retention terms; none of a closed form."""
+        given = (self.domain, self.target, *self.retention)
+        return [choice for choice in given if choice is not None]
+
+    def training_as(self, faithful: bool) -> Training | None:
         """How it trains here, or as the paper's own code does (None where there is none)."""
         return self.published if faithful else self.training
 
     def passes(self, faithful: bool = False) -> int | None:
-        """UNet passes of a whole run that does not end early, a backward counted as two; None where there is
-        no published training.
+        """UNet passes of a whole run that does not end early, a backward counted as two.
+
+        None where there is no published training.
         """
-        t = self.trained(faithful)
-        if t is None or self.closed is not None:
-            return None if t is None else 0
-        walk = (
-            t.solver_steps + 1 if t.fresh else 0
-        )  # half a guided trajectory on average, and two frozen predictions
-        parts = [part for part in (self.domain, self.target, *self.retention) if hasattr(part, "passes")]
-        rows = (
-            t.erase_batch * (ROW + walk) if t.fresh or t.trajectories else 0
-        )  # without noisy latents everything is in text space
-        return t.bank_passes + t.steps * (rows + sum(part.passes(walk, t.erase_batch) for part in parts))
+        training = self.training_as(faithful)
+        if training is None:
+            return None
+        return 0 if self.closed is not None else self.passes_of(training)
+
+    def passes_of(self, training: Training) -> int:
+        """The same of a training with other numbers."""
+        batch = training.erase_batch
+        # Half a guided trajectory on average, and two frozen predictions.
+        walk = training.solver_steps + 1 if training.fresh else 0
+        # Without noisy latents everything is in text space.
+        step = batch * (ROW + walk) if training.fresh or training.trajectories else 0
+        for choice in self.choices:
+            step += choice.passes(walk, batch)
+        return training.bank_passes + training.steps * step
+
+    def rows(self, batch: int) -> int:
+        """Samples in the UNet batch of a step beside `batch` erased ones."""
+        return sum(choice.rows(batch) for choice in self.choices)
+
+    def prompts(self) -> int:
+        """Prompts a step that go through the text encoder alone."""
+        return sum(choice.prompts() for choice in self.choices)
 
 
 # The papers' plain Adam from its first step on, here from a larger bank than sage's own.
-STEADY = {
+STEADY: dict[str, Any] = {
     "trajectories": 12,
     "retain_trajectories": 12,
     "adjacent": 0.0,
@@ -124,12 +144,12 @@ STEADY = {
 }
 
 
-def steady(steps: int, rate: float, **other) -> Training:
+def steady(steps: int, rate: float, **other: Any) -> Training:
     """A fixed number of steps at a constant rate, as the papers train, from a larger bank."""
     return Training(steps=steps, settle=0, learning_rate=rate, **STEADY | other)
 
 
-def published(steps: int, rate: float, **other) -> Training:
+def published(steps: int, rate: float, **other: Any) -> Training:
     """One sample a step, a fresh trajectory of 50 steps with guidance 3 for each."""
     return steady(steps, rate, erase_batch=1, solver_steps=50, fresh=True, **other)
 
@@ -255,7 +275,7 @@ METHODS: dict[str, Method] = {
             "draws the concept as the nearby word at which erasing hurts most, and keeps that word",
             Word(templates=False),
             Adaptive(),
-            (SameTarget(),),
+            (),
             "cross_attention",
             steady(100, 1e-3, erase_batch=2, retain_trajectories=0),
             published(1000, 1e-3),

@@ -1,6 +1,5 @@
-"""Erasing in closed form, in seconds and without a UNet pass:
-
-UCE (arXiv 2308.14761) and RECE (arXiv 2407.12383).
+"""Erasing in closed form, in seconds and without a UNet pass: UCE (arXiv 2308.14761), RECE (arXiv
+2407.12383).
 
 Cross-attention reads the prompt through K and V alone. UCE changes each of those matrices W so that the
 concept's embeddings c give what the aim's embeddings g gave, while retained embeddings r give what they gave:
@@ -12,80 +11,41 @@ edited embeddings, so it IS a LoRA, down = C M^-1 and up = s W (G - C)^T, withou
 
 Such an edit listens for c and answers with W (g - c). Whoever is free to choose the embedding finds one that
 it does not hear, or one that it hears as the opposite of c, so that the edit itself draws the concept; what
-that means is measured in docs/tuning.md.
+that means is measured in docs/lab/tuning.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from ...lora.adapter import Adapter
+from ..context import Context
+from .config import ClosedForm
 from .rows import embeddings, unseen
 
-LAYERS = ("attn2_to_k", "attn2_to_v")
-VALUES = ("attn2_to_v",)
 STRONGEST = 20.0  # an edit is scaled by no more, whatever it would have to reach
 
 
-@dataclass(frozen=True)
-class ClosedForm:
-    """keep_own l, erase s, retain p: as in the equation; aim: the prompt that the concept becomes; ridge:
+def solve(config: ClosedForm, context: Context, steps: int) -> list[dict[str, float]]:
+    """Edit the context's adapter in place, in `config.rounds` rounds or else `steps`.
 
-    RECE's l in the search for embeddings that still mean the concept. One round is UCE; every further one is
-    RECE's. rounds: how many, whatever the steps. templates: put the concept and the retained words into so
-    many templates too; eta: aim beyond the aim, away from the concept; everywhere: retain every state of the
-    retained prompts and of other styles, padding included, instead of the last word's alone: what an edit
-    changes there is little, but adds up over several; shared: retain the mean state at every position, which
-    all prompts share and every edit would push the same way, as if there were so many times more of them;
-    reach: make the edit so strong that it takes this share of the concept's pull away in prompts that it was
-    not fitted on, or, if `styled`, in other styles (0: as strong as it comes). The larger l is, the more
-    directions around the concept an edit takes along, and the weaker it is, differently for every concept;
-    with a reach all are erased alike. style_reach: the same of a style, whose aim, the thing without it, is
-    near. keep_rank: bring the edit down to the adapter's own rank (the nearest such matrix), to train on from
-    there. styled: edit a thing's names in the other styles too. layers: the ends of the names of the matrices
-    that are edited (docs/tuning.md compares V alone with both).
+    Returns one dict a round: the share of the concept's pull that was left before it.
     """
-
-    keep_own: float = 0.5
-    erase: float = 1.0
-    retain: float = 1.0
-    aim: str = " "
-    ridge: float = 0.5
-    rounds: int | None = None
-    templates: int = 0
-    eta: float = 0.0
-    everywhere: bool = False
-    shared: float = 0.0
-    reach: float = 0.0
-    style_reach: float = 0.0
-    keep_rank: bool = False
-    styled: bool = False
-    layers: tuple[str, ...] = LAYERS
-
-    def __call__(self, context, steps: int) -> list[dict[str, float]]:
-        """Edit the context's adapter in place, `steps` rounds; one dict a round, with the share of the
-        concept's pull that was left before it.
-        """
-        concept, aim, kept = embeddings(context, self)
-        aim = aim - self.eta * (concept - aim)
-        edit = Edit(
-            self,
-            {name: layer for name, layer in context.adapter.layers.items() if name.endswith(self.layers)},
-            kept,
-        )
-        losses = []
-        edited = concept
-        for turn in range(self.rounds or steps):
-            if turn:
-                edited = edit.still_means(concept, self.ridge)
-            losses.append({"erase": edit.pull(concept, aim)})
-            edit.add(edited, aim)
-        if reach := self.style_reach if context.style else self.reach:
-            removed = edit.removed(*unseen(context, self))
-            edit.scale(min(STRONGEST, reach / removed) if removed > 0 else 1.0)
-        edit.write(context.adapter, self.keep_rank)
-        return losses
+    concept, aim, kept = embeddings(context, config)
+    chosen = {name: layer for name, layer in context.adapter.layers.items() if name.endswith(config.layers)}
+    edit = Edit(config, chosen, kept)
+    losses, edited = [], concept
+    for turn in range(config.rounds or steps):
+        if turn:
+            edited = edit.still_means(concept, config.ridge)
+        losses.append({"erase": edit.pull(concept, aim)})
+        edit.add(edited, aim)
+    reach = config.style_reach if context.style else config.reach
+    if reach:
+        removed = edit.removed(*unseen(context, config))
+        edit.scale(min(STRONGEST, reach / removed) if removed > 0 else 1.0)
+    edit.write(context.adapter, config.keep_rank)
+    return losses
 
 
 class Edit:
@@ -139,7 +99,8 @@ class Edit:
             own = self.original(name)
             new = own + self.up[name] @ self.down[name]
             left, right = left + new.T @ new, right + new.T @ own
-        return torch.linalg.solve(left, right @ concept.T).T
+        solution: torch.Tensor = torch.linalg.solve(left, right @ concept.T)
+        return solution.T
 
     def pull(self, concept: torch.Tensor, aim: torch.Tensor) -> float:
         """How far K and V still read the concept away from its aim, relative to the original; 1 before the
@@ -167,7 +128,7 @@ class Edit:
         self.up = {name: factor * up for name, up in self.up.items()}
 
     @torch.no_grad()
-    def write(self, adapter, keep_rank: bool = False) -> None:
+    def write(self, adapter: Adapter, keep_rank: bool = False) -> None:
         """Put the factors into the adapter's layers, unscaled (alpha = rank); a rank beyond the matrix's own
         is brought back to it.
 

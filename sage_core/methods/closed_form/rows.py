@@ -4,16 +4,13 @@ equation).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from ...prompts.compose import last_word
 from ...prompts.kinds import STYLE
 from ...prompts.templates import OPEN, concept_templates, ends_with_thing, in_style, put
-
-if TYPE_CHECKING:
-    from .edit import ClosedForm
+from ..context import Context
+from .config import ClosedForm
 
 STYLE_THINGS = 8  # on so many things a style is shown, in so many styles a thing
 UNSEEN_NAMES = 4  # so many of the names the strength of an edit is read from
@@ -23,7 +20,7 @@ KEPT = 100  # so many retained words, the nearest
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # (state of the concept, what it is to become), each [width]
 
 
-def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def embeddings(context: Context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """C and G [n, width], row for row, and R^T R [width, width], in float64; of bare words, and of words in
     some templates too.
 
@@ -36,7 +33,7 @@ def embeddings(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor,
     return edited, wanted, kept_moment(context, config)
 
 
-def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
+def unseen(context: Context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
     """C and G [n, width] of the concept in prompts that `embeddings` has not (unless `styled`): a thing in
     some styles, a style on other things.
     """
@@ -44,13 +41,13 @@ def unseen(context, config: ClosedForm) -> tuple[torch.Tensor, torch.Tensor]:
     return _pairs(context, config, names, things, styled=True, plain=False)
 
 
-def in_styles(context, name: str) -> list[str]:
+def in_styles(context: Context, name: str) -> list[str]:
     """Templates that show a thing in other styles, its name last."""
     styles = [s for s in context.other_styles if ends_with_thing(s)][:STYLE_THINGS]
     return [context.plain_template(name, s) for s in styles or ["new"]]
 
 
-def unstyled(context, name: str, count: int) -> list[str]:
+def unstyled(context: Context, name: str, count: int) -> list[str]:
     """Templates that show a thing or a person alone: the bare name, and `count` more.
 
     All have the name last, so that its token stands before the end.
@@ -60,13 +57,17 @@ def unstyled(context, name: str, count: int) -> list[str]:
 
 
 def _pairs(
-    context, config: ClosedForm, names: list[str], things: list[str], styled: bool, plain: bool
+    context: Context, config: ClosedForm, names: list[str], things: list[str], styled: bool, plain: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles (`styled`)."""
-    aim, pairs = config.aim.strip(), []
+    """C and G [n, width] of the names: a style on things, a thing alone (`plain`) and in styles
+    (`styled`).
+    """
+    aim = config.aim.strip()
+    pairs: Pairs = []
     for name in names:
         if context.style:
-            pairs += [pair for thing in things for pair in _style_pairs(context, name, thing, aim)]
+            for thing in things:
+                pairs += _style_pairs(context, name, thing, aim)
             continue
         shown = unstyled(context, name, config.templates) if plain else []
         for template in [*shown, *(in_styles(context, name) if styled else [])]:
@@ -75,23 +76,27 @@ def _pairs(
     return torch.stack(rows), torch.stack(wanted)
 
 
-def kept_moment(context, config: ClosedForm) -> torch.Tensor:
+def kept_moment(context: Context, config: ClosedForm) -> torch.Tensor:
     """R^T R of what is retained, [width, width]."""
-    prompts, moment, total = kept_prompts(context, config), 0.0, 0.0
+    prompts = kept_prompts(context, config)
+    moment = total = torch.zeros((), dtype=torch.double)
     for i in range(0, len(prompts), BATCH):
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
             states = context.model.text.encode(tokens).hidden.cpu().double()
-        rows = (
-            states.flatten(0, 1)
-            if config.everywhere
-            else torch.stack([r for h, end in zip(states, tokens.end.tolist()) for r in last_word(h, end)])
-        )
+        if config.everywhere:
+            rows = states.flatten(0, 1)
+        else:
+            read = []
+            for hidden, end in zip(states, tokens.end.tolist()):
+                read += last_word(hidden, end)
+            rows = torch.stack(read)
         moment, total = moment + rows.T @ rows, total + states.sum(0)
-    return moment + config.shared / len(prompts) * total.T @ total
+    shared = config.shared / len(prompts) * total.T @ total
+    return moment + shared
 
 
-def kept_prompts(context, config: ClosedForm) -> list[str]:
+def kept_prompts(context: Context, config: ClosedForm) -> list[str]:
     """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
     words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
     beside = (
@@ -109,19 +114,19 @@ def kept_prompts(context, config: ClosedForm) -> list[str]:
     return prompts
 
 
-def _in_a_style(context, word: str, turn: int) -> str:
+def _in_a_style(context: Context, word: str, turn: int) -> str:
     """A retained word in one of the other styles; one that is a style itself in a template of its own."""
     kind, style = context.kind_of(word), context.other_styles[turn % len(context.other_styles)]
     own = concept_templates(word, kind) if kind == STYLE else in_style(word, style, leave="style", kind=kind)
     return put(own[turn % len(own)], word if kind == STYLE else style)
 
 
-def _some_things(context, skip: int = 0) -> list[str]:
+def _some_things(context: Context, skip: int = 0) -> list[str]:
     """A few of the things from all over the list, `skip` things later."""
     return context.things[skip :: max(1, len(context.things) // STYLE_THINGS)][:STYLE_THINGS]
 
 
-def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
+def _thing_pairs(context: Context, prompt: str, aim: str) -> Pairs:
     """Of a prompt that ends with the name: its last token, the end and the padding become what the aim has
     there.
     """
@@ -129,7 +134,7 @@ def _thing_pairs(context, prompt: str, aim: str) -> Pairs:
     return list(zip(last_word(_states(context, prompt), end), last_word(_states(context, aim), end)))
 
 
-def _style_pairs(context, name: str, thing: str, aim: str) -> Pairs:
+def _style_pairs(context: Context, name: str, thing: str, aim: str) -> Pairs:
     """Of a thing in the style: the style's last token and all tokens behind it become what the prompt without
     the style has in their place, counted from the end."""
     without = aim or context.neutral(thing, name)
@@ -140,11 +145,11 @@ def _style_pairs(context, name: str, thing: str, aim: str) -> Pairs:
     return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 + max(0, -shift) :].mean(0))]
 
 
-def _states(context, prompt: str) -> torch.Tensor:
+def _states(context: Context, prompt: str) -> torch.Tensor:
     return context.frozen(prompt).hidden[0].cpu().double()
 
 
-def _place(context, name: str, thing: str) -> tuple[int, int]:
+def _place(context: Context, name: str, thing: str) -> tuple[int, int]:
     """Positions of the name's last token and of the end token in its plain prompt."""
     text = context.model.text
     before = text.words(context.plain_template(name, thing).split(OPEN, 1)[0].strip())

@@ -16,11 +16,13 @@ import torch
 
 from ...diffusion.text import Conditioning
 from ...prompts.compose import compose_vectors, encode_vectors, own_vectors
+from ..base import Domain, DomainPart
+from ..context import Context
 from ..search.adam import load_adam
 
 
 @dataclass(frozen=True)
-class NameInversion:
+class NameInversion(Domain):
     """vectors: free embeddings in the name's place; pool: names that are learnt at once; stride: of their
     Adam, in units of the embedding table's root mean square; plain: the share of the samples that are the
     concept's names in plain templates; beside: the share of new names that start from a word like the concept
@@ -36,7 +38,7 @@ class NameInversion:
     fresh: float = 0.1
     random: bool = False
 
-    def start(self, context) -> NameInversionSearch:
+    def start(self, context: Context) -> NameInversionSearch:
         return NameInversionSearch(self, context)
 
 
@@ -53,9 +55,9 @@ class Learnt:
 
 
 @dataclass
-class NameInversionSearch:
+class NameInversionSearch(DomainPart):
     config: NameInversion
-    context: object
+    context: Context
     learnt: list[Learnt] = field(default_factory=list)
     used: list[Learnt] = field(default_factory=list)
     generator: torch.Generator | None = None
@@ -126,7 +128,6 @@ class NameInversionSearch:
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
         out = {}
         for i, learnt in enumerate(self.learnt):
             out[f"{i}.name"] = torch.tensor(self.context.names.index(learnt.name))

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.text import Conditioning
+from ..base import Domain, DomainPart
+from ..context import Context
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Domain):
     """nearest and farthest: s2 and s1, cosines to the concept's state; bare: the share of samples that are
     the concept itself.
     """
@@ -24,7 +26,7 @@ class Neighbours:
     nearest: float = 1.0
     bare: float = 0.5
 
-    def start(self, context) -> NeighboursDomain:
+    def start(self, context: Context) -> NeighboursDomain:
         return NeighboursDomain(self, context)
 
 
@@ -57,9 +59,9 @@ def draw_cosines(rng: random.Random, low: float, high: float, count: int) -> tor
 
 
 @dataclass
-class NeighboursDomain:
+class NeighboursDomain(DomainPart):
     config: Neighbours
-    context: object
+    context: Context
 
     def __call__(
         self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]

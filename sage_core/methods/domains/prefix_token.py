@@ -11,11 +11,13 @@ import torch
 
 from ...diffusion.cost import ROW
 from ...diffusion.text import Conditioning, Tokens
+from ..base import Domain, DomainPart
+from ..context import Context
 from ..search.through_unet import search
 
 
 @dataclass(frozen=True)
-class PrefixToken:
+class PrefixToken(Domain):
     """steps: of the search, in every cycle; rate: of its Adam, in units of the embedding table's root mean
     square (the paper's 1e-3 on CLIP-L's table, whose root mean square is about 0.015).
     """
@@ -24,17 +26,16 @@ class PrefixToken:
     rate: float = 0.07
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.steps * (ROW + walk)
 
-    def start(self, context) -> PrefixTokenSearch:
+    def start(self, context: Context) -> PrefixTokenSearch:
         return PrefixTokenSearch(self, context)
 
 
 @dataclass
-class PrefixTokenSearch:
+class PrefixTokenSearch(DomainPart):
     config: PrefixToken
-    context: object
+    context: Context
 
     def __call__(
         self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
@@ -46,7 +47,7 @@ class PrefixTokenSearch:
         text, name = self.context.model.text, rng.choice(self.context.names)
         prompts = text.tokenize(["a " + self.context.plain(name, scene) for scene in scenes])
         base = text.embed(prompts)
-        table = text.encoders[0].get_input_embeddings().weight
+        table: torch.Tensor = text.encoders[0].get_input_embeddings().weight  # type: ignore[operator]
         free = table[rng.randrange(len(table))].detach().float().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([free], lr=self.config.rate * text.scales[0])
 

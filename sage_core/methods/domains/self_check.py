@@ -13,18 +13,21 @@ UNet pass.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 
 import torch
 
-from ...diffusion.text import Conditioning, Tokens
+from ...diffusion.text import Conditioning, TextStack, Tokens
 from ...prompts.compose import ConceptPrompts, compose, likeness, meaning
 from ...prompts.templates import concept_templates
+from ..base import Domain, DomainPart
+from ..context import Context
 
 
 @dataclass(frozen=True)
-class SelfCheck:
+class SelfCheck(Domain):
     """steps: normalised-gradient steps a cycle (0: the templates as they are); stride: length of a step in
     units of an embedding's norm; margin m and beta: as in the equation; attacks: prompts searched a cycle;
     pool: how many of the strongest are kept; plain: the share of the samples that are the concept's names in
@@ -40,7 +43,7 @@ class SelfCheck:
     plain: float = 0.5
     random: bool = False
 
-    def start(self, context) -> SelfCheckSearch:
+    def start(self, context: Context) -> SelfCheckSearch:
         return SelfCheckSearch(self, context)
 
 
@@ -57,21 +60,20 @@ class Attack:
     scene: str | None = None
     leak: float = 1.0
 
-    def conditioning(self, text) -> Conditioning:
+    def conditioning(self, text: TextStack) -> Conditioning:
         """T(tau_p) over all 77 tokens, as the UNet reads it."""
-        padded = [
-            torch.cat([e, whole[:, e.shape[1] :]], dim=1)
-            for e, whole in zip(self.embeddings, text.embed(self.prompts.tokens))
-        ]
+        padded = []
+        for own, whole in zip(self.embeddings, text.embed(self.prompts.tokens)):
+            padded.append(torch.cat([own, whole[:, own.shape[1] :]], dim=1))
         return text.encode(self.prompts.tokens, padded)
 
 
 @dataclass
-class SelfCheckSearch:
+class SelfCheckSearch(DomainPart):
     """The search's state over one run: the pool of the strongest attacks so far."""
 
     config: SelfCheck
-    context: object  # context.Context: the model, the adapter, the names, the empty prompt's end state
+    context: Context
     pool: list[Attack] = field(default_factory=list)
 
     def __call__(
@@ -102,7 +104,9 @@ class SelfCheckSearch:
     def search(
         self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]
     ) -> list[Attack]:
-        """One cycle of the search, from `attacks` random templates, or from one for each of a style's scenes."""
+        """One cycle of the search, from `attacks` random templates, or from one for each of a style's
+        scenes.
+        """
         context, config = self.context, self.config
         name, shown = (
             rng.choice(context.names),
@@ -143,23 +147,50 @@ class SelfCheckSearch:
             context.meaning_of(name).expand(len(prompts), -1, -1),
         )
 
-    def step(self, prompts, embeddings, name, generator) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def step(
+        self,
+        prompts: ConceptPrompts,
+        embeddings: list[torch.Tensor],
+        name: str,
+        generator: torch.Generator,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One normalised-gradient ascent step on the template words' embeddings."""
         free = [e.detach().requires_grad_(True) for e in embeddings]
         value, leak = self.objective(prompts, free, name)
-        gradients = torch.autograd.grad(value.sum(), free)
+        gradients = list(torch.autograd.grad(value.sum(), free))
         if self.config.random:  # the ablation: as far, but anywhere
             gradients = [torch.randn(g.shape, generator=generator).to(g) for g in gradients]
         mask = prompts.template[:, : embeddings[0].shape[1]].unsqueeze(-1)
         moved = []
         for e, g in zip(embeddings, gradients):
             direction = g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            moved.append(
-                torch.where(
-                    mask, e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction, e
-                ).detach()
-            )
+            further = e + self.config.stride * e.norm(dim=-1, keepdim=True) * direction
+            moved.append(torch.where(mask, further, e).detach())
         return moved, leak
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The pool. Text travels as bytes, since a saved state holds nothing but tensors."""
+        about = json.dumps([[attack.name, attack.scene, attack.leak] for attack in self.pool])
+        out = {"about": torch.tensor(list(about.encode()), dtype=torch.uint8)}
+        for i, attack in enumerate(self.pool):
+            prompts = attack.prompts
+            out |= {
+                f"{i}.template": prompts.template,
+                f"{i}.read": prompts.read,
+                f"{i}.end": prompts.tokens.end,
+            }
+            for j, (ids, embeddings) in enumerate(zip(prompts.tokens.ids, attack.embeddings)):
+                out |= {f"{i}.ids.{j}": ids, f"{i}.embeddings.{j}": embeddings}
+        return out
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        encoders = range(len(self.context.model.text.encoders))
+        self.pool = []
+        for i, (name, scene, leak) in enumerate(json.loads(bytes(tensors["about"].tolist()))):
+            tokens = Tokens([tensors[f"{i}.ids.{j}"] for j in encoders], tensors[f"{i}.end"])
+            prompts = ConceptPrompts(tokens, tensors[f"{i}.template"], tensors[f"{i}.read"])
+            own = [tensors[f"{i}.embeddings.{j}"] for j in encoders]
+            self.pool.append(Attack(name, prompts, own, scene, leak))
 
     @torch.no_grad()
     def refreshed(self) -> list[Attack]:

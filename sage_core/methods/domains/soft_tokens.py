@@ -11,12 +11,14 @@ import torch
 
 from ...diffusion.cost import ROW
 from ...diffusion.text import Conditioning
+from ..base import Domain, DomainPart
+from ..context import Context
 from ..search.adam import load_adam
 from ..search.through_unet import search
 
 
 @dataclass(frozen=True)
-class SoftTokens:
+class SoftTokens(Domain):
     """tokens: how many; steps: of the search in every cycle; rate and decay: of its Adam (the authors' 0.1
     and 0.1).
     """
@@ -27,17 +29,16 @@ class SoftTokens:
     decay: float = 0.1
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.steps * ROW + walk
 
-    def start(self, context) -> SoftTokensSearch:
+    def start(self, context: Context) -> SoftTokensSearch:
         return SoftTokensSearch(self, context)
 
 
 @dataclass
-class SoftTokensSearch:
+class SoftTokensSearch(DomainPart):
     config: SoftTokens
-    context: object
+    context: Context
     free: torch.Tensor | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None)
 
@@ -47,42 +48,37 @@ class SoftTokensSearch:
         """The concept's prompts, one a scene, with the soft tokens behind them."""
         name, text = rng.choice(self.context.names), self.context.model.text
         prompts = [self.context.plain(name, scene) for scene in scenes]
-        self.prepare(self.context.frozen("").hidden.shape[-1], generator)
+        free, optimizer = self.prepared(self.context.frozen("").hidden.shape[-1], generator)
 
         def conditioning(rows: slice = slice(0, 1)) -> Conditioning:
             tokens = text.tokenize(prompts[rows])
             cond = text.encode(tokens)
-            place = (
-                torch.arange(cond.hidden.shape[1], device=tokens.end.device)[None] - tokens.end[:, None]
-            )  # 0 at the end token
-            soft = self.free[place.clamp(0, len(self.free) - 1)].to(cond.hidden)
-            inside = (place >= 0) & (place < len(self.free))
+            position = torch.arange(cond.hidden.shape[1], device=tokens.end.device)
+            place = position[None] - tokens.end[:, None]  # 0 at the end token
+            soft = free[place.clamp(0, len(free) - 1)].to(cond.hidden)
+            inside = (place >= 0) & (place < len(free))
             return Conditioning(torch.where(inside[..., None], soft, cond.hidden), cond.pooled)
 
-        search(self.context, rng, self.free, conditioning, self.optimizer, self.config.steps, same_state=True)
+        search(self.context, rng, free, conditioning, optimizer, self.config.steps, same_state=True)
         return conditioning(slice(None))
 
-    def prepare(self, width: int, generator: torch.Generator) -> None:
-        if self.free is None:
-            self.free = (
-                torch.rand(self.config.tokens, width, generator=generator)
-                .to(self.context.model.device)
-                .requires_grad_(True)
-            )
+    def prepared(self, width: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+        """The soft tokens [tokens, width] and their Adam, made at the first call."""
+        if self.free is None or self.optimizer is None:
+            free = torch.rand(self.config.tokens, width, generator=generator)
+            self.free = free.to(self.context.model.device).requires_grad_(True)
             self.optimizer = torch.optim.Adam(
                 [self.free], lr=self.config.rate, weight_decay=self.config.decay
             )
+        return self.free, self.optimizer
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
-        return (
-            {}
-            if self.free is None
-            else {"free": self.free.detach()} | dict(self.optimizer.state[self.free].items())
-        )
+        if self.free is None or self.optimizer is None:
+            return {}
+        return {"free": self.free.detach()} | dict(self.optimizer.state[self.free].items())
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.prepare(tensors["free"].shape[1], torch.Generator())
+        free, optimizer = self.prepared(tensors["free"].shape[1], torch.Generator())
         with torch.no_grad():
-            self.free.copy_(tensors["free"])
-        load_adam(self.optimizer, self.free, tensors)
+            free.copy_(tensors["free"])
+        load_adam(optimizer, free, tensors)

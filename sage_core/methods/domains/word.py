@@ -11,22 +11,24 @@ import torch
 
 from ...diffusion.text import Conditioning
 from ...prompts.templates import put
+from ..base import Domain, DomainPart
+from ..context import Context
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(Domain):
     """templates: vary the words around the concept; without it the bare name is erased."""
 
     templates: bool = True
 
-    def start(self, context) -> WordDomain:
+    def start(self, context: Context) -> WordDomain:
         return WordDomain(self, context)
 
 
 @dataclass
-class WordDomain:
+class WordDomain(DomainPart):
     config: Word
-    context: object
+    context: Context
 
     def __call__(
         self, rng: random.Random, generator: torch.Generator, scenes: list[str | None]

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.cost import FORWARD, ROW
+from ..base import Retention, RetentionPart
+from ..context import Context
 from ..search.mixture import Mixture
 from ..states import Rows
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Retention):
     """weight: of the term; batch: samples a step; words: how many candidates; temperature, hard, rate: of the
     choice.
     """
@@ -30,12 +32,14 @@ class Adversarial:
     rate: float = 1e-2
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.batch * (
             ROW + ROW + FORWARD + ROW + walk
         )  # trained and frozen with gradients, frozen again, kept
 
-    def start(self, context) -> AdversarialTerm:
+    def rows(self, batch: int) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> AdversarialTerm:
         return AdversarialTerm(
             self,
             context,
@@ -44,9 +48,9 @@ class Adversarial:
 
 
 @dataclass
-class AdversarialTerm:
+class AdversarialTerm(RetentionPart):
     config: Adversarial
-    context: object
+    context: Context
     mixture: Mixture
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
@@ -68,7 +72,6 @@ class AdversarialTerm:
         return Rows(kept.z, kept.t, self.mixture.trained(weights, n), frozen, self.config.weight * weight)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
         return self.mixture.tensors()
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -12,12 +12,14 @@ import torch
 
 from ...diffusion.cost import FORWARD, ROW
 from ...diffusion.text import Conditioning
+from ..base import Retention, RetentionPart
+from ..context import Context
 from ..domains.neighbours import around, draw_cosines
 from ..states import Rows
 
 
 @dataclass(frozen=True)
-class BeyondConcept:
+class BeyondConcept(Retention):
     """weight: of the term; batch: samples a step; low and high: cosines to the concept's state."""
 
     weight: float = 1.0
@@ -26,17 +28,19 @@ class BeyondConcept:
     high: float = 0.5
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.batch * (FORWARD + ROW + walk)
 
-    def start(self, context) -> BeyondConceptTerm:
+    def rows(self, batch: int) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> BeyondConceptTerm:
         return BeyondConceptTerm(self, context)
 
 
 @dataclass
-class BeyondConceptTerm:
+class BeyondConceptTerm(RetentionPart):
     config: BeyondConcept
-    context: object
+    context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
         """Rows at the concept's latents under embeddings that lie beyond it."""

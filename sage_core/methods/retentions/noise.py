@@ -11,30 +11,36 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.cost import ROW
+from ..base import Retention, RetentionPart
+from ..context import Context
 from ..states import Rows
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Retention):
     """weight: lambda_l; batch: samples a step."""
 
     weight: float = 1.0
     batch: int = 4
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.batch * (ROW + walk)
 
-    def start(self, context) -> NoiseTerm:
+    def rows(self, batch: int) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> NoiseTerm:
         return NoiseTerm(self, context)
 
 
 @dataclass
-class NoiseTerm:
+class NoiseTerm(RetentionPart):
     config: Noise
-    context: object
+    context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
-        """Rows for the step's UNet batch: retained states of the bank, their prompts encoded as things stand."""
+        """Rows for the step's UNet batch: retained states of the bank, their prompts encoded as things
+        stand.
+        """
         kept = self.context.source.retained(rng, self.config.batch)
         return Rows(kept.z, kept.t, self.context.model.encode(kept.prompts), kept.eps, self.config.weight)

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ...diffusion.cost import FORWARD, ROW
 from ...prompts.compose import compose
+from ..base import Retention, RetentionPart
+from ..context import Context
 from ..states import Rows
 
 
 @dataclass(frozen=True)
-class Region:
+class Region(Retention):
     """weight: of the term; batch: samples a step; threshold: of the mask (both weights are the authors')."""
 
     weight: float = 0.1
@@ -30,42 +33,43 @@ class Region:
     threshold: float = 0.1
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
         return self.batch * (FORWARD + ROW + walk)
 
-    def start(self, context) -> RegionTerm:
+    def rows(self, batch: int) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> RegionTerm:
         return RegionTerm(self, context)
 
 
 @contextlib.contextmanager
 def attention_to(unet: torch.nn.Module, positions: list[int], maps: list[torch.Tensor]) -> Iterator[None]:
     """Inside, every cross-attention appends how much each place looks at `positions`: [n, 1, side, side]."""
-    handles, queries = [], {}
+    handles: list[Any] = []
+    queries: dict[str, torch.Tensor] = {}
 
-    def hook(name: str, attention: torch.nn.Module, kind: str):
-        def note(module, args, out):
-            if kind == "q":
-                queries[name] = out
-                return
-            heads, q = attention.heads, queries[name]
-            split = [x.view(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (q, out)]
-            looks = (
-                (split[0] @ split[1].transpose(-1, -2) * attention.scale)
-                .softmax(-1)[..., positions]
-                .mean(-1)
-                .mean(1)
-            )
-            side = int(looks.shape[1] ** 0.5)
-            maps.append(looks.view(len(looks), 1, side, side).float())
+    def note_query(name: str) -> Callable[..., None]:
+        def note(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
+            queries[name] = out
+
+        return note
+
+    def note_looks(name: str, attention: Any) -> Callable[..., None]:
+        def note(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
+            heads = attention.heads
+            q, k = (x.view(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (queries[name], out))
+            looks = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
+            shares = looks[..., positions].mean(-1).mean(1)
+            side = int(shares.shape[1] ** 0.5)
+            maps.append(shares.view(len(shares), 1, side, side).float())
 
         return note
 
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
-            handles += [
-                module.to_q.register_forward_hook(hook(name, module, "q")),
-                module.to_k.register_forward_hook(hook(name, module, "k")),
-            ]
+            attention: Any = module
+            handles.append(attention.to_q.register_forward_hook(note_query(name)))
+            handles.append(attention.to_k.register_forward_hook(note_looks(name, attention)))
     try:
         yield
     finally:
@@ -81,9 +85,9 @@ def region(maps: list[torch.Tensor], size: tuple[int, int], threshold: float) ->
 
 
 @dataclass
-class RegionTerm:
+class RegionTerm(RetentionPart):
     config: Region
-    context: object
+    context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
         """Rows that keep the frozen prediction for the concept, outside its region."""
@@ -94,6 +98,6 @@ class RegionTerm:
         maps: list[torch.Tensor] = []
         with torch.no_grad(), attention_to(self.context.model.unet, positions, maps):
             self.context.predict_frozen(states.z, states.t, frozen)
-        outside = ~region(maps, tuple(states.z.shape[2:]), self.config.threshold)
+        outside = ~region(maps, (states.z.shape[2], states.z.shape[3]), self.config.threshold)
         cond = self.context.model.encode(prompts)
         return Rows(states.z, states.t, cond, states.eps_concept, self.config.weight * outside.float())

@@ -17,22 +17,29 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.text import Conditioning, Tokens
+from ..base import Retention, RetentionPart
+from ..context import Context
 
 
 @dataclass(frozen=True)
-class Relations:
+class Relations(Retention):
     """weight: lambda_g; temperature: of both softmaxes; batch: prompts a step."""
 
     weight: float = 1.0
     temperature: float = 0.1
     batch: int = 48
 
-    def start(self, context) -> RelationsTerm:
+    def prompts(self) -> int:
+        return self.batch
+
+    def start(self, context: Context) -> RelationsTerm:
         return RelationsTerm(self, context)
 
 
 def token_rows(cond: Conditioning, tokens: Tokens, empty: torch.Tensor) -> torch.Tensor:
-    """Hidden states of all real tokens (start and padding left out), less the empty prompt's; [rows, width]."""
+    """Hidden states of all real tokens (start and padding left out), less the empty prompt's; [rows,
+    width].
+    """
     position = torch.arange(cond.hidden.shape[1], device=cond.hidden.device)
     real = (position >= 1) & (position <= tokens.end[:, None])
     return cond.hidden[real].float() - empty
@@ -48,9 +55,9 @@ def relation_loss(trained: torch.Tensor, frozen: torch.Tensor, temperature: floa
 
 
 @dataclass
-class RelationsTerm:
+class RelationsTerm(RetentionPart):
     config: Relations
-    context: object
+    context: Context
 
     def __call__(self, rng: random.Random, generator: torch.Generator) -> torch.Tensor:
         """lambda_g L_global of a fresh batch of retained prompts."""

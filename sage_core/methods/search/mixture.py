@@ -1,6 +1,6 @@
-"""A learnt choice among words: c = GumbelSoftmax(pi) .
+"""A learnt choice among words, c = GumbelSoftmax(pi) .
 
-E, which EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950) optimise.
+E, as in EAP (arXiv 2410.15618) and AGE (arXiv 2501.18950).
 
 EAP takes the 1,000 nearest words of a large vocabulary and reduces them to 100 centres by k-means; the lists
 here hold fewer words than that, so the nearest are taken as they are.
@@ -13,25 +13,16 @@ from collections.abc import Callable
 import torch
 
 from ...diffusion.text import Conditioning
+from ..context import Context
 from .adam import load_adam
 
 
 class Mixture:
-    """pi over `words`, moved uphill by Adam.
+    """pi over `words`, moved uphill by Adam. `hard`: one word at a time, gradients straight through."""
 
-    `hard`: one word at a time, gradients straight through; `top`: keep only so many.
-    """
-
-    def __init__(
-        self, context, words: list[str], temperature: float, hard: bool, rate: float, top: int | None = None
-    ):
-        self.context, self.words, self.temperature, self.hard, self.top = (
-            context,
-            words,
-            temperature,
-            hard,
-            top,
-        )
+    def __init__(self, context: Context, words: list[str], temperature: float, hard: bool, rate: float):
+        self.context, self.words = context, words
+        self.temperature, self.hard = temperature, hard
         self.frozen = context.frozen_rows(words)
         self.pi = torch.zeros(len(words), device=self.frozen.hidden.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.pi], lr=rate, maximize=True)
@@ -40,9 +31,6 @@ class Mixture:
         """A Gumbel-softmax sample over the words; [words], sums to one, differentiable with respect to pi."""
         uniform = torch.rand(len(self.words), generator=generator).clamp_min(1e-10).to(self.pi.device)
         soft = ((self.pi.log_softmax(0) - (-uniform.log()).log()) / self.temperature).softmax(0)
-        if self.top is not None and self.top < len(soft):
-            soft = soft * torch.zeros_like(soft).index_fill(0, soft.topk(self.top).indices, 1.0)
-            soft = soft / soft.sum()
         if not self.hard:
             return soft
         one = torch.zeros_like(soft).index_fill(0, soft.argmax().view(1), 1.0)
@@ -72,7 +60,6 @@ class Mixture:
         self.optimizer.step()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
         return {"pi": self.pi.detach()} | dict(self.optimizer.state[self.pi].items())
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import torch
 
 from ...diffusion.text import Conditioning
+from ..context import Context
 
 
 def search(
-    context,
+    context: Context,
     rng: random.Random,
     free: torch.Tensor,
     conditioning: Callable[[], Conditioning],

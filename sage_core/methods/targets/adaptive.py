@@ -1,7 +1,7 @@
-"""AGE's adaptive target (Bui et al., arXiv 2501.18950): the word nearby at which erasing hurts most, sought
-by ascent.
+"""AGE's adaptive target (Bui et al., arXiv 2501.18950): the nearby word at which erasing hurts most.
 
-    min over weights, max over pi   |z0(c_e) - [z0_0(c_t) - eta (z0_0(c_e) - z0_0(c_t))]|^2 + lambda |z0(c_t) - z0_0(c_t)|^2
+    min over weights, max over pi
+        | z0(c_e) - [z0_0(c_t) - eta (z0_0(c_e) - z0_0(c_t))] |^2 + lambda | z0(c_t) - z0_0(c_t) |^2
 
 with c_t = GumbelSoftmax(pi) . E. The paper moves pi on both terms; the authors' released script detaches the
 first term's target, so that only the second moves it. This is the paper.
@@ -9,6 +9,7 @@ first term's target, so that only the second moves it. This is the paper.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
@@ -16,14 +17,16 @@ import torch
 
 from ...diffusion.cost import FORWARD, ROW
 from ...diffusion.text import Conditioning
+from ..base import Target, TargetPart, Terms
+from ..context import Context
 from ..search.mixture import Mixture
 from ..states import Rows, States
 
 
 @dataclass(frozen=True)
-class Adaptive:
-    """eta as in ESD; keep: lambda; words: how many candidates; temperature, hard, top, rate: of the
-    Gumbel-softmax choice (the paper's settings for objects; styles: temperature 2, soft, top 5, rate 1e-3).
+class Adaptive(Target):
+    """eta as in ESD; keep: lambda; words: number of candidates; temperature, hard, rate: of the
+    Gumbel-softmax choice (the paper's settings for objects).
     """
 
     eta: float = 1.0
@@ -31,66 +34,62 @@ class Adaptive:
     words: int = 100
     temperature: float = 0.1
     hard: bool = True
-    top: int | None = None
     rate: float = 1e-2
 
     def passes(self, walk: int, batch: int) -> int:
-        """UNet passes a step beyond the erased rows; `walk`: of drawing a noisy latent, where none is banked."""
-        return batch * (
-            FORWARD + ROW + ROW + FORWARD + ROW
-        )  # erased, trained, frozen with gradients, frozen again, kept
+        # erased, trained, frozen with gradients, frozen again, kept
+        return batch * (FORWARD + ROW + ROW + FORWARD + ROW)
 
-    def start(self, context) -> AdaptiveTarget:
-        mixture = Mixture(
-            context, context.nearest(self.words), self.temperature, self.hard, self.rate, self.top
-        )
+    def rows(self, batch: int) -> int:
+        """The chosen word is kept as it is, at every latent of the step."""
+        return batch
+
+    def own_eta(self) -> float:
+        return self.eta
+
+    def with_eta(self, eta: float) -> Adaptive:
+        return dataclasses.replace(self, eta=eta)
+
+    def start(self, context: Context) -> AdaptiveTarget:
+        mixture = Mixture(context, context.nearest(self.words), self.temperature, self.hard, self.rate)
         return AdaptiveTarget(self, context, mixture)
 
 
 @dataclass
-class AdaptiveTarget:
-    """`kept`: the rows of the retention term, which shares this step's word (retention.SameTarget hands them
-    out).
-    """
-
+class AdaptiveTarget(TargetPart):
     config: Adaptive
-    context: object
+    context: Context
     mixture: Mixture
-    kept: Rows | None = None
 
     def __call__(
         self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
-    ) -> Rows:
-        """Move pi one step uphill, then aim at the word that it chooses."""
+    ) -> Terms:
+        """Move pi one step uphill, then aim at the word that it chooses, and keep that word ("kept")."""
+        model, eta, n = self.context.model, self.config.eta, len(states.z)
         weight = self.context.z0_weight(states.t)
-        n = len(states.z)
         with torch.no_grad():
-            eps_erased = self.context.model.predict_noise(states.z, states.t, cond.detach())
+            eps_erased = model.predict_noise(states.z, states.t, cond.detach())
 
         def objective(weights: torch.Tensor) -> torch.Tensor:
             word = self.mixture.embed(weights, n)
-            trained, frozen = (
-                self.context.model.predict_noise(states.z, states.t, word),
-                self.context.predict_frozen(states.z, states.t, word),
-            )
-            erase = eps_erased - (frozen - self.config.eta * (states.eps_concept - frozen))
-            return (weight * erase.square()).mean() + self.config.keep * (
-                weight * (trained - frozen).square()
-            ).mean()
+            trained = model.predict_noise(states.z, states.t, word)
+            frozen = self.context.predict_frozen(states.z, states.t, word)
+            erase = eps_erased - (frozen - eta * (states.eps_concept - frozen))
+            keep = (weight * (trained - frozen).square()).mean()
+            return (weight * erase.square()).mean() + self.config.keep * keep
 
         self.mixture.ascend(objective, generator)
         weights = self.mixture.weights(generator).detach()
         with torch.no_grad():
             frozen = self.context.predict_frozen(states.z, states.t, self.mixture.embed(weights, n))
-        self.kept = Rows(
-            states.z, states.t, self.mixture.trained(weights, n), frozen, self.config.keep * weight
-        )
-        return Rows(
-            states.z, states.t, cond, frozen - self.config.eta * (states.eps_concept - frozen), weight
-        )
+        target = frozen - eta * (states.eps_concept - frozen)
+        word = self.mixture.trained(weights, n)
+        return {
+            "erase": Rows(states.z, states.t, cond, target, weight),
+            "kept": Rows(states.z, states.t, word, frozen, self.config.keep * weight),
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a saved run needs to go on."""
         return self.mixture.tensors()
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""An anchor as the target (RealEra, arXiv 2410.09140): the concept is drawn as another prompt."""
+"""An anchor as the target (RealEra, arXiv 2410.09140): the concept is drawn as the empty prompt."""
 
 from __future__ import annotations
 
@@ -8,32 +8,23 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.text import Conditioning
+from ..base import Target, TargetPart, Terms
+from ..context import Context
 from ..states import Rows, States
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """prompt: what the concept becomes; the empty prompt unless one is given."""
+class Anchor(Target):
+    """Nothing to set."""
 
-    prompt: str = ""
-
-    def start(self, context) -> AnchorTarget:
-        return AnchorTarget(self, context)
+    def start(self, context: Context) -> AnchorTarget:
+        return AnchorTarget()
 
 
 @dataclass
-class AnchorTarget:
-    config: Anchor
-    context: object
-
+class AnchorTarget(TargetPart):
     def __call__(
         self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
-    ) -> Rows:
-        """eps0(z_t, T0(anchor)) for every row."""
-        if not self.config.prompt:
-            return Rows(states.z, states.t, cond, states.eps_empty, 1.0)
-        anchor = self.context.frozen_rows([self.config.prompt] * len(states.z))
-        with torch.no_grad():
-            return Rows(
-                states.z, states.t, cond, self.context.predict_frozen(states.z, states.t, anchor), 1.0
-            )
+    ) -> Terms:
+        """eps0(z_t, T0("")) for every row."""
+        return {"erase": Rows(states.z, states.t, cond, states.eps_empty, 1.0)}

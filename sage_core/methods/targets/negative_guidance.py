@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
 import torch
 
 from ...diffusion.text import Conditioning
+from ..base import Target, TargetPart, Terms
+from ..context import Context
 from ..states import Rows, States
 
 
 @dataclass(frozen=True)
-class NegativeGuidance:
+class NegativeGuidance(Target):
     """eta: how far beyond the empty prompt, away from the concept; 0 is the empty prompt's own prediction.
     clean: compare predicted clean latents instead of noise, so that noisy steps weigh more (EAP).
     """
@@ -20,20 +23,25 @@ class NegativeGuidance:
     eta: float = 1.0
     clean: bool = False
 
-    def start(self, context) -> NegativeGuidanceTarget:
+    def own_eta(self) -> float:
+        return self.eta
+
+    def with_eta(self, eta: float) -> NegativeGuidance:
+        return dataclasses.replace(self, eta=eta)
+
+    def start(self, context: Context) -> NegativeGuidanceTarget:
         return NegativeGuidanceTarget(self, context)
 
 
 @dataclass
-class NegativeGuidanceTarget:
+class NegativeGuidanceTarget(TargetPart):
     config: NegativeGuidance
-    context: object
+    context: Context
 
     def __call__(
         self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
-    ) -> Rows:
+    ) -> Terms:
         """eps0("") - eta (eps0(c) - eps0("")), all [n, 4, h, w]."""
         target = states.eps_empty - self.config.eta * (states.eps_concept - states.eps_empty)
-        return Rows(
-            states.z, states.t, cond, target, self.context.z0_weight(states.t) if self.config.clean else 1.0
-        )
+        weight = self.context.z0_weight(states.t) if self.config.clean else 1.0
+        return {"erase": Rows(states.z, states.t, cond, target, weight)}

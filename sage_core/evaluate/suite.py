@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .kinds import PERSON, STYLE, THING, guess
-from .templates import SHOWN_ON, fill, picture_of, plainest_in_style, without_style
-from .words import candidates, other_styles, telling_words
+from ..prompts.kinds import PERSON, STYLE, THING, guess
+from ..prompts.templates import SHOWN_ON, fill, picture_of, plainest_in_style, without_style
+from ..prompts.words import candidates, other_styles, telling_words
 
 if TYPE_CHECKING:
     from ..diffusion.model import DiffusionModel

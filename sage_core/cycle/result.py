@@ -1,0 +1,72 @@
+"""What an erasure returns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..diffusion.cost import Cost
+from ..diffusion.model import DiffusionModel
+from ..files import remove
+from ..lora.adapter import Adapter
+from ..lora.file import write_lora
+from ..lora.metadata import LEFT_KEY, LOSSES_KEY, metadata_for
+from ..methods.recipe import Recipe
+from ..spec import ErasureSpec
+
+
+@dataclass
+class Erasure:
+    """The result of `erase`.
+
+    Args:
+        recipe: what was done, every choice made.
+        adapter: attached to the model; `.remove()` takes it off.
+        losses: one dict a step, by the name of the term.
+        cost: UNet passes of the erasure.
+        seconds: of the erasure, with those before it was resumed.
+        state: the finished run's saved state, which `save` deletes.
+        dtype: of the file.
+        left: (steps done, share of the concept that was left) of every look. The first is the untouched
+            model's, (0, 1.0).
+        looked: UNet passes of the looks, which `cost` does not count.
+    """
+
+    recipe: Recipe
+    adapter: Adapter
+    losses: list[dict[str, float]]
+    cost: Cost
+    seconds: float
+    state: Path | None = None
+    dtype: torch.dtype = torch.float16
+    left: list[tuple[int, float]] = field(default_factory=list)
+    looked: Cost = field(default_factory=Cost)
+
+    @property
+    def spec(self) -> ErasureSpec:
+        """The recipe as a spec with every field filled in: what repeats this erasure."""
+        return ErasureSpec.from_json(self.recipe.to_json())
+
+    def save(
+        self,
+        path: Path,
+        model: DiffusionModel,
+        title: str | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write the LoRA file, atomically and with the whole recipe in its metadata."""
+        metadata = metadata_for(model, self.recipe.to_json(), title or path.stem, result)
+        losses = []
+        for step in self.losses:
+            losses.append({name: float(f"{value:.4g}") for name, value in step.items()})
+        metadata[LOSSES_KEY] = json.dumps(losses)
+        if self.left:
+            metadata[LEFT_KEY] = json.dumps([[step, round(share, 4)] for step, share in self.left])
+        write_lora(path, self.adapter, metadata, self.dtype)
+        if self.state is not None:
+            remove(self.state)
+        return path

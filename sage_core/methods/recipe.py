@@ -1,0 +1,108 @@
+"""Recipe: a method with every choice of one erasure filled in.
+
+Everything below the spec takes this and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..prompts.kinds import STYLE
+from .table import Method, Training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One erasure, decided. `ErasureSpec.recipe` makes it, once.
+
+    Args:
+        method: the row of the table, with the user's eta in its target.
+        training: how the cycle runs; steps, rank, alpha and learning rate are the user's or the method's.
+        concept, synonyms, retain, seed, resolution, faithful: as in ErasureSpec.
+        kind: what the concept is: "thing", "style" or "person".
+        surface: what is trained, one of lora.surfaces.SURFACES.
+        eta: strength of the negative guidance; None where the target has none.
+    """
+
+    method: Method
+    training: Training
+    concept: str
+    synonyms: tuple[str, ...]
+    retain: tuple[str, ...]
+    kind: str
+    seed: int
+    surface: str
+    eta: float | None
+    resolution: int | None
+    faithful: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The concept and its other names, each once."""
+        return [self.concept, *(name for name in self.synonyms if name != self.concept)]
+
+    @property
+    def style(self) -> bool:
+        """Whether the concept is a style."""
+        return self.kind == STYLE
+
+    @property
+    def steps(self) -> int:
+        """Steps of the cycle, or rounds of a closed form, at most."""
+        return self.training.steps
+
+    @property
+    def rank(self) -> int:
+        return self.training.rank
+
+    @property
+    def alpha(self) -> float:
+        """Of the LoRA; its rank unless the method or the user says otherwise."""
+        return float(self.training.rank if self.training.alpha is None else self.training.alpha)
+
+    @property
+    def learning_rate(self) -> float:
+        return self.training.learning_rate
+
+    @property
+    def passes(self) -> int:
+        """UNet passes of a run that does not end early, a backward counted as two."""
+        return 0 if self.method.closed is not None else self.method.passes_of(self.training)
+
+    def with_rank(self, rank: int) -> Recipe:
+        """The same with the rank that a closed-form edit turned out to have; its alpha is its rank."""
+        return dataclasses.replace(
+            self, training=dataclasses.replace(self.training, rank=rank, alpha=float(rank))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: an ErasureSpec with every field filled in."""
+        return {
+            "concept": self.concept,
+            "synonyms": list(self.synonyms),
+            "retain": list(self.retain),
+            "method": self.method.name,
+            "seed": self.seed,
+            "surface": self.surface,
+            "steps": self.steps,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "learning_rate": self.learning_rate,
+            "eta": self.eta,
+            "resolution": self.resolution,
+            "faithful": self.faithful,
+            "kind": self.kind,
+        }
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name this erasure."""
+        values = self.to_json()
+        if self.method.closed is not None:
+            # The edit decides its rank: a finished file and the request for it are the same erasure.
+            values |= {"rank": None, "alpha": None}
+        text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
