@@ -1,14 +1,15 @@
-"""Progress for people: one line that renews itself on a terminal, a few lines in a log."""
+"""Progress for people: a bar on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import torch
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -35,46 +36,79 @@ class Event:
 
 
 NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "looking"}
+SECONDS = 5.0  # between two lines in a log
 
 
 class Progress:
-    """Prints events to standard error. Call it with an Event or with a sentence."""
+    """Prints events to standard error: a bar on a terminal, a line every few seconds in a log.
 
-    def __init__(self, stream=None, quiet: bool = False):
+    Call it with an Event or with a sentence.
+    """
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False):
         self.stream, self.quiet = stream or sys.stderr, quiet
         self.live = self.stream.isatty()
-        self.open_line, self.last = False, 0.0
-        self.width = 0  # of the line on the terminal
+        self.bar: tqdm | None = None
+        self.last = 0.0  # time of the last line in a log
 
     def __call__(self, event: Event | str) -> None:
         if self.quiet:
             return
         if isinstance(event, str):
-            self._end_line()
+            self._close()
             print(event, file=self.stream, flush=True)
-            return
-        if event.phase == "done":
-            self._end_line()
-            return
-        finished = event.step >= event.total
-        if not finished and time.monotonic() - self.last < (0.1 if self.live else 5.0):
+        elif event.phase == "done":
+            self._close()
+        elif self.live:
+            self._show(event)
+        else:
+            self._log(event)
+
+    def _show(self, event: Event) -> None:
+        first = self.bar is None
+        if self.bar is None:
+            # Imported here: the ComfyUI node imports this module and draws no bar.
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                desc=name_of(event.phase),
+                total=event.total,
+                initial=event.step,
+                file=self.stream,
+                dynamic_ncols=True,  # a line that is too long is cut off: one that wraps cannot be replaced
+                miniters=1,
+                bar_format="{desc}: |{bar:20}| {n_fmt}/{total_fmt}{postfix}",
+            )
+        self.bar.total = event.total  # it falls when the cycle finds that it is done
+        self.bar.set_description_str(name_of(event.phase), refresh=False)
+        self.bar.set_postfix_str(", ".join(details(event)), refresh=first)
+        self.bar.update(event.step - self.bar.n)
+        if event.step >= event.total:
+            self._close()
+
+    def _log(self, event: Event) -> None:
+        if event.step < event.total and time.monotonic() - self.last < SECONDS:
             return
         self.last = time.monotonic()
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in event.losses.items() if k != "total")
-        left = "" if event.left is None else f"  {event.left:.0%} of the concept left"
-        eta = "" if event.eta is None or finished else f"  at most {event.eta:.0f} s"
-        line = f"{NAMES.get(event.phase, event.phase)} {event.step}/{event.total}  {losses}{left}{eta}"
-        if self.live:
-            # Spaces over the rest of the last line: not every Windows console knows the escape that erases
-            # it.
-            print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
-            self.open_line, self.width = True, len(line)
-            if finished:
-                self._end_line()
-        else:
-            print(line, file=self.stream, flush=True)
+        line = "  ".join([f"{name_of(event.phase)} {event.step}/{event.total}", *details(event)])
+        print(line, file=self.stream, flush=True)
 
-    def _end_line(self) -> None:
-        if self.open_line:
-            print(file=self.stream, flush=True)
-            self.open_line, self.width = False, 0
+    def _close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def name_of(phase: str) -> str:
+    return NAMES.get(phase, phase)
+
+
+def details(event: Event) -> list[str]:
+    """Losses, what is left of the concept and the seconds that remain, where they are known."""
+    parts = [f"{name} {value:.4f}" for name, value in event.losses.items() if name != "total"]
+    if event.left is not None:
+        parts.append(f"{event.left:.0%} of the concept left")
+    if event.eta is not None and event.step < event.total:
+        parts.append(f"at most {event.eta:.0f} s")
+    return parts
