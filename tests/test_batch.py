@@ -13,7 +13,8 @@ import torch
 
 from sage_core import SageError
 from sage_core.cli import main as cli
-from sage_core.jobs.batch import read_jobs, stems
+from sage_core.jobs.batch import read_jobs
+from sage_core.jobs.names import stems
 from sage_core.lora.file import read_lora
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,11 @@ def test_lines_and_json_are_read_and_settings_are_defaults(here):
     assert (dog.synonyms, dog.seed, style.concept) == (("puppy", "hound"), 7, "in the style of X")
     owl, cat = read_jobs(here / "a.json", {"method": "sage", "seed": 7})
     assert (owl.method, owl.seed, cat.method, cat.seed) == ("sage", 7, "uce", 3)
-    assert stems([dog, dog, style]) == ["erased-dog", "erased-dog-2", "erased-in-the-style-of-X"]
+    assert stems([spec.concept for spec in (dog, dog, style)]) == [
+        "erased-dog",
+        "erased-dog-2",
+        "erased-in-the-style-of-X",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sage_core.cli import commands
 from sage_core.cli import main as cli
+from sage_core.cli.common import output_folder
 from sage_core.demo import DEMO
 from sage_core.lora.file import read_lora
 
@@ -251,7 +251,7 @@ def test_the_model_itself_is_not_overwritten(here, capsys):
 
 
 def test_a_folder_may_end_with_the_separator_that_shells_complete(here):
-    assert commands.output_folder("out/") == commands.output_folder("out") == here / "out"
+    assert output_folder("out/") == output_folder("out") == here / "out"
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["erase"], ["erase", "demo", "--steps", "many"]])

@@ -10,8 +10,8 @@ import torch
 
 from sage_core import ErasureSpec, SageError, erase, load_model
 from sage_core.cycle import run as cycle
-from sage_core.cycle.latents import build_bank
-from sage_core.cycle.run import Context, Run, build_context
+from sage_core.cycle.bank import build_bank
+from sage_core.cycle.run import Run, build_context
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.table import METHODS
@@ -124,7 +124,7 @@ def test_a_state_of_another_erasure_is_refused(thin, tmp_path, monkeypatch):
         erase(thin, SPEC, stop_at(2), state=state, save_every=0)
     with pytest.raises(SageError, match="another erasure"):
         erase(thin, dataclasses.replace(SPEC, concept="tower"), state=state, resume=True)
-    method = METHODS[SPEC.recipe().method]
+    method = SPEC.recipe().method
     monkeypatch.setitem(
         METHODS,
         method.name,
@@ -230,7 +230,7 @@ def test_context_measures_meaning_from_the_frozen_encoder(thin):
     with torch.no_grad():
         for up in adapter.up.values():
             up.add_(1.0)
-    fresh = Context(thin, adapter, ctx.names, ctx.retained)
+    fresh = build_context(thin, SPEC.recipe(), adapter)
     torch.testing.assert_close(fresh.meaning_of("castle"), before)
     adapter.remove()
 

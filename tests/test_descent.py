@@ -140,7 +140,7 @@ def gradients(dtype: torch.dtype, scale: float) -> torch.Tensor:
                 z, torch.tensor([300, 800]), model.encode(["a dog", "a house"]), torch.zeros_like(z), 1e-3
             )
         },
-        scale,
+        torch.amp.GradScaler("cpu", scale),
     )
     adapter.remove()
     return torch.cat([p.grad.flatten() for p in adapter.parameters()]) / scale

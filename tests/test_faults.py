@@ -20,7 +20,7 @@ import torch
 from sage_core import ErasureSpec, SageError, erase
 from sage_core.errors import OutOfMemory, is_out_of_memory
 from sage_core.files import check_room, claimed
-from sage_core.jobs.make import make_lora
+from sage_core.jobs.make import Maker
 from sage_core.lora.file import read_lora
 from sage_core.memory.plan import erase_as_planned, make_plan
 from sage_core.progress import Progress
@@ -201,7 +201,9 @@ def test_a_full_disk_in_the_middle_is_a_sentence_and_the_run_goes_on_when_there_
 def test_too_little_room_is_told_before_anything_is_begun(thin, tmpfs):
     (tmpfs / "filler").write_bytes(bytes(3_900_000))
     with pytest.raises(SageError, match=r"takes \d+ MB and 0 MB are free"):
-        make_lora(thin, ErasureSpec("dog", rank=256), tmpfs / "dog.safetensors", None, QUIET)
+        Maker(thin, torch.device("cpu"), QUIET).make(
+            ErasureSpec("dog", rank=256).recipe(), tmpfs / "dog.safetensors"
+        )
     assert [p.name for p in tmpfs.iterdir()] == ["filler"]
 
 
@@ -315,7 +317,7 @@ def test_every_device_s_word_for_too_little_memory_is_understood(thin, error):
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
-def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypatch, tmp_path):
+def test_memory_that_runs_out_is_a_smaller_way_and_then_a_sentence(thin, monkeypatch, tmp_path):
     from sage_core.cycle import run as cycle
 
     error = OUT_OF_MEMORY[0]
@@ -330,7 +332,7 @@ def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypa
 
         return step
 
-    plan = make_plan(thin, SPEC, None)
+    plan = make_plan(thin, SPEC.recipe(), None)
     try:
         monkeypatch.setattr(cycle, "descend", short_of(lambda model: model.at_once == 1))
         erasure = erase_as_planned(
@@ -346,7 +348,7 @@ def test_memory_that_runs_out_is_a_leaner_way_and_then_a_sentence(thin, monkeypa
         monkeypatch.setattr(cycle, "descend", short_of(lambda model: False))
         plan.set_up(thin)
         with pytest.raises(OutOfMemory, match="smaller resolution"):
-            erase_as_planned(thin, SPEC, plan, lambda event: None, said.append)
+            erase_as_planned(thin, SPEC.recipe(), plan, lambda event: None, said.append)
     finally:
         plan.set_up(thin)
         thin.at_once = None

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sage_core import ErasureSpec, SageError, erase, load_model
-from sage_core.cli import commands
+from sage_core.cli import reading
 from sage_core.demo import DEMO, recognise
 from sage_core.diffusion import load, names
 from sage_core.diffusion.architecture import FAMILIES, UNET
@@ -123,5 +123,5 @@ def test_any_concept_may_be_erased_from_an_unknown_model_and_nothing_is_judged(s
         stranger.pixels, stranger.vae = pixels, None
     finally:
         erasure.adapter.remove()
-    assert commands._measured_lines(report) == []
+    assert reading._measured_lines(report) == []
     assert base.latents is None and set(report["before"].values()) == set(report["after"].values()) == {None}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sage_core import ErasureSpec, SageError, load_lora, load_model
 from sage_core.cycle.run import Erasure
 from sage_core.diffusion.cost import Cost
+from sage_core.jobs.names import is_of
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.file import LoraFile, read_lora, rewrite_metadata
 from sage_core.lora.merge import merge_loras
@@ -217,7 +218,7 @@ def test_a_file_of_an_older_version_is_still_the_same_erasure(sd1, tmp_path):
         for k, v in file.metadata.items()
         if k not in ("modelspec.resolution", "sage.left", "sage.schedule")
     }
-    assert LoraFile(file.layers, old).is_of(spec, model)
+    assert is_of(LoraFile(file.layers, old), spec.recipe(), model)
 
 
 def test_alphas_are_not_rounded(sd1, tmp_path):

@@ -86,23 +86,6 @@ def test_several_concepts_never_share_a_name(request_module):
     assert request_module.lora_stem("mine", "dog", True) != request_module.lora_stem("mine", "cat", True)
 
 
-def test_a_file_of_another_erasure_is_passed_over_and_this_very_one_is_found(request_module, tmp_path):
-    first = tmp_path / "a.safetensors"
-    assert request_module.place(first, lambda p: False) == (first, False)
-    first.touch()
-    second = tmp_path / "a-2.safetensors"
-    assert request_module.place(first, lambda p: False) == (second, False)
-    assert request_module.place(first, lambda p: True) == (first, True)
-    second.touch()
-    assert request_module.place(first, lambda p: p == second) == (second, True)
-
-
-def test_a_damaged_or_foreign_file_is_not_this_erasure(request_module, tmp_path):
-    file = tmp_path / "x.safetensors"
-    file.write_bytes(b"nothing")
-    assert not request_module.same_erasure(file, request_module.specs("dog", "sage", "quick", 0)[0], "f")
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=lambda p: p.name)
 def test_only_the_bridge_touches_comfy_and_nothing_imports_the_module_nodes(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from sage_core import ErasureSpec, SageError, erase, load_model
 from sage_core.diffusion import schedule
+from sage_core.jobs.names import is_of
 from sage_core.lora.file import read_lora
 from sage_core.lora.metadata import SCHEDULE_KEY
 from sage_core.methods.table import METHODS
@@ -193,7 +194,7 @@ def test_the_same_weights_sampled_in_another_way_are_another_erasure(sdxl, zero_
     assert len({m.fingerprint for m in models.values()}) == 1
     for name, model in models.items():
         file = saved(model, tmp_path / f"{name}.safetensors")
-        assert [other for other, m in models.items() if file.is_of(SPEC, m)] == [name]
+        assert [other for other, m in models.items() if is_of(file, SPEC.recipe(), m)] == [name]
         assert file.metadata["modelspec.prediction_type"] == ("epsilon" if name == "eps" else "v")
         assert file.metadata.get(SCHEDULE_KEY) == (schedule.ZERO_TERMINAL if name == "zero" else None)
 
