@@ -6,6 +6,7 @@ Seeds from 20,000 on, which nothing was chosen by.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -37,9 +38,9 @@ def questions() -> dict[str, list[tuple[str, str, str | None]]]:
     return {
         "names with style": [(styled(c.name, s), c.name, s) for c, s in trained] * 2,
         "synonyms with style": [
-            (styled(w, STYLES[i % 4]), c.name, STYLES[i % 4])
+            (styled(word, style), c.name, style)
             for c in concepts()
-            for i, w in enumerate(c.synonyms)
+            for word, style in zip(c.synonyms, itertools.cycle(STYLES))
         ],
         "names without style": [(picture_of(c.name, THING), c.name, None) for c in concepts()],
         "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(HELD_OUT_PAIRS)] * 8,
@@ -117,7 +118,7 @@ DPM-Solver++, guidance 5; made by `python -m tools.make_demo.card`.
 
 The held-out pairs ({pairs}) were never shown in training.
 Prompts of the synonym row use words for a thing other than its name, all of which were in the captions;
-the eraser is given none of them.
+the eraser is not given any of them.
 
 ## The probe
 
