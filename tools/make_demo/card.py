@@ -17,8 +17,8 @@ import torch
 from sage_core.demo import DEMO
 from sage_core.demo.vocabulary import HELD_OUT_PAIRS, STYLES, canonical, concepts
 from sage_core.evaluate.measure import load_judge
-from sage_core.evaluate.report import sheet, write_picture
-from sage_core.files import write_text
+from sage_core.evaluate.pictures import sheet
+from sage_core.files import write_picture, write_text
 from sage_core.models import load_model
 from sage_core.prompts.kinds import THING
 from sage_core.prompts.templates import picture_of
