@@ -1,14 +1,15 @@
-"""Progress for people: one line that renews itself on a terminal, a few lines in a log."""
+"""Progress for people: a bar on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import torch
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Event:
 
 
 NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "looking"}
+SECONDS = 5.0  # between two lines in a log
 
 
 class Progress:
@@ -43,11 +45,11 @@ class Progress:
     Call it with an Event or with a sentence.
     """
 
-    def __init__(self, stream=None, quiet: bool = False):
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False):
         self.stream, self.quiet = stream or sys.stderr, quiet
         self.live = self.stream.isatty()
-        self.last = 0.0  # when the last line was printed
-        self.bar, self.phase = None, ""
+        self.bar: tqdm | None = None
+        self.last = 0.0  # time of the last line in a log
 
     def __call__(self, event: Event | str) -> None:
         if self.quiet:
@@ -57,46 +59,59 @@ class Progress:
             print(event, file=self.stream, flush=True)
         elif event.phase == "done":
             self._close()
-        elif event.step >= event.total or time.monotonic() - self.last >= (0.1 if self.live else 5.0):
-            self.last = time.monotonic()
+        elif self.live:
             self._show(event)
+        else:
+            self._log(event)
 
     def _show(self, event: Event) -> None:
-        name, finished = NAMES.get(event.phase, event.phase), event.step >= event.total
-        parts = [f"{loss} {value:.4f}" for loss, value in event.losses.items() if loss != "total"]
-        if event.left is not None:
-            parts.append(f"{event.left:.0%} of the concept left")
-        if event.eta is not None and not finished:
-            parts.append(f"at most {event.eta:.0f} s")
-        text = "  ".join(parts)
-        if not self.live:
-            print(f"{name} {event.step}/{event.total}  {text}".rstrip(), file=self.stream, flush=True)
+        first = self.bar is None
+        if self.bar is None:
+            # Imported here: the ComfyUI node imports this module and draws no bar.
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                desc=name_of(event.phase),
+                total=event.total,
+                initial=event.step,
+                file=self.stream,
+                dynamic_ncols=True,  # a line that is too long is cut off: one that wraps cannot be replaced
+                miniters=1,
+                bar_format="{desc}: |{bar:20}| {n_fmt}/{total_fmt}{postfix}",
+            )
+        self.bar.total = event.total  # it falls when the cycle finds that it is done
+        self.bar.set_description_str(name_of(event.phase), refresh=False)
+        self.bar.set_postfix_str(", ".join(details(event)), refresh=first)
+        self.bar.update(event.step - self.bar.n)
+        if event.step >= event.total:
+            self._close()
+
+    def _log(self, event: Event) -> None:
+        if event.step < event.total and time.monotonic() - self.last < SECONDS:
             return
-        if self.bar is None or self.phase != event.phase:
-            self._close()
-            self.bar, self.phase = self._new_bar(name, event), event.phase
-        self.bar.total, self.bar.n = event.total, event.step
-        self.bar.set_postfix_str(text)
-        if finished:
-            self._close()
-
-    def _new_bar(self, name: str, event: Event):
-        from tqdm import tqdm
-
-        return tqdm(
-            desc=name,
-            total=event.total,
-            initial=event.step,
-            file=self.stream,
-            ascii=True,  # not every Windows console has the block characters
-            dynamic_ncols=True,
-            bar_format="{desc} {n_fmt}/{total_fmt} [{bar:16}]{postfix}",
-        )
+        self.last = time.monotonic()
+        line = "  ".join([f"{name_of(event.phase)} {event.step}/{event.total}", *details(event)])
+        print(line, file=self.stream, flush=True)
 
     def _close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def name_of(phase: str) -> str:
+    return NAMES.get(phase, phase)
+
+
+def details(event: Event) -> list[str]:
+    """Losses, what is left of the concept and the seconds that remain, where they are known."""
+    parts = [f"{name} {value:.4f}" for name, value in event.losses.items() if name != "total"]
+    if event.left is not None:
+        parts.append(f"{event.left:.0%} of the concept left")
+    if event.eta is not None and event.step < event.total:
+        parts.append(f"at most {event.eta:.0f} s")
+    return parts
 
 
 def escape_unprintable() -> None:

@@ -1,6 +1,4 @@
-"""The cycle: it changes only the adapter, repeats itself exactly, survives being killed, and stops
-cleanly.
-"""
+"""The cycle changes only the adapter, repeats itself exactly, survives being killed, and stops cleanly."""
 
 import dataclasses
 import math

@@ -13,7 +13,8 @@ from sage_core.diffusion.cost import Cost
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.cells import CELLS
 from sage_core.evaluate.measure import evaluate, measure_original
-from sage_core.evaluate.report import caption, write_report
+from sage_core.evaluate.pictures import caption
+from sage_core.evaluate.report import write_report
 
 LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
 

@@ -144,34 +144,6 @@ def test_files_stay_short():
     assert not long
 
 
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-
-
-def nested_comprehensions(statement: ast.stmt) -> int:
-    """How many comprehensions of one statement are inside another comprehension."""
-    found, waiting = 0, [(child, 0) for child in ast.iter_child_nodes(statement)]
-    while waiting:
-        node, depth = waiting.pop()
-        if isinstance(node, ast.stmt):
-            continue
-        if isinstance(node, COMPREHENSIONS):
-            found += depth > 0
-            depth += 1
-        for child in ast.iter_child_nodes(node):
-            waiting.append((child, depth))
-    return found
-
-
-def test_a_statement_has_at_most_one_nested_comprehension():
-    many = []
-    for room in ("sage_core", "nodes", "tools"):
-        for path in (ROOT / room).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.stmt) and nested_comprehensions(node) > 1:
-                    many.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    assert not many
-
-
 def test_install_py_checks_and_changes_nothing():
     run = subprocess.run([sys.executable, "install.py"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0 and "everything it needs is here" in run.stdout

@@ -118,7 +118,7 @@ def test_the_node_checks_every_package_that_the_pack_requires(request_module):
     required = {
         line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
     }
-    assert set(errors.NEEDED) == required
+    assert set(errors.NEEDED) == required - {"tqdm"}, "only the command line draws a bar"
     errors.require_packages()
 
 

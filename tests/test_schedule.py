@@ -227,10 +227,12 @@ sigmas = torch.cat([model.sigmas[steps], torch.zeros(1)])
 def denoise(x, sigma, **kwargs):
     v = torch.einsum("oi,nihw->nohw", matrix, model.calculate_input(sigma, x)).tanh()
     return model.calculate_denoised(sigma, v, x)
-drawn = k.sample_dpmpp_2m(denoise, model.noise_scaling(sigmas[0], noise.clone(), torch.zeros_like(noise), True), sigmas, disable=True)
-out = {"sigmas": model.sigmas.tolist(), "drawn": drawn.flatten().tolist(), "noise": noise.flatten().tolist(), "matrix": matrix.tolist()}
+start = model.noise_scaling(sigmas[0], noise.clone(), torch.zeros_like(noise), True)
+drawn = k.sample_dpmpp_2m(denoise, start, sigmas, disable=True)
+out = {"sigmas": model.sigmas.tolist(), "drawn": drawn.flatten().tolist()}
+out |= {"noise": noise.flatten().tolist(), "matrix": matrix.tolist()}
 print("RESULT" + json.dumps(out))
-"""  # noqa: E501 (a text in another language)
+"""
 
 
 def in_comfyui(script: str, *arguments: str):
@@ -277,9 +279,15 @@ import importlib, torch
 bridge = importlib.import_module("pack.nodes.bridge")
 import comfy.model_sampling as s
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
-kinds = {"eps": (s.ModelSamplingDiscrete, s.EPS, None), "v": (s.ModelSamplingDiscrete, s.V_PREDICTION, None),
-         "v, zsnr": (s.ModelSamplingDiscrete, s.V_PREDICTION, True), "lcm": (ModelSamplingDiscreteDistilled, LCM, None),
-         "x0": (s.ModelSamplingDiscrete, s.X0, None), "edm": (s.ModelSamplingContinuousEDM, s.EDM, None), "flow": (s.ModelSamplingDiscreteFlow, s.CONST, None)}
+kinds = {
+    "eps": (s.ModelSamplingDiscrete, s.EPS, None),
+    "v": (s.ModelSamplingDiscrete, s.V_PREDICTION, None),
+    "v, zsnr": (s.ModelSamplingDiscrete, s.V_PREDICTION, True),
+    "lcm": (ModelSamplingDiscreteDistilled, LCM, None),
+    "x0": (s.ModelSamplingDiscrete, s.X0, None),
+    "edm": (s.ModelSamplingContinuousEDM, s.EDM, None),
+    "flow": (s.ModelSamplingDiscreteFlow, s.CONST, None),
+}
 out = {}
 for name, (base, kind, zsnr) in kinds.items():
     with torch.inference_mode():
@@ -291,7 +299,7 @@ for name, (base, kind, zsnr) in kinds.items():
         except bridge.SageError as error:
             out[name] = str(error)
 print("RESULT" + json.dumps(out))
-"""  # noqa: E501 (a text in another language)
+"""
 
 
 def test_the_way_in_which_a_graph_samples_its_model_is_read_in_a_real_comfyui(zero_snr):

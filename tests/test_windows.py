@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from test_nodes import request_module  # noqa: F401 (a fixture)
 
 from sage_core import SageError, files
 from sage_core.cli import main as cli
+from sage_core.progress import Event, Progress
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = sorted(
@@ -147,7 +149,8 @@ from safetensors.torch import save_file
 from sage_core.lora.merge import merge_loras
 from sage_core.spec import ErasureSpec
 for name in ("dog", "cat"):
-    about = {"sage.spec": json.dumps(ErasureSpec(name).recipe().to_json()), "ss_base_model_version": "sd_v1"}
+    spec = ErasureSpec(name).recipe().to_json()
+    about = {"sage.spec": json.dumps(spec), "ss_base_model_version": "sd_v1"}
     tensors = {"lora_te_a.lora_down.weight": torch.ones(2, 4), "lora_te_a.lora_up.weight": torch.ones(4, 2)}
     save_file(tensors, f"{name}.safetensors", about)
 merge_loras([Path("dog.safetensors"), Path("cat.safetensors")], Path("dog.safetensors"))
@@ -345,24 +348,55 @@ def test_json_on_a_console_of_few_letters_is_still_json(monkeypatch):
     assert json.loads(raw.getvalue().decode("utf-8")) == {"concept": "犬 🐶 é"}
 
 
-def test_a_shorter_line_covers_a_longer_one_without_terminal_codes():
-    from sage_core.progress import Event, Progress
+class Terminal(io.StringIO):
+    def __init__(self, encoding: str = "utf-8"):
+        super().__init__()
+        self.letters = encoding
 
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+    @property
+    def encoding(self):
+        return self.letters
 
+    def isatty(self):
+        return True
+
+
+def test_a_shorter_line_covers_a_longer_one_without_terminal_codes(monkeypatch):
+    """Not every Windows console knows the escape that erases the rest of a line."""
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = Progress(Terminal("cp1252"))
+    progress(Event("erase", 1, 9, {"a long name of a loss": 1.0}, eta=30.0))
+    time.sleep(0.11)  # a bar is drawn ten times a second at most
+    progress(Event("erase", 2, 9))
+    progress(Event("erase", 9, 9))
+    text = progress.stream.getvalue()
+    lines = text.rstrip("\n").split("\r")[1:]
+    longest = max(len(line.rstrip()) for line in lines)
+    long_at = next(i for i, line in enumerate(lines) if "a long name of a loss 1.0000, at most 30 s" in line)
+    after = next(line for line in lines[long_at:] if "a long name" not in line)
+    assert "\x1b" not in text and len(after) >= longest > len(after.rstrip())
+    assert text.isascii(), "the console's few letters are enough"
+    assert text.count("\n") == 1 and "9/9" in lines[-1]
+
+
+def test_a_sentence_has_a_line_of_its_own_on_a_terminal():
     progress = Progress(Terminal())
-    for step, losses in ((1, {"a long name of a loss": 1.0}), (9, {})):
-        progress.last = 0.0
-        progress(Event("erase", step, 9, losses))
-    lines = progress.stream.getvalue().rstrip("\n").split("\r")[1:]
-    assert not any("\x1b" in line for line in lines)
-    assert all(len(line) >= len(before.rstrip()) for before, line in zip(lines, lines[1:]))
-    assert any(
-        "self-check and erasing 1/9" in line and "a long name of a loss 1.0000" in line for line in lines
-    )
-    assert "self-check and erasing 9/9" in lines[-1]
+    progress(Event("erase", 1, 9))
+    progress("less memory is taken")
+    progress(Event("erase", 2, 9))
+    progress(Event("done", 2, 2))
+    first, sentence, second, rest = progress.stream.getvalue().split("\n")
+    assert "1/9" in first and sentence == "less memory is taken" and "2/9" in second and rest == ""
+
+
+def test_a_log_has_a_line_every_few_seconds_and_the_last():
+    progress = Progress(io.StringIO())
+    for step in range(1, 10):
+        progress(Event("erase", step, 9, {"erase": 0.5}, eta=3.0, left=0.25))
+    assert progress.stream.getvalue().splitlines() == [
+        "self-check and erasing 1/9  erase 0.5000  25% of the concept left  at most 3 s",
+        "self-check and erasing 9/9  erase 0.5000  25% of the concept left",
+    ]
 
 
 def test_the_peak_of_memory_comes_from_windows_own_counters(monkeypatch):

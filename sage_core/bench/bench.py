@@ -1,5 +1,6 @@
-"""Every method on the same work, in one run that resumes where it stopped: one report.json a row, then a
-table, a CSV and plots.
+"""Every method on the same work, in one run that resumes where it stopped.
+
+It writes one report.json a row, then a table, a CSV and plots.
 
 Rows of one concept and seed share the original model's pictures, the attack's control and the order of their
 seeds, so that methods are compared on the same prompts, noise and attack.
@@ -62,14 +63,13 @@ class Plan:
     cost_steps: int = 3
 
     def rows(self) -> list[ErasureSpec]:
-        """Seed by seed and concept by concept, so that rows that share an original stand together."""
-        return [
-            ErasureSpec(c, method=m, seed=s)
-            for s in self.seeds
-            for c in self.concepts
-            for m in self.methods
-            if s == self.seeds[0] or m in self.second
-        ]
+        """Seed by seed and concept by concept, so that rows that share an original follow each other."""
+        rows = []
+        for seed in self.seeds:
+            methods = [m for m in self.methods if seed == self.seeds[0] or m in self.second]
+            for concept in self.concepts:
+                rows += [ErasureSpec(concept, method=method, seed=seed) for method in methods]
+        return rows
 
 
 def name_of(spec: ErasureSpec) -> str:
@@ -205,26 +205,24 @@ def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5
     """
     points = []
     for concept, folder in folders:
-        prompts = [
-            p
-            for p in json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-            if p["cell"] in ("near", "far") and p["before"]
-        ]
+        prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        prompts = [p for p in prompts if p["cell"] in ("near", "far") and p["before"]]
         words = sorted({p["expected"] for p in prompts})
         away = {word: 1 - like for word, like in zip(words, likeness_to(model, [concept], words))}
         points += [(away[p["expected"]], p["after"]) for p in prompts]
     points.sort()
-    result = []
+    shares = []
     for i in range(bins):
         part = points[i * len(points) // bins : (i + 1) * len(points) // bins]
-        if part:
-            distance, kept = mean(d for d, _ in part), mean(float(k) for _, k in part)
-            result.append({"distance": round(distance, 4), "kept": round(kept, 4), "prompts": len(part)})
-    return result
+        if not part:
+            continue
+        distance, kept = mean(d for d, _ in part), mean(float(k) for _, k in part)
+        shares.append({"distance": round(distance, 4), "kept": round(kept, 4), "prompts": len(part)})
+    return shares
 
 
 def attack_curve(reports: list[dict]) -> dict[int, float]:
-    """Success of the attack after so many of its steps, mean over the rows that have it."""
+    """Success of the attack by the number of its steps, mean over the rows that have it."""
     curves = [r["attack_curve"] for r in reports if "attack_curve" in r]
     return {int(step): round(mean(c[step] for c in curves), 4) for step in (curves[0] if curves else {})}
 

@@ -5,6 +5,7 @@ Needs matplotlib (extra `bench`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,10 @@ def draw(plot: Callable[[dict], Figure], result: dict, path: Path) -> Path:
 
 
 def colour(result: dict, method: str) -> str:
-    """Ours stands out; the others keep one colour over all plots."""
-    return ACCENT if method == "sage" else COLOURS[list(result["methods"]).index(method) % len(COLOURS)]
+    """Ours is the accent; the others keep one colour over all plots."""
+    if method == "sage":
+        return ACCENT
+    return dict(zip(result["methods"], itertools.cycle(COLOURS)))[method]
 
 
 def new_axes(width: float, height: float, count: int = 1) -> tuple[Figure, list]:
@@ -111,10 +114,11 @@ def ripple(result: dict):
     """
     figure, (ax,) = new_axes(7.5, 4.4)
     for m, row in result["methods"].items():
-        points = [(b["distance"], b["kept"]) for b in row.get("ripple", [])]
-        if points:
+        shares = row.get("ripple", [])
+        if shares:
             ax.plot(
-                *zip(*points),
+                [share["distance"] for share in shares],
+                [share["kept"] for share in shares],
                 marker="o",
                 markersize=4,
                 linewidth=2.2 if m == "sage" else 1.2,

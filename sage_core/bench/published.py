@@ -1,5 +1,6 @@
-"""What the papers' own trainings cost, without running them whole: a few of their steps, counted up to
-all.
+"""What the papers' own trainings cost, without running them whole.
+
+A few of their steps are measured and counted up to all.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def counted_up(model: DiffusionModel, method: str, concept: str, steps: int, mos
 def _counted(
     marks: list[tuple[float, int]], ends: list[tuple[float, int]], steps: int, expected: int
 ) -> dict:
-    """From the first step's end to the last's, or, without two ends, over all UNet calls but the first
-    tenth.
+    """Time from the first step's end to the last's.
+
+    Without two ends, over all UNet calls but the first tenth.
     """
     timed = len(ends) - 1
     (start, before), (end, after) = (ends[0], ends[-1]) if timed > 0 else (marks[len(marks) // 10], marks[-1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,22 +53,21 @@ def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
     erased = [vocabulary.find(c) for c in concepts]
     rows = []
     for c in erased:
-        words = [c.name, *c.synonyms]
-        rows += [
-            Prompt("erased", _prompt(words[i // 2 % len(words)] if i % 2 else c.name, i), c.name, _seed(c, i))
-            for i in range(images)
-        ]
+        words = itertools.cycle([c.name, *c.synonyms])
+        for i in range(images):
+            word = next(words) if i % 2 else c.name
+            rows.append(Prompt("erased", _prompt(word, i), c.name, _seed(c, i)))
     near = list(dict.fromkeys(n for c in erased for n in vocabulary.near(c) if n not in erased))
     groups = {c.group for c in erased}
     others = [c for c in vocabulary.judged() if c not in erased and c not in near]
     far = [c for c in others if c.group not in groups] or others
     for cell, things in (("near", near), ("far", far)):
-        for i in range(3 * images):
-            c = (
-                things[i * len(things) // (3 * images)]
-                if len(things) > 3 * images
-                else things[i % len(things)]
-            )
+        count = 3 * images
+        if len(things) > count:
+            chosen = [things[i * len(things) // count] for i in range(count)]
+        else:
+            chosen = itertools.islice(itertools.cycle(things), count)
+        for i, c in enumerate(chosen):
             rows.append(Prompt(cell, _prompt(c.name, i), c.name, _seed(c, i)))
     return rows
 

@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
             if not interrupted and not isinstance(error, (KeyboardInterrupt, Cancelled)):
                 raise
             print(
-                "sage-erase: interrupted; nothing was left half-written (erase --resume goes on from the last"
-                " saved state).",
+                "sage-erase: interrupted; nothing was left half-written (erase --resume continues from the"
+                " last saved state).",
                 file=sys.stderr,
             )
             return 130

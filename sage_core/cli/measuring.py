@@ -83,7 +83,7 @@ def run_bench(args) -> dict:
 
 def run_generate(args) -> dict:
     """Draw one picture."""
-    from ..evaluate.report import to_pil
+    from ..evaluate.pictures import to_pil
     from ..files import write_picture
     from ..lora.file import load_lora
 

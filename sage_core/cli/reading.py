@@ -48,7 +48,9 @@ def run_inspect(args) -> dict:
         f" {', '.join(result['surfaces'])}"
     ]
     for spec in (
-        [result["spec"]] if result["spec"] else result.get("specs", [{"spec": "none: made by another tool"}])
+        [result["spec"]]
+        if result["spec"]
+        else result.get("specs", [{"spec": "not recorded: made by another tool"}])
     ):
         lines += [f"  {k}: {v}" for k, v in spec.items()]
     if curve := lora.left():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ..demo import vocabulary
 from ..diffusion.knowledge import Prompt
 from ..evaluate.cells import CELLS, EVALUATION_SEED
@@ -62,18 +64,15 @@ def _style_rows(style: str, images: int) -> dict[str, list[tuple[str, str]]]:
     judged = [c.name for c in vocabulary.judged()]
     things = [judged[i * len(judged) // images] for i in range(images)]
     others = [s for s in vocabulary.STYLES if s != style]
-    asked = [style if i % 2 else others[i % len(others)] for i in range(images)]
-    return {
-        "concept": [(vocabulary.canonical(style=style, name=n), style) for n in things],
-        "synonyms": [
-            (fill(PARAPHRASES[i % len(PARAPHRASES)], n, style), style) for i, n in enumerate(things)
-        ],
-        "near": [
-            (vocabulary.canonical(style=others[i % len(others)], name=n), others[i % len(others)])
-            for i, n in enumerate(things)
-        ],
-        "far": [(vocabulary.canonical(style=s, name=n), n) for s, n in zip(asked, things)],
-    }
+    rows = {cell: [] for cell in CELLS}
+    turns = zip(things, itertools.cycle(others), itertools.cycle(PARAPHRASES))
+    for i, (thing, other, paraphrase) in enumerate(turns):
+        rows["concept"].append((vocabulary.canonical(style=style, name=thing), style))
+        rows["synonyms"].append((fill(paraphrase, thing, style), style))
+        rows["near"].append((vocabulary.canonical(style=other, name=thing), other))
+        asked = style if i % 2 else other
+        rows["far"].append((vocabulary.canonical(style=asked, name=thing), thing))
+    return rows
 
 
 def expected(concept: str) -> str:

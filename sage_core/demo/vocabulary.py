@@ -71,8 +71,9 @@ def judged() -> list[Concept]:
 
 
 def near(concept: Concept, count: int = 4) -> list[Concept]:
-    """The judged concepts that stand nearest in the file's order, which is one of likeness, same group
-    first.
+    """The judged concepts nearest in the file's order, same group first.
+
+    The file is ordered by likeness.
     """
     order = concepts().index(concept)
     rest = [c for c in judged() if c != concept]

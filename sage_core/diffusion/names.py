@@ -1,5 +1,6 @@
-"""Tensor names: Stable Diffusion's original layout to diffusers' and transformers', for any depth and
-width.
+"""Tensor names: Stable Diffusion's original layout to diffusers' and transformers'.
+
+For any depth and width.
 """
 
 from __future__ import annotations

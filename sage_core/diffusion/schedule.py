@@ -120,8 +120,9 @@ def is_zero_terminal(alphas: torch.Tensor) -> bool:
 
 
 def name_of(alphas: torch.Tensor) -> str:
-    """ "" for Stable Diffusion's own schedule, else its name or a few of its values. Equal names are
-    equal schedules.
+    """Name of a noise schedule: "" for Stable Diffusion's own, else its name or a few of its values.
+
+    Equal names are equal schedules.
     """
     alphas = alphas.cpu()
     if _same(standard(), alphas.double()):

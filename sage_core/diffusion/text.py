@@ -15,8 +15,9 @@ from ..errors import SageError
 
 @dataclass
 class Conditioning:
-    """What the UNet reads: `hidden` [batch, tokens, width] and, for SDXL, `pooled` [batch, width of
-    CLIP-G].
+    """What the UNet reads.
+
+    `hidden`: [batch, tokens, width]. `pooled`: [batch, width of CLIP-G], for SDXL only.
     """
 
     hidden: torch.Tensor
@@ -68,8 +69,9 @@ class Tokens:
 
 
 class TextStack:
-    """CLIP text encoders with their tokenizer. `layer`: "last" (final norm applied) or "penultimate"
-    (SDXL).
+    """CLIP text encoders with their tokenizer.
+
+    `layer`: "last" (final norm applied) or "penultimate" (SDXL).
     """
 
     def __init__(

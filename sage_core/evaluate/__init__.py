@@ -1,3 +1,4 @@
-"""Measure an erasure: what is still drawn, what was kept, what an attacker brings back, and the report
-of it.
+"""Measure an erasure: what is still drawn, what was kept, what an attacker brings back.
+
+And the report of it.
 """

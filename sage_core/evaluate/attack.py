@@ -5,8 +5,8 @@ Textual inversion (Gal et al., arXiv 2208.01618) against an eraser is concept in
 
     v* = argmin_v  E || eps_erased(z_t, T(prompt with v), t) - noise ||^2
 
-z_t is noised from images of the concept made by the ORIGINAL model. Nothing of the erased word need be used:
-starts are a neutral word and the concept's own tokens.
+where z_t is noised from images of the concept made by the ORIGINAL model. Nothing of the erased word need be
+used: starts are a neutral word and the concept's own tokens.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ neighbours, the rest.
 
 from __future__ import annotations
 
+import itertools
+
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..prompts.kinds import guess
@@ -30,8 +32,7 @@ def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: i
     }
     prompts = []
     for cell, group in groups.items():
-        for i in range(images if group else 0):
-            word = group[i % len(group)]
+        for i, word in zip(range(images), itertools.cycle(group)):
             text = picture_of(word, kinds.get(word) or guess(word, styles))
             prompts.append(Prompt(cell, text, word, EVALUATION_SEED + 1000 * seed + i))
     return prompts

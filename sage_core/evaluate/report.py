@@ -6,34 +6,26 @@ import base64
 import html
 import io
 import json
-import re
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from ..files import write_picture, write_text
 from .cells import CELLS
 from .measure import Evaluation
+from .pictures import GREY, INK, PAPER, TITLES, picture, to_pil
 
-TITLES = {
-    "concept": "the concept",
-    "synonyms": "words for it, not given",
-    "near": "its neighbours",
-    "far": "other things",
-    "attacked": "under attack",
-}
-INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
-TILE, GAP, LEFT = 96, 6, 170
-
-
-def to_pil(image: torch.Tensor, side: int | None = None) -> Image.Image:
-    """One picture [3, H, W] in [-1, 1] as a PIL image, enlarged to `side` without smoothing small ones
-    away.
-    """
-    array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(array)
-    return picture if side is None else picture.resize((side, side), Image.Resampling.LANCZOS)
+STYLE = f"""
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
+       color: {INK}; background: {PAPER} }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }}
+th[scope=row] {{ text-align: left }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 10px }}
+figure {{ margin: 0; width: 96px; font-size: 11px; color: {GREY} }}
+img {{ width: 96px; height: 96px; display: block; margin-bottom: 2px }}
+pre {{ background: #f5f5f7; padding: 1rem; overflow: auto }}
+"""
 
 
 def table(report: dict) -> str:
@@ -57,85 +49,10 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
-    """Before above after for every cell: the same prompt and seed in a column, its words beneath."""
-    rows = [(c, [i for i, p in enumerate(evaluation.prompts) if p.cell == c][:columns]) for c in CELLS]
-    rows = [(c, index) for c, index in rows if index]
-    block = 2 * TILE + GAP + 34
-    height = 64 + len(rows) * block + (TILE + 34 if evaluation.attacked is not None else 0)
-    sheet = Image.new("RGB", (LEFT + columns * (TILE + GAP) + GAP, height), PAPER)
-    draw, small, large = ImageDraw.Draw(sheet), ImageFont.load_default(11), ImageFont.load_default(20)
-    draw.text(
-        (GAP + 4, 16),
-        f"Erased: {evaluation.report['spec']['concept']}   (method {evaluation.report['spec']['method']})",
-        INK,
-        large,
-    )
-    for r, (cell, index) in enumerate(rows):
-        y = 56 + r * block
-        _label(draw, evaluation.report, cell, y)
-        for column, i in enumerate(index):
-            x = LEFT + column * (TILE + GAP)
-            sheet.paste(to_pil(evaluation.before[i], TILE), (x, y))
-            sheet.paste(to_pil(evaluation.after[i], TILE), (x, y + TILE + 2))
-            draw.text(
-                (x + TILE // 2, y + 2 * TILE + 5),
-                _fit(evaluation.prompts[i].text, draw, small),
-                GREY,
-                small,
-                anchor="ma",
-            )
-    if evaluation.attacked is not None:
-        y = 56 + len(rows) * block
-        draw.text(
-            (GAP + 4, y + 20),
-            f"{TITLES['attacked']}\nafter: {evaluation.report['after']['attacked']:.0%}",
-            INK,
-            ImageFont.load_default(13),
-        )
-        for column, image in enumerate(evaluation.attacked[:columns]):
-            sheet.paste(to_pil(image, TILE), (LEFT + column * (TILE + GAP), y))
-    return sheet
-
-
-def _label(draw: ImageDraw.ImageDraw, report: dict, cell: str, y: int) -> None:
-    font = ImageFont.load_default(13)
-    draw.text((GAP + 4, y + 8), TITLES[cell], INK, font)
-    for k, when in enumerate(("before", "after")):
-        value = report[when][cell]
-        shown = when if value is None else f"{when}: {value:.0%} seen"
-        draw.text(
-            (GAP + 4, y + TILE // 2 + k * (TILE + 2)),
-            shown,
-            RED if when == "after" and cell in ("concept", "synonyms") else GREY,
-            font,
-        )
-
-
-def caption(prompt: str) -> str:
-    """The telling part of a prompt: "an ink drawing of an owl" is "ink: owl"."""
-    short = re.sub(r"^a picture of (an? )?", "", prompt)
-    short = re.sub(r" drawing of (an? )?", ": ", short)
-    return re.sub(r"^an? ", "", short)
-
-
-def _fit(text: str, draw: ImageDraw.ImageDraw, font) -> str:
-    """The telling part of a prompt, cut to a tile's width."""
-    text = caption(text)
-    while draw.textlength(text, font=font) > TILE + 2 and len(text) > 4:
-        text = text[:-2].rstrip(". ") + "…" if not text.endswith("…") else text[:-3] + "…"
-    return text
-
-
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
-    numbers = ""
-    for name in (*CELLS, "attacked"):
-        moved = report["drift"].get(name)
-        before, after = _percent(report["before"][name]), _percent(report["after"][name])
-        numbers += f"<tr><th scope=row>{html.escape(TITLES[name])}</th><td>{before}</td><td>{after}</td>"
-        numbers += f"<td>{'' if moved is None else moved}</td></tr>"
+    numbers = "".join(_row(report, cell) for cell in (*CELLS, "attacked"))
     sections = "".join(_section(evaluation, c) for c in CELLS)
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
@@ -144,15 +61,25 @@ def page(evaluation: Evaluation) -> str:
             f" it.</p><div class=tiles>{tiles}</div>"
         )
     concept, cost = html.escape(report["spec"]["concept"]), report["cost"]
-    return f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>Erased: {concept}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:{INK};background:{PAPER}}}
-table{{border-collapse:collapse}}td,th{{padding:.3rem .9rem;border-bottom:1px solid #ddd;text-align:right}}th[scope=row]{{text-align:left}}
-.tiles{{display:flex;flex-wrap:wrap;gap:10px}}figure{{margin:0;width:96px;font-size:11px;color:{GREY}}}img{{width:96px;height:96px;display:block;margin-bottom:2px}}
-pre{{background:#f5f5f7;padding:1rem;overflow:auto}}</style>
-<h1>Erased: {concept}</h1><p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards and {cost["unet_backwards"]} backwards,
-{cost["seconds"]:.0f} s. A number is the share of pictures in which the probe sees what the prompt asked for; drift is the mean pixel distance.</p>
+    return f"""<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>Erased: {concept}</title>
+<style>{STYLE}</style>
+<h1>Erased: {concept}</h1>
+<p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
+and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
+A number is the share of pictures in which the probe sees what the prompt asked for;
+drift is the mean pixel distance.</p>
 <table><tr><th></th><th>before</th><th>after</th><th>drift</th></tr>{numbers}</table>{sections}
-<h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""  # noqa: E501 (a text in another language)
+<h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
+
+
+def _row(report: dict, cell: str) -> str:
+    before, after, drift = (report[part].get(cell) for part in ("before", "after", "drift"))
+    return (
+        f"<tr><th scope=row>{html.escape(TITLES[cell])}</th>"
+        f"<td>{_percent(before)}</td><td>{_percent(after)}</td>"
+        f"<td>{'' if drift is None else drift}</td></tr>"
+    )
 
 
 def _percent(value: float | None) -> str:
@@ -184,15 +111,3 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "report.json", json.dumps(evaluation.report, indent=1, ensure_ascii=False))
     write_text(folder / "report.html", page(evaluation))
     write_picture(picture(evaluation), folder / "before_after.png")
-
-
-def sheet(images: torch.Tensor, labels: list[str], columns: int = 8, side: int = TILE) -> Image.Image:
-    """A plain labelled contact sheet."""
-    rows = -(-len(images) // columns)
-    out = Image.new("RGB", (columns * (side + GAP) + GAP, rows * (side + 20) + GAP), PAPER)
-    draw, font = ImageDraw.Draw(out), ImageFont.load_default(11)
-    for i, (image, label) in enumerate(zip(images, labels)):
-        x, y = GAP + i % columns * (side + GAP), GAP + i // columns * (side + 20)
-        out.paste(to_pil(image, side), (x, y))
-        draw.text((x + side // 2, y + side + 2), label, GREY, font, anchor="ma")
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,7 +64,7 @@ def _of_style(model: DiffusionModel, spec: ErasureSpec) -> list[list[str]]:
     beside = list(dict.fromkeys([*asked, *_nearest(model, spec.concept, other_styles(model, names))]))
 
     def shown(styles: list[str]) -> list[str]:
-        return [plainest_in_style(SHOWN_ON[i % len(SHOWN_ON)], style) for i, style in enumerate(styles)]
+        return [plainest_in_style(thing, style) for style, thing in zip(styles, itertools.cycle(SHOWN_ON))]
 
     own = shown([spec.concept] * len(SHOWN_ON))
     plain = [without_style(thing, spec.concept) for thing in SHOWN_ON]

@@ -4,6 +4,7 @@ not.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,8 @@ def compose(text: TextStack, concept: str, templates: list[str]) -> ConceptPromp
 def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
     """The embeddings of a word's tokens, repeated to `count`: [count, width], one tensor an encoder."""
     tokens = len(text.words(word))
-    return [e[0, [1 + i % tokens for i in range(count)]].clone() for e in text.embed(text.tokenize([word]))]
+    places = list(itertools.islice(itertools.cycle(range(1, tokens + 1)), count))
+    return [embedded[0, places].clone() for embedded in text.embed(text.tokenize([word]))]
 
 
 def compose_vectors(text: TextStack, count: int, template: str) -> ConceptPrompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,10 +116,10 @@ class Writer:
         erased = [] if self.style else [s for s in scenes if s]
         styles = list(dict.fromkeys([*erased, *rng.sample(self.other_styles, len(self.other_styles))]))
         count = round(self.kept_styled * len(words)) if styles else 0
-        return [
-            self.shown(rng, word, styles[i % len(styles)] if i < count else None)
-            for i, word in enumerate(words)
-        ]
+        turns, prompts = itertools.cycle(styles), []
+        for i, word in enumerate(words):
+            prompts.append(self.shown(rng, word, next(turns) if i < count else None))
+        return prompts
 
     def shown(self, rng: random.Random, word: str, style: str | None) -> str:
         """A word in a plain template, or in a style. A word that is a style itself gets no other one."""
@@ -129,4 +130,8 @@ class Writer:
 
 
 def _draw(rng: random.Random, words: list[str], count: int) -> list[str]:
-    return sum((rng.sample(words, len(words)) for _ in range(1 + count // len(words))), [])[:count]
+    """`count` of the words in random order; no word twice before all others have come once."""
+    drawn = []
+    for _ in range(1 + count // len(words)):
+        drawn += rng.sample(words, len(words))
+    return drawn[:count]

@@ -118,8 +118,9 @@ def findings(case: str, graph_weights, theirs: dict, plain: dict) -> dict:
 
 
 def saved(path: Path) -> dict:
-    """*Save Checkpoint*'s tensors; none where ComfyUI itself cannot write them (0.8.0 with a quantised
-    base).
+    """*Save Checkpoint*'s tensors.
+
+    Empty where ComfyUI itself cannot write them (0.8.0 with a quantised base).
     """
     try:
         comfy.sd.save_checkpoint(str(path), *graph())

@@ -28,12 +28,13 @@ REST = {
 }
 NOTE = {
     "erase-and-compare": (
-        """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, and the same prompts are drawn before and after.
+        """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, \
+and the same prompts are drawn before and after.
 
 The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: nothing is trained twice.
 
 Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it.
-Or put *Erase Concept* behind your own checkpoint loader."""  # noqa: E501 (a text in another language)
+Or put *Erase Concept* behind your own checkpoint loader."""
     ),
     "erase-behind-a-checkpoint": (
         """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
@@ -43,7 +44,8 @@ Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are change
     "stack-three-erasures": (
         """Three concepts, three LoRAs, stacked.
 
-**To take one out again**, load them with *Apply Erasures* instead: choose the files under `sage/` there, and `none` for the one that may come back."""  # noqa: E501 (a text in another language)
+**To take one out again**, load them with *Apply Erasures* instead: choose the files \
+under `sage/` there, and `none` for the one that may come back."""
     ),
     "erase-from-sdxl": (
         """**Choose an SDXL checkpoint.**
@@ -108,14 +110,23 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
     text = page.evaluate(
         """([places, note]) => {
         const graph = window.app.graph;
-        for (const [id, pos] of Object.entries(places)) { const n = graph.getNodeById(Number(id)); n.pos = pos; n.setSize(n.computeSize()); }
-        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 440};  // for the pictures below the widgets
-        for (const n of graph._nodes) if (n.comfyClass in room) n.setSize([440, n.computeSize()[1] + room[n.comfyClass]]);
+        for (const [id, pos] of Object.entries(places)) {
+            const n = graph.getNodeById(Number(id));
+            n.pos = pos;
+            n.setSize(n.computeSize());
+        }
+        // Room for the pictures below the widgets.
+        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 440};
+        for (const n of graph._nodes) {
+            if (n.comfyClass in room) n.setSize([440, n.computeSize()[1] + room[n.comfyClass]]);
+        }
         const text = window.LiteGraph.createNode('MarkdownNote');
         text.pos = [0, 220]; graph.add(text); text.setSize([270, 330]); text.widgets[0].value = note;
-        window.app.canvas.ds.scale = 0.8; window.app.canvas.ds.offset = [120, 120]; graph.setDirtyCanvas(true, true);
+        window.app.canvas.ds.scale = 0.8;
+        window.app.canvas.ds.offset = [120, 120];
+        graph.setDirtyCanvas(true, true);
         return JSON.stringify(graph.serialize());
-    }""",  # noqa: E501 (a text in another language)
+    }""",
         [places, NOTE[name]],
     )
     return json.loads(text)

@@ -29,14 +29,11 @@ def drawing(art_dir: str, collection: str, concept: str) -> Image.Image | None:
 
 
 # Side and corner of a drawing, all multiples of four: half a latent's cell, a pixel-art square. A free
-# placement would look
-# no different to a person and cost the two cores most of the detail.
-PLACEMENTS = [
-    (side, x, y)
-    for side in (56, 60, 64)
-    for x in range(0, SIZE - side + 1, 4)
-    for y in range(0, SIZE - side + 1, 4)
-]
+# placement would look no different to a person and cost the two cores most of the detail.
+PLACEMENTS: list[tuple[int, int, int]] = []
+for side in (56, 60, 64):
+    corners = range(0, SIZE - side + 1, 4)
+    PLACEMENTS += [(side, x, y) for x in corners for y in corners]
 
 
 def place(source: Image.Image, side: int, x: int, y: int) -> np.ndarray:
@@ -79,8 +76,10 @@ def draw(art_dir: str, concept: str, style: str, placement: tuple[int, int, int]
 
 def build(art_dir: str, concepts: list[str]) -> np.ndarray:
     """All concepts in all styles and placements; uint8 [concepts, styles, placements, SIZE, SIZE, 3]."""
-    pictures = []
-    for concept in concepts:
-        for style in STYLE_SETS:
-            pictures += [draw(art_dir, concept, style, placement) for placement in PLACEMENTS]
-    return np.stack(pictures).reshape(len(concepts), len(STYLE_SETS), len(PLACEMENTS), SIZE, SIZE, 3)
+    shape = (len(concepts), len(STYLE_SETS), len(PLACEMENTS), SIZE, SIZE, 3)
+    pictures = np.empty(shape, dtype=np.uint8)
+    for i, concept in enumerate(concepts):
+        for j, style in enumerate(STYLE_SETS):
+            for k, placement in enumerate(PLACEMENTS):
+                pictures[i, j, k] = draw(art_dir, concept, style, placement)
+    return pictures

@@ -6,6 +6,7 @@ Seeds from 20,000 on, which nothing was chosen by.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -16,8 +17,8 @@ import torch
 from sage_core.demo import DEMO
 from sage_core.demo.vocabulary import HELD_OUT_PAIRS, STYLES, canonical, concepts
 from sage_core.evaluate.measure import load_judge
-from sage_core.evaluate.report import sheet, write_picture
-from sage_core.files import write_text
+from sage_core.evaluate.pictures import sheet
+from sage_core.files import write_picture, write_text
 from sage_core.models import load_model
 from sage_core.prompts.kinds import THING
 from sage_core.prompts.templates import picture_of
@@ -37,9 +38,9 @@ def questions() -> dict[str, list[tuple[str, str, str | None]]]:
     return {
         "names with style": [(styled(c.name, s), c.name, s) for c, s in trained] * 2,
         "synonyms with style": [
-            (styled(w, STYLES[i % 4]), c.name, STYLES[i % 4])
+            (styled(word, style), c.name, style)
             for c in concepts()
-            for i, w in enumerate(c.synonyms)
+            for word, style in zip(c.synonyms, itertools.cycle(STYLES))
         ],
         "names without style": [(picture_of(c.name, THING), c.name, None) for c in concepts()],
         "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(HELD_OUT_PAIRS)] * 8,
@@ -88,12 +89,14 @@ def write_card(
     )
     probes = "\n".join(f"| {name} | {value:.1%} |" for name, value in probe.items())
     sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in parameters.items())
+    pairs = ", ".join(f"{name} in {style}" for name, style in sorted(HELD_OUT_PAIRS))
     write_text(
         DEMO / "README.md",
         f"""# The bundled model
 
-A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text encoder, UNet with cross-attention,
-TAESD-layout autoencoder, SD 1.x's noise schedule, epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
+A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text
+encoder, UNet with cross-attention, TAESD-layout autoencoder, SD 1.x's noise schedule,
+epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
 {len(STYLES)} styles ({", ".join(STYLES)}) at 64 x 64 pixels.
 It says nothing about Stable Diffusion itself.
 
@@ -106,20 +109,21 @@ It says nothing about Stable Diffusion itself.
 
 ## What it draws
 
-Share of pictures in which the probe sees what was asked for. Seeds from {SEED}, 20 steps of DPM-Solver++, guidance 5; made by
-`python -m tools.make_demo.card`.
+Share of pictures in which the probe sees what was asked for. Seeds from {SEED}, 20 steps of
+DPM-Solver++, guidance 5; made by `python -m tools.make_demo.card`.
 
 | prompts | concept recognised | style recognised | pictures |
 |---|---|---|---|
 {rows}
 
-The held-out pairs ({", ".join(f"{n} in {s}" for n, s in sorted(HELD_OUT_PAIRS))}) were never shown in training.
-Prompts of the synonym row use words for a thing other than its name, all of which were in the captions; the eraser is given none of them.
+The held-out pairs ({pairs}) were never shown in training.
+Prompts of the synonym row use words for a thing other than its name, all of which were in the captions;
+the eraser is not given any of them.
 
 ## The probe
 
-A convolutional network trained on real drawings only, never on generated pictures: the four styles, and three other artists' sets that
-the model never saw. On drawings placed afresh:
+A convolutional network trained on real drawings only, never on generated pictures: the four styles, and
+three other artists' sets that the model never saw. On drawings placed afresh:
 
 | | right |
 |---|---|
@@ -129,9 +133,9 @@ It recognises drawings of these sets; it is no judge of pictures at large.
 
 ## Licence and sources
 
-The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the top of the repository. The
-pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
-""",  # noqa: E501 (a text in another language)
+The weights may be used under Apache-2.0; the drawings' authors and licences are in ATTRIBUTION.md at the
+top of the repository. The pixel-art style derives from Twemoji (CC BY 4.0), which asks for attribution.
+""",
     )
 
 

@@ -35,8 +35,9 @@ def half(source: Path, target: Path, rename=lambda key: key) -> None:
 
 
 def text_model_prefix(key: str) -> str:
-    """transformers 5.6 dropped `text_model.` from CLIP's names; files keep it, since older versions need
-    it.
+    """The tensor's name with the prefix `text_model.`, which transformers 5.6 dropped from CLIP's names.
+
+    Files keep it, since older versions need it.
     """
     return key if key.startswith("text_model.") else f"text_model.{key}"
 

@@ -95,11 +95,16 @@ def train(art_dir: str, seconds: float, out: Path, batch: int = 128, seed: int =
 def accuracy(probe: Probe, art_dir: str, seed: int = 1) -> dict[str, float]:
     """On drawings placed afresh: how often the concept and the style are named rightly."""
     images, concepts, styles = pictures(art_dir, 2, seed)
-    c, s = zip(*(probe(x.float().div(127.5).sub(1)) for x in images.split(256)))
-    c, s, own = torch.cat(c).argmax(-1), torch.cat(s).argmax(-1), styles >= 0
-    right = (c == concepts).float()
+    named, styled = [], []  # logits of the concepts and of the styles, by batch
+    for batch in images.split(256):
+        of_concepts, of_styles = probe(batch.float().div(127.5).sub(1))
+        named.append(of_concepts)
+        styled.append(of_styles)
+    right = (torch.cat(named).argmax(-1) == concepts).float()
+    right_style = (torch.cat(styled).argmax(-1) == styles).float()
+    own = styles >= 0
     return {
         "concept, the model's styles": right[own].mean().item(),
         "concept, other sets": right[~own].mean().item(),
-        "style": (s == styles)[own].float().mean().item(),
+        "style": right_style[own].mean().item(),
     }

@@ -96,8 +96,9 @@ class Captioned:
 
 
 def loss_of(unet, hidden, z, alphas, each: int) -> torch.Tensor:
-    """Noise prediction with min-SNR weights (Hang et al. 2023, gamma 5); timesteps stratified over the
-    batch.
+    """Noise prediction with min-SNR weights (Hang et al. 2023, gamma 5).
+
+    Timesteps are stratified over the batch.
     """
     n = len(z)
     t = ((torch.randperm(n) + torch.rand(n)) / n * 1000).long().clamp(max=999)

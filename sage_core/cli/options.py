@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..lora.surfaces import SURFACES
+from ..prompts.kinds import KINDS
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def add_settings(sub: argparse.ArgumentParser) -> None:
+    """What an erasure may say besides its words."""
+    sub.add_argument("--method", default="sage")
+    sub.add_argument("--surface", choices=SURFACES)
+    sub.add_argument(
+        "--faithful",
+        action="store_true",
+        help="train as the method's own code does, at its own cost (for comparisons)",
+    )
+    for name, kind in (
+        ("steps", int),
+        ("rank", int),
+        ("alpha", float),
+        ("learning-rate", float),
+        ("eta", float),
+    ):
+        sub.add_argument(f"--{name}", type=kind)
+    sub.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="side of what is trained on (default: what the model was made for)",
+    )
+    sub.add_argument("--seed", type=int, default=0)
+    add_kind(sub)
+
+
+def add_kind(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--kind", choices=KINDS, help="what the concept is (default: guessed from its words)")
+
+
+def add_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo"
+    )
+    sub.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
+    sub.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the frozen weights (default: on a GPU bf16 or fp16, else fp32)",
+    )
+    sub.add_argument(
+        "--prediction",
+        choices=("auto", "epsilon", "v"),
+        default="auto",
+        help="what the UNet predicts (default: detected from the model)",
+    )
