@@ -199,7 +199,9 @@ def test_an_old_python_is_told_so(start, monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a console, not to a process")
 def test_ctrl_c_waits_for_the_program_that_it_also_reaches(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import start\n"
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); import start\n"
+        # A shell starts what it runs in the background with Ctrl-C ignored, and the tests with it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "start.set_up = lambda mode: sys.executable\n"
         f"child = {SLOW_TO_END!r}\n"
         "start.run_commands = lambda *args: [[sys.executable, '-c', child]]\n"
