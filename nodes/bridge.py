@@ -46,7 +46,7 @@ def lora_names() -> list[str]:
 
 
 def lora_file(name: str) -> Path:
-    """The file behind a listed name. Raises SageError where there is none."""
+    """The file behind a listed name. Raises SageError where it is missing."""
     path = folder_paths.get_full_path("loras", name)
     if path is None:  # a workflow from Windows names it with another separator
         path = folder_paths.get_full_path("loras", name.replace("\\", "/"))

@@ -184,7 +184,7 @@ class CompareErasure(io.ComfyNode):
 
 
 def lines(prompts: str) -> list[str]:
-    """One prompt a line. Raises SageError on none or too many."""
+    """One prompt a line. Raises SageError without a prompt or with too many."""
     from ..sage_core.errors import SageError
 
     found = [" ".join(p.split()) for p in prompts.splitlines() if p.strip()]

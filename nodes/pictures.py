@@ -54,7 +54,7 @@ def data_url(picture: Image.Image, side: int = 512) -> str:
 
 
 def from_file(path: Path) -> torch.Tensor | None:
-    """The picture in a file as [1, H, W, 3]; None where there is none that can be read."""
+    """The picture in a file as [1, H, W, 3]; None where it cannot be read."""
     try:
         with Image.open(path) as picture:
             return to_tensor(picture)

@@ -193,7 +193,7 @@ def _unusable(part: str) -> bool:
 
 
 def _too_long(part: str) -> bool:
-    """For a file system, which counts bytes; halves of characters are no text and have none."""
+    """For a file system, which counts bytes; halves of characters are not text and do not have any."""
     try:
         return len(part.encode()) > 200
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The comparison: rows that go on where they stopped, one original for all, a table, a CSV and plots."""
+"""The comparison: rows that resume where they stopped, one original for all, a table, a CSV and plots."""
 
 import dataclasses
 import functools
@@ -87,7 +87,7 @@ def test_a_bench_spread_over_processes_makes_the_same_rows(benched, tmp_path):
     assert missing(plan, tmp_path) == [] and len(missing(PLAN, tmp_path)) == 1
 
 
-def test_what_fails_in_a_process_is_told_in_a_sentence(tmp_path):
+def test_what_fails_in_a_process_is_reported_in_a_sentence(tmp_path):
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals" / "guitar-0-1-2.safetensors").write_text("damaged")
     with pytest.raises(

@@ -111,7 +111,7 @@ def test_generate_draws_a_picture_and_a_lora_changes_it(here):
     assert a != b and a == c
 
 
-def test_what_a_host_would_read_in_a_prompt_is_told(here, capsys):
+def test_what_a_host_would_read_in_a_prompt_is_reported(here, capsys):
     assert (
         cli.main(
             [

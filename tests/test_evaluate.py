@@ -47,7 +47,7 @@ def test_an_untouched_model_shows_no_erasing_and_no_drift(demo):
 
 @pytest.mark.slow
 def test_sage_erases_the_concept_and_unlisted_words_and_keeps_the_rest(demo, tmp_path):
-    """End to end with the landed defaults on the bundled model."""
+    """End to end with the default settings on the bundled model."""
     spec = ErasureSpec("guitar", seed=1)
     base = measure_original(demo, spec, 8, attack=None)
     erasure = erase(demo, spec)

@@ -1,4 +1,4 @@
-"""What happens to machines in the middle of a run: it goes on from there, or stops in a sentence, and no file
+"""What happens to machines in the middle of a run: it resumes from there, or stops in a sentence, and no file
 is ever half.
 """
 
@@ -137,14 +137,14 @@ def test_ctrl_c_while_python_ends_does_not_change_the_status():
 
 def test_two_runs_for_one_name_do_not_meet(thin_folder, tmp_path):
     both = [start(thin_folder, tmp_path) for _ in range(2)]
-    told = [p.communicate()[1] for p in both]
+    reported = [p.communicate()[1] for p in both]
     codes = sorted(p.returncode for p in both)
     if codes == [0, 0]:
         pytest.skip("THE MACHINE WAS SO SLOW that the second run began when the first was done")
     assert (
         codes == [0, 1]
-        and any("Another run is making" in t for t in told)
-        and not any("Traceback" in t for t in told)
+        and any("Another run is making" in t for t in reported)
+        and not any("Traceback" in t for t in reported)
     )
     assert tensors(tmp_path / "dog.safetensors")
 

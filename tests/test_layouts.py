@@ -134,12 +134,12 @@ def test_what_goes_in_comes_out_as_a_lora_that_lands_whole(family, layout, tmp_p
     pipe = tiny.pipeline(tiny.make(family.family))
     pipe.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
     encoders = [e for e in (pipe.text_encoder, getattr(pipe, "text_encoder_2", None)) if e is not None]
-    landed = sum(
+    applied = sum(
         hasattr(module, "lora_A") and len(module.lora_A) > 0
         for part in (pipe.unet, *encoders)
         for module in part.modules()
     )
-    assert landed == len(lora.layers) > 0
+    assert applied == len(lora.layers) > 0
     if layout == "file with autoencoder":
         assert (
             cli.main(

@@ -280,8 +280,8 @@ keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
 lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(path))
 loaded = comfy.lora.load_lora(lora, keys)
 new_model, new_clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
-landed = len(new_model.patches) + len(new_clip.patcher.patches)
-print("RESULT" + json.dumps({"loaded": len(loaded), "landed": landed}))
+applied = len(new_model.patches) + len(new_clip.patcher.patches)
+print("RESULT" + json.dumps({"loaded": len(loaded), "applied": applied}))
 """
 
 
@@ -324,4 +324,4 @@ def test_every_key_of_a_checkpoint_that_hosts_recognise_lands_in_comfyui(tmp_pat
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, run.stderr[-2000:]
     result = json.loads(lines[0].removeprefix("RESULT"))
-    assert result["loaded"] == result["landed"] == len(read_lora(path).layers)
+    assert result["loaded"] == result["applied"] == len(read_lora(path).layers)

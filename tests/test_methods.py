@@ -1,4 +1,4 @@
-"""Every method of the table: it runs, repeats itself, goes on where it was stopped, and does what its paper
+"""Every method of the table: it runs, repeats itself, resumes where it was stopped, and does what its paper
 says.
 """
 

@@ -60,7 +60,7 @@ def test_effort_scales_the_method_s_steps_and_zero_means_the_default(request_mod
 
 
 def test_a_kind_is_guessed_later_or_given(request_module, error):
-    """The model may decide it, so a spec that is not told keeps no kind until the model is loaded."""
+    """The model may decide it, so a spec without one keeps no kind until the model is loaded."""
     assert request_module.specs("dog\nby Hokusai", "sage", "standard", 0)[0].kind is None
     persons = request_module.specs("Hokusai\nRembrandt", "sage", "quick", 0, kind="person")
     assert [s.kind for s in persons] == ["person", "person"]

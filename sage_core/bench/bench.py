@@ -43,7 +43,7 @@ CONCEPTS = (
     "hamburger",
     "penguin",
     "pixel art",
-)  # none of them was tuned on
+)  # not one of them was tuned on
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def run(
             spec.concept,
             spec.seed,
             attacked,
-        ):  # rows that stand together share the original's pictures
+        ):  # neighbouring rows share the original's pictures
             kept = (
                 (spec.concept, spec.seed, attacked),
                 measure_original(model, spec, images, spec.seed, **options),

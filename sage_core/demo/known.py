@@ -12,7 +12,7 @@ def _words() -> frozenset[str]:
 
 
 def _synonyms(word: str) -> tuple[str, ...]:
-    """The other words for a concept; none for a style."""
+    """The other words for a concept; empty for a style."""
     concept = vocabulary.find(word)
     return () if concept is None else tuple(w for w in (concept.name, *concept.synonyms) if w != word.lower())
 

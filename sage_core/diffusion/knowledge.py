@@ -61,7 +61,7 @@ class Knowledge:
     synonyms: other words for one of its concepts.
     pixels: side of its pictures; None: what its configuration says.
     quick: training and pictures take seconds on a CPU, and fit into any memory.
-    judge: loads the judge of its pictures; None: there is none.
+    judge: loads the judge of its pictures; None: there is no judge.
     """
 
     title: str = "the model"

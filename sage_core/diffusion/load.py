@@ -130,7 +130,7 @@ def text_stack(
 ) -> TextStack:
     """A family's encoders with the tokenizer of their vocabulary's size: CLIP's, or one of `tokenizers`.
 
-    Raises SageError if there is none.
+    Raises SageError if it is missing.
     """
     return TextStack(encoders, _tokenizer_for(encoders[0], tokenizers), family.clip_layer, _pads(family))
 

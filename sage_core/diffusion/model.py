@@ -36,9 +36,7 @@ class DiffusionModel:
     fingerprint: str = ""  # SHA-256 over the UNet's and text encoders' tensors
     pixels: int = 512
     cost: Cost = field(default_factory=Cost)
-    at_once: int | None = (
-        None  # so many samples go through the UNet together at most; None: as many as are asked for
-    )
+    at_once: int | None = None  # at most this number of samples go through the UNet together; None: no limit
     readings: dict[str, torch.Tensor] = field(
         default_factory=dict
     )  # of words by the untouched text encoder; erasures of one model share them
@@ -198,5 +196,5 @@ class DiffusionModel:
 
 
 def together(pixels: int) -> int:
-    """So many pictures of that side are drawn at once: 16 small ones, 4 of 512, one of 1024."""
+    """Number of pictures of that side that are drawn at once: 16 small ones, 4 of 512, one of 1024."""
     return min(16, max(1, 2**20 // pixels**2))

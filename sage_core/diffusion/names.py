@@ -67,7 +67,7 @@ def unet_prefixes(config: Mapping) -> dict[str, str]:
             resnet(f"{old}.0", f"up_blocks.{level}.resnets.{layer}")
             if attention:
                 table[f"{old}.1"] = f"up_blocks.{level}.attentions.{layer}"
-        # The upsampler stands behind the attention where there is one.
+        # The upsampler is behind the attention where there is one.
         table[f"{old}.{2 if attention else 1}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
     return table
 

@@ -19,7 +19,7 @@ def dequantised(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`state` with every scaled 8-bit weight as float16: weight times its scale, one for the whole matrix or
     one a row.
 
-    A state dict that holds none comes back as it is. Raises SageError for other kinds of quantisation.
+    A state dict without any comes back as it is. Raises SageError for other kinds of quantisation.
     """
     if not any(key.endswith(NO_WEIGHTS) for key in state):
         return dict(state)

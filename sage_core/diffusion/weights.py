@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def refuse_nan(parts: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raises SageError where a number is none, or a tensor holds no real numbers."""
+    """Raises SageError where a number is not a number, or a tensor holds no real numbers."""
     for key, value in parts.items():
         if value.is_complex() or value.is_quantized:
             raise SageError(

@@ -74,7 +74,7 @@ def concept_latents(
 def invert(
     model: DiffusionModel, latents: torch.Tensor, spec: ErasureSpec, attack: ConceptInversion, seed: int = 0
 ) -> list[Found]:
-    """Run the attack from every start against the model as it stands; strongest (lowest loss) first."""
+    """Run the attack from every start against the model as it is; strongest (lowest loss) first."""
     template, own = template_of(model, spec), {"concept": spec.concept}
     found = [_optimise(model, latents, template, own.get(s, s), attack, seed) for s in attack.starts]
     return sorted(found, key=lambda f: f.loss)

@@ -55,7 +55,7 @@ def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
 
 
 def compose_vectors(text: TextStack, count: int, template: str) -> ConceptPrompts:
-    """One prompt with places for `count` free embeddings where the concept stands; `encode_vectors` fills
+    """One prompt with places for `count` free embeddings where the concept is; `encode_vectors` fills
     them.
     """
     return compose(text, " ".join(["thing"] * count), [template])

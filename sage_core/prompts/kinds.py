@@ -22,7 +22,7 @@ KINDS = (THING, STYLE, PERSON)
 ARTICLES = frozenset({"a", "an", "the"})
 BEHIND = frozenset(
     {"in", "by", "like", "as", "with"}
-)  # a style that begins with one of these stands behind a thing
+)  # a style that begins with one of these follows a thing
 PHRASES = (
     "in the style of ",
     "in style of ",
@@ -100,7 +100,7 @@ def is_person(concept: str) -> bool:
 
 
 def is_name(concept: str) -> bool:
-    """Two or more words that are capitalised, but not all in capitals; small words may stand between them."""
+    """Two or more words that are capitalised, but not all in capitals; small words may be between them."""
     words = concept.split()
     if len(words) < 2 or not (words[0][0].isupper() and words[-1][0].isupper()) or concept.isupper():
         return False

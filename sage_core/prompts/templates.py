@@ -231,7 +231,7 @@ def put(template: str, words: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def concept_templates(name: str, kind: str) -> tuple[str, ...]:
-    """Training templates of a concept that stands alone, "{}" in its place."""
+    """Training templates of a concept that is alone, "{}" in its place."""
     if kind == STYLE:
         return alone(name)
     return tuple(fill(t, name, kind=kind, leave="thing") for t in (PERSONS if kind == PERSON else THINGS))

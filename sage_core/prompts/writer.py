@@ -18,7 +18,7 @@ THINGS = 200
 class Writer:
     """Writes prompts of the concept, of the same without the concept, and of retained words.
 
-    A scene is what stands beside the concept in a prompt and stays: a thing that shows the erased style, one
+    A scene is what is beside the concept in a prompt and stays: a thing that shows the erased style, one
     of the other styles that the erased thing is shown in, or None, the concept alone. Erased as a bare word
     only, a thing comes back in some styles.
 
@@ -86,7 +86,7 @@ class Writer:
         return templates.plainest_in_style(name, scene, leave="thing", kind=self.kind)
 
     def neutral(self, scene: str | None, name: str | None = None) -> str:
-        """What `plain(name, scene)` says without the concept. name: its first name if none is given."""
+        """What `plain(name, scene)` says without the concept. name: its first name if it is not given."""
         if scene is None:
             return ""
         if self.style:

@@ -75,7 +75,7 @@ def checkpoint_graph(name: str, size: int, resolution: int) -> dict:
 
 
 def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
-    """API-format graph and where its nodes stand."""
+    """API-format graph and where its nodes are."""
     chain = {
         "1": (0, 0),
         "2": (420, 0),

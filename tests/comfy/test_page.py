@@ -97,7 +97,7 @@ def test_every_example_opens_from_the_template_dialog_without_a_complaint(comfy,
 def test_the_first_example_runs_from_the_dialog_to_the_erased_picture(comfy, ordinary, vue):
     """The first run trains; the second finds the file and shows the same pictures.
 
-    One picture stands on the node, never two.
+    One picture is on the node, never two.
     """
     before = set(comfy.get("/history"))
     with pages.opened(comfy, **{"Comfy.VueNodes.Enabled": vue}) as (page, problems):

@@ -15,7 +15,7 @@ FORMS = {
 }
 IMAGES = 8 if server.LONG else 4
 # More than 75 tokens, which hosts put into several chunks, the bundled model was not made for: it draws
-# nothing that can be told.
+# nothing that can be detected.
 
 
 def draw_all(comfy, graph: dict, word: str, erased: bool) -> dict[str, float]:

@@ -20,7 +20,7 @@ from .optim import Schedule
 
 
 def pictures(art_dir: str, copies: int, seed: int):
-    """Images uint8 [n, 3, 64, 64], concept labels [n], style labels [n] (-1: a set that is none of the
+    """Images uint8 [n, 3, 64, 64], concept labels [n], style labels [n] (-1: a set that is not one of the
     styles).
     """
     rng = np.random.default_rng(seed)
