@@ -22,6 +22,7 @@ from .request import few, listed_name, lora_path, lora_stem, prompts_each
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.model import DiffusionModel
+    from ..sage_core.jobs.make import Maker
     from ..sage_core.methods.recipe import Recipe
 
 PHASES = {
@@ -99,6 +100,7 @@ def run(
     Raises SageError with a sentence, or ComfyUI's interrupt when cancelled.
     """
     from ..sage_core import comparison_prompts
+    from ..sage_core.jobs.make import Maker
 
     messages = bridge.Messages(node_id, own_face=True)
     sampling = bridge.prediction(model)
@@ -110,12 +112,14 @@ def run(
         del weights
         recipes = [spec.recipe(core.knowledge.styles) for spec in specs]
         _forget_old_states(recipes)
-        finished = []
+        report, finished = _Reporter(messages), []
+        maker = Maker(core, bridge.device(), report, finish=_saved(core))
         for spec, recipe in zip(specs, recipes):
             first = lora_path(bridge.loras_folder(), lora_stem(lora_name, spec.concept, len(specs) > 1))
             guess = spec.taken_as(core.knowledge.styles)
             tests = comparison_prompts(core, spec, prompts_each(len(specs)))
-            finished.append(_one(core, recipe, first, guess, Camera(model, vae), tests, messages))
+            report.begin(spec.concept, guess, Camera(model, vae))
+            finished.append(_one(maker, report, recipe, first, tests))
     except bridge.OutOfMemory as error:
         raise SageError(
             "There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train"
@@ -123,7 +127,7 @@ def run(
             " resumes where it stopped."
         ) from error
     finally:
-        core = None
+        core = maker = None
         gc.collect()
         bridge.free_memory()
     done = Done(model, clip, prompts=few([own.prompts for own in finished]))
@@ -148,45 +152,47 @@ def _core(weights: dict[str, torch.Tensor], sampling: tuple) -> DiffusionModel:
     return core
 
 
-def _one(
-    core: DiffusionModel,
-    recipe: Recipe,
-    first: Path,
-    guess: str,
-    camera: Camera,
-    tests: list[str],
-    messages: bridge.Messages,
-) -> One:
+def _one(maker: Maker, report: _Reporter, recipe: Recipe, first: Path, tests: list[str]) -> One:
     """The erasure of one concept, trained now or found as a file.
 
-    first: the file's name, unless another erasure has it. guess: what to report about a guess of the
-    concept's kind. tests: prompts that show it.
+    first: the file's name, unless another erasure has it. tests: prompts that show the concept.
     """
-    from ..sage_core.jobs.make import Made, Maker
+    from ..sage_core.jobs.make import Made
     from ..sage_core.jobs.names import place
 
-    path, file = place(first, recipe, core)
+    path, file = place(first, recipe, maker.model)
     if file is not None:
         made = Made.earlier(path, recipe, file)
-        messages("found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=made.left)
+        report.messages(
+            "found", 1, 1, f"{path.name} is this very erasure: nothing is trained", curve=made.left
+        )
         pictures = from_file(path.with_suffix(".png"))
     else:
-        report = _Reporter(recipe.concept, guess, camera, messages)
-        state = _state_file(recipe, core)
+        report.about_the_guess()
+        state = _state_file(recipe, maker.model)
         with bridge.training():
-            maker = Maker(core, bridge.device(), report, finish=_saved(core))
             made = maker.make(recipe, path, _usable(state), state)
-        pictures = _shown(recipe.concept, camera, path, messages)
+        pictures = _shown(report, path)
     return One(path, left_graph(recipe.concept, made.left, made.losses), pictures, tests)
 
 
 class _Reporter:
-    """Events and sentences of a run as messages to the page."""
+    """Events and sentences of one run after the other as messages to the page."""
 
-    def __init__(self, concept: str, guess: str, camera: Camera, messages):
-        self.concept, self.guess, self.camera, self.messages = concept, guess, camera, messages
-        if guess:
-            self(guess)
+    concept: str
+    guess: str  # what to report about a guess of the concept's kind; empty if the user gave it
+    camera: Camera
+
+    def __init__(self, messages: bridge.Messages):
+        self.messages = messages
+
+    def begin(self, concept: str, guess: str, camera: Camera) -> None:
+        """What comes is about this concept."""
+        self.concept, self.guess, self.camera = concept, guess, camera
+
+    def about_the_guess(self) -> None:
+        if self.guess:
+            self(self.guess)
 
     def __call__(self, event) -> None:
         if isinstance(event, str):
@@ -213,14 +219,15 @@ def _saved(core: DiffusionModel):
     return finish
 
 
-def _shown(concept: str, camera: Camera, path: Path, messages) -> torch.Tensor | None:
+def _shown(report: _Reporter, path: Path) -> torch.Tensor | None:
     """Before and after, on the node and beside the LoRA; None without a VAE."""
     from ..sage_core.files import write_picture
 
+    camera = report.camera
     if camera.last is None:
         return None
-    pictures = before_after(concept, camera.first, camera.last)
-    messages("after", 1, 1, f"{concept}: saved", to_pil(pictures[0]))
+    pictures = before_after(report.concept, camera.first, camera.last)
+    report.messages("after", 1, 1, f"{report.concept}: saved", to_pil(pictures[0]))
     write_picture(to_pil(pictures[0]), path.with_suffix(".png"))
     return pictures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import tiny
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
@@ -77,7 +78,7 @@ def thin_sd2(path: Path) -> Path:
             )
         )
     shapes = names.unet_to_original(unet.state_dict(), unet.config, UNET)
-    own = names.clip_to_open_clip(names.with_text_model(text.state_dict()))
+    own = tiny.clip_to_open_clip(names.with_text_model(text.state_dict()))
     return _save(shapes | {FAMILIES["sd2"].text_prefixes[0] + k: v for k, v in own.items()}, path)
 
 
@@ -120,7 +121,7 @@ def thin_sdxl(path: Path) -> Path:
     first, second = FAMILIES["sdxl"].text_prefixes
     shapes |= {first + k: v for k, v in names.with_text_model(small.state_dict()).items()}
     shapes |= {
-        second + k: v for k, v in names.clip_to_open_clip(names.with_text_model(large.state_dict())).items()
+        second + k: v for k, v in tiny.clip_to_open_clip(names.with_text_model(large.state_dict())).items()
     }
     return _save(shapes, path)
 

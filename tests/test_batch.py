@@ -103,18 +103,7 @@ def test_one_that_fails_does_not_stop_the_others_and_a_second_run_makes_only_wha
 
 def test_processes_of_accelerate_share_the_work_and_make_the_same_files(here):
     (here / "jobs.txt").write_text("dog\nowl\ncastle\n", encoding="utf-8")
-    arguments = [
-        "-m",
-        "sage_core",
-        "batch",
-        "demo",
-        "jobs.txt",
-        "--method",
-        "uce",
-        "--no-preview",
-        "--device",
-        "cpu",
-    ]
+    batch = ["batch", "demo", "jobs.txt", "--method", "uce", "--no-preview", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launch = [
         sys.executable,
@@ -127,26 +116,14 @@ def test_processes_of_accelerate_share_the_work_and_make_the_same_files(here):
         "0",
     ]
     run = subprocess.run(
-        [*launch, *arguments, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300
+        [*launch, "-m", "sage_core", *batch, "--out", "two"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert (
-        cli.main(
-            [
-                "batch",
-                "demo",
-                "jobs.txt",
-                "--method",
-                "uce",
-                "--no-preview",
-                "--device",
-                "cpu",
-                "--out",
-                "one",
-            ]
-        )
-        == 0
-    )
+    assert cli.main([*batch, "--out", "one"]) == 0
     assert list(summary(here / "two")) == list(summary(here / "one")) == ["dog", "owl", "castle"]
     assert run.stdout.count("summary in") == 1, "the first process speaks for all"
     for row in summary(here / "one").values():

@@ -4,6 +4,7 @@ single-file one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def original(tiny: Tiny) -> dict[str, torch.Tensor]:
                 for k, v in own.items()
                 if f"layers.{last - 1}." in k
             }
-        sd |= {prefix + k: v for k, v in (names.clip_to_open_clip(own) if open_clip else own).items()}
+        sd |= {prefix + k: v for k, v in (clip_to_open_clip(own) if open_clip else own).items()}
     return {k: v.clone().contiguous() for k, v in sd.items()}
 
 
@@ -167,3 +168,25 @@ def in_diffusers(
         prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )[0]
     return hidden, pipe.unet(z, t, hidden, added_cond_kwargs=added).sample
+
+
+def clip_to_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse, for writing a checkpoint in the original layout."""
+    back = {new: old for old, new in names.OPEN_CLIP.items()}
+    out = {old: sd[f"text_model.{new}"] for old, new in names.OPEN_CLIP_TOP.items()}
+    if "text_projection.weight" in sd:
+        out["text_projection"] = sd["text_projection.weight"].T.contiguous()
+    for key, value in sd.items():
+        if not key.startswith("text_model.encoder.layers."):
+            continue
+        _, _, _, layer, rest = key.split(".", 4)
+        base = f"transformer.resblocks.{layer}"
+        if rest.startswith("self_attn.q_proj."):
+            kind = rest.rsplit(".", 1)[1]
+            out[f"{base}.attn.in_proj_{kind}"] = torch.cat(
+                [sd[key.replace("q_proj", f"{n}_proj")] for n in "qkv"]
+            )
+        elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
+            module, kind = rest.rsplit(".", 1)
+            out[f"{base}.{back[module]}.{kind}"] = value
+    return out

@@ -25,6 +25,7 @@ from ..evaluate.attack import ConceptInversion
 from ..evaluate.measure import Baseline, evaluate, load_judge, measure_original
 from ..evaluate.report import write_report
 from ..files import write_atomically, write_text
+from ..jobs.make import about_file
 from ..methods.table import METHODS
 from ..prompts.words import likeness_to
 from ..spec import ErasureSpec
@@ -162,7 +163,7 @@ def one_row(model: DiffusionModel, spec: ErasureSpec, plan: Plan, base: Baseline
     erasure = erase(model, spec)
     try:
         lora = erasure.save(folder / f"{folder.name}.safetensors", model)
-        about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
+        about = about_file(lora, erasure.recipe.rank, lora.name)
         evaluation = evaluate(
             model,
             base,

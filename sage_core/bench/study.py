@@ -17,6 +17,7 @@ from ..cycle.run import erase
 from ..evaluate.measure import Baseline, evaluate, measure_original
 from ..evaluate.report import write_report
 from ..files import write_text
+from ..jobs.make import about_file
 from ..methods.domains.word import Word
 from ..methods.table import METHODS, Method
 from ..models import load_model
@@ -117,7 +118,7 @@ def run(
             )
         erasure = erase(model, spec)
         lora = erasure.save(out / name / f"{name}.safetensors", model)
-        about = {"path": lora.name, "bytes": lora.stat().st_size, "rank": erasure.spec.rank}
+        about = about_file(lora, erasure.recipe.rank, lora.name)
         evaluation = evaluate(
             model, kept[1], erasure.spec, erasure.cost, erasure.seconds, about, images, spec.seed, **options
         )

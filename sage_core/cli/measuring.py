@@ -17,6 +17,7 @@ def run_evaluate(args) -> dict:
     from ..evaluate.measure import evaluate, measure_original
     from ..evaluate.report import page, table
     from ..files import write_text
+    from ..jobs.make import about_file
     from ..lora.file import load_lora, read_lora
     from ..progress import Progress
     from ..spec import ErasureSpec
@@ -35,7 +36,7 @@ def run_evaluate(args) -> dict:
         )
     adapter = load_lora(model, path)
     attack = None if args.attack and "none" in args.attack else ConceptInversion()
-    lora = {"path": str(path), "bytes": path.stat().st_size, "rank": file.rank}
+    lora = about_file(path, file.rank)
     progress = Progress(quiet=args.json is True)
     with adapter.off():
         base = measure_original(model, spec, args.images, args.seed, attack, progress)

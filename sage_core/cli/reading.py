@@ -7,6 +7,7 @@ from .common import output_file, say
 
 def run_merge(args) -> dict:
     """Join LoRA files without training."""
+    from ..jobs.make import about_file
     from ..lora.merge import merge_loras
 
     path = output_file(args.out, ".safetensors")
@@ -17,7 +18,7 @@ def run_merge(args) -> dict:
         f"saved {path} ({path.stat().st_size / 1e6:.1f} MB, rank {merged.rank}): erases"
         f" {', '.join(concepts)}",
     )
-    return {"path": str(path), "bytes": path.stat().st_size, "rank": merged.rank, "concepts": concepts}
+    return about_file(path, merged.rank) | {"concepts": concepts}
 
 
 def run_inspect(args) -> dict:

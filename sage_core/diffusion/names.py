@@ -134,25 +134,3 @@ def _from_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 if module in OPEN_CLIP:
                     out[f"{base}.{OPEN_CLIP[module]}.{kind}"] = value
     return out
-
-
-def clip_to_open_clip(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inverse, for writing a checkpoint in the original layout."""
-    back = {new: old for old, new in OPEN_CLIP.items()}
-    out = {old: sd[f"text_model.{new}"] for old, new in OPEN_CLIP_TOP.items()}
-    if "text_projection.weight" in sd:
-        out["text_projection"] = sd["text_projection.weight"].T.contiguous()
-    for key, value in sd.items():
-        if not key.startswith("text_model.encoder.layers."):
-            continue
-        _, _, _, layer, rest = key.split(".", 4)
-        base = f"transformer.resblocks.{layer}"
-        if rest.startswith("self_attn.q_proj."):
-            kind = rest.rsplit(".", 1)[1]
-            out[f"{base}.attn.in_proj_{kind}"] = torch.cat(
-                [sd[key.replace("q_proj", f"{n}_proj")] for n in "qkv"]
-            )
-        elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
-            module, kind = rest.rsplit(".", 1)
-            out[f"{base}.{back[module]}.{kind}"] = value
-    return out

@@ -42,7 +42,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """A finished LoRA. `there`: it was there already, and nothing was trained."""
+    """A finished LoRA. One that was there already took no passes and no seconds."""
 
     path: Path
     recipe: Recipe
@@ -50,12 +50,11 @@ class Made:
     left: list[tuple[int, float]]
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
-    there: bool = False
 
     @classmethod
     def earlier(cls, path: Path, recipe: Recipe, file: LoraFile) -> Made:
         """Of a file that is there."""
-        return cls(path, recipe, file.losses(), file.left(), there=True)
+        return cls(path, recipe, file.losses(), file.left())
 
     def to_json(self) -> dict:
         return {
