@@ -184,6 +184,30 @@ class EraseConcept(io.ComfyNode):
                         ),
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "exclude",
+                        optional=True,
+                        multiline=True,
+                        default="",
+                        dynamic_prompts=False,
+                        tooltip=(
+                            "Words that the search must not take, one a line or separated by commas: neither"
+                            " erased as another word for the concept nor kept as a neighbour of it."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "search",
+                        optional=True,
+                        default=True,
+                        tooltip=(
+                            "Search the model for other words that mean the concept and erase them with it."
+                            " The node lists them. Off: only the words that you type are erased."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -236,6 +260,7 @@ class EraseConcept(io.ComfyNode):
         strength=0.0,
         resolution=0,
         kind=GUESSED,
+        exclude="",
     ):
         """Sentences before anything runs.
 
@@ -256,6 +281,7 @@ class EraseConcept(io.ComfyNode):
                 strength=_number(strength),
                 resolution=resolution or 0,
                 kind=kind or GUESSED,
+                exclude=exclude or "",
             )
             for spec in own:
                 lora_path(_folder(), lora_stem(lora_name, spec.concept, len(own) > 1))
@@ -289,12 +315,26 @@ class EraseConcept(io.ComfyNode):
         strength=0.0,
         resolution=0,
         kind=GUESSED,
+        exclude="",
+        search=True,
     ) -> io.NodeOutput:
         require_packages()
         from . import session
 
         wanted = specs(
-            concepts, method, effort, seed, retain, surface, rank, steps, strength, resolution, kind
+            concepts,
+            method,
+            effort,
+            seed,
+            retain,
+            surface,
+            rank,
+            steps,
+            strength,
+            resolution,
+            kind,
+            exclude,
+            search,
         )
         values = {
             "concepts": concepts,
@@ -309,6 +349,8 @@ class EraseConcept(io.ComfyNode):
             "strength": strength,
             "resolution": resolution,
             "kind": kind,
+            "exclude": exclude,
+            "search": search,
         }
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
         return io.NodeOutput(

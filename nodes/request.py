@@ -39,6 +39,8 @@ def specs(
     strength: float = 0.0,
     resolution: int = 0,
     kind: str = GUESSED,
+    exclude: str = "",
+    search: bool = True,
 ) -> list[ErasureSpec]:
     """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
 
@@ -65,6 +67,8 @@ def specs(
             eta=strength or None,
             resolution=resolution or None,
             kind=None if kind == GUESSED else kind,
+            exclude=parse_words(exclude),
+            search=None if search else False,
         )
         for name, synonyms in _few(concepts)
     ]

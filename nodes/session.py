@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..sage_core.methods.recipe import Recipe
 
 PHASES = {
+    "domain": "searching other words for it",
     "bank": "self-check: drawing the latent bank",
     "erase": "erasing",
     "look": "drawing the concept",
@@ -197,6 +198,9 @@ class _Reporter:
     def __call__(self, event) -> None:
         if isinstance(event, str):
             self.messages("plan", 1, 1, f"{self.concept}: {event}")
+            return
+        if event.domain is not None:
+            self("\n".join(event.domain.lines(self.concept)))
             return
         text = f"{self.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
         if event.left is not None:

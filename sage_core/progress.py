@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
+    from .domain.found import Domain
+
 
 @dataclass(frozen=True)
 class Event:
     """What happens in a run.
 
     Args:
-        phase: "bank", "erase", "look" or "done".
+        phase: "domain", "bank", "erase", "look" or "done".
         step, total: how far it is; `total` falls when the cycle finds that it is done.
         losses: of this step, by the name of the term.
         eta: seconds that remain.
         left: share of the concept that is left at the last look, 1 for the untouched model and 0 where it is
             gone (cycle/watch.py); None without looks.
         latents: of a look's pictures, [n, 4, h, w].
+        domain: what the search found, with its last event.
+        concept: what is erased, where `domain` is given.
     """
 
     phase: str
@@ -33,9 +37,16 @@ class Event:
     eta: float | None = None
     left: float | None = None
     latents: torch.Tensor | None = None
+    domain: Domain | None = None
+    concept: str = ""
 
 
-NAMES = {"bank": "latent bank", "erase": "self-check and erasing", "look": "looking"}
+NAMES = {
+    "domain": "searching other words for it",
+    "bank": "latent bank",
+    "erase": "self-check and erasing",
+    "look": "looking",
+}
 SECONDS = 5.0  # between two lines in a log
 
 
@@ -59,6 +70,9 @@ class Progress:
             print(event, file=self.stream, flush=True)
         elif event.phase == "done":
             self._close()
+        elif event.domain is not None:
+            self._close()
+            print("\n".join(event.domain.lines(event.concept)), file=self.stream, flush=True)
         elif self.live:
             self._show(event)
         else:

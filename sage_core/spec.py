@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .domain.found import Domain
 from .errors import SageError, shown
 from .lora.surfaces import SURFACES
 from .prompts.kinds import KINDS, guess
@@ -45,6 +46,9 @@ class ErasureSpec:
             Smaller is quicker.
         faithful: train as the paper's own code does, at its own cost (a fresh trajectory at every step).
         kind: what the concept is, "thing", "style" or "person"; None: guessed from its words.
+        search: whether to search the model for other words that mean the concept; None: as the method has it.
+        exclude: words that the search must not take, neither as names of the concept nor as its neighbours.
+        domain: what an earlier search found, so that there is no need of another.
     """
 
     concept: str
@@ -61,6 +65,9 @@ class ErasureSpec:
     resolution: int | None = None
     faithful: bool = False
     kind: str | None = None
+    search: bool | None = None
+    exclude: tuple[str, ...] = ()
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         from .methods.table import METHODS  # loads torch
@@ -74,6 +81,13 @@ class ErasureSpec:
         )
         if not isinstance(self.method, str) or self.method not in METHODS:
             raise SageError(f"There is no method {shown(self.method)}; choose one of {', '.join(METHODS)}.")
+        object.__setattr__(
+            self, "exclude", tuple(_text(s, "excluded word") for s in _texts(self.exclude, "exclude"))
+        )
+        if self.domain is not None and not isinstance(self.domain, Domain):
+            object.__setattr__(self, "domain", Domain.from_json(self.domain))
+        if self.search not in (None, True, False):
+            raise SageError(f"search is true, false or left out, not {shown(self.search)}.")
         if self.surface is not None and self.surface not in SURFACES:
             raise SageError(
                 f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}."
@@ -151,6 +165,9 @@ class ErasureSpec:
             eta=eta if self.eta is None else self.eta,
             resolution=self.resolution,
             faithful=self.faithful,
+            search=method.searches and not self.faithful if self.search is None else self.search,
+            exclude=self.exclude,
+            domain=self.domain,
         )
 
     def _training(self, method: Method) -> Training:
@@ -169,7 +186,9 @@ class ErasureSpec:
 
     def to_json(self) -> dict:
         """Plain JSON values; `from_json` is its inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["domain"] = None if self.domain is None else self.domain.to_json()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_json(cls, data: object) -> ErasureSpec:

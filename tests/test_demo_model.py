@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from sage_core.demo import DEMO, vocabulary
+from sage_core.demo import DEMO
+from sage_core.demo.vocabulary import BUNDLED, canonical
 
 
 def test_vocabulary_is_large_and_unambiguous():
-    all_words = [w for c in vocabulary.concepts() for w in (c.name, *c.synonyms)]
-    assert len(vocabulary.concepts()) >= 100 and len(vocabulary.STYLES) >= 4
-    assert len(all_words) == len(set(all_words)) and all(len(c.synonyms) >= 3 for c in vocabulary.concepts())
+    all_words = [w for c in BUNDLED.concepts for w in (c.name, *c.synonyms)]
+    assert len(BUNDLED.concepts) >= 100 and len(BUNDLED.styles) >= 4
+    assert len(all_words) == len(set(all_words)) and all(len(c.synonyms) >= 3 for c in BUNDLED.concepts)
 
 
 def test_what_an_eraser_is_given_and_what_judges_it_are_disjoint():
-    given = {c.name for c in vocabulary.retained()}
-    for concept in vocabulary.concepts():
-        judges = {c.name for c in (*vocabulary.near(concept), *vocabulary.far(concept))}
+    given = {c.name for c in BUNDLED.retained()}
+    for concept in BUNDLED.concepts:
+        judges = {c.name for c in (*BUNDLED.near(concept), *BUNDLED.far(concept))}
         assert not judges & given and concept.name not in judges
-        assert not {c.name for c in vocabulary.near(concept)} & {c.name for c in vocabulary.far(concept)}
+        assert not {c.name for c in BUNDLED.near(concept)} & {c.name for c in BUNDLED.far(concept)}
 
 
 def test_it_is_small():
@@ -53,19 +54,13 @@ def test_the_probe_sees_what_is_asked_for(demo):
     """A sample of the card's measurement, on seeds of its own: names in all styles, and synonyms."""
     from sage_core.evaluate.measure import load_judge
 
-    judge, chosen = load_judge(demo), vocabulary.concepts()[::12]
-    pairs = [
-        (c, s) for c in chosen for s in vocabulary.STYLES if (c.name, s) not in vocabulary.HELD_OUT_PAIRS
-    ]
-    images = demo.generate(
-        [vocabulary.canonical(s, c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs)))
-    )
+    judge, chosen = load_judge(demo), BUNDLED.concepts[::12]
+    pairs = [(c, s) for c in chosen for s in BUNDLED.styles if (c.name, s) not in BUNDLED.held_out]
+    images = demo.generate([canonical(s, c.name) for c, s in pairs], list(range(9000, 9000 + len(pairs))))
     right = [seen.concept == c.name for seen, (c, _) in zip(judge.look(images), pairs)]
     assert sum(right) / len(right) >= 0.90
-    words = [(c, c.synonyms[i % len(c.synonyms)], vocabulary.STYLES[i % 4]) for i, c in enumerate(chosen)]
-    images = demo.generate(
-        [vocabulary.canonical(s, w) for _, w, s in words], list(range(9500, 9500 + len(words)))
-    )
+    words = [(c, c.synonyms[i % len(c.synonyms)], BUNDLED.styles[i % 4]) for i, c in enumerate(chosen)]
+    images = demo.generate([canonical(s, w) for _, w, s in words], list(range(9500, 9500 + len(words))))
     right = [seen.concept == c.name for seen, (c, _, _) in zip(judge.look(images), words)]
     assert sum(right) / len(right) >= 0.85
 

@@ -10,7 +10,7 @@ import torch
 
 from sage_core import ErasureSpec, comparison_prompts, load_model
 from sage_core.cycle.run import build_context
-from sage_core.demo import vocabulary
+from sage_core.demo.vocabulary import BUNDLED
 from sage_core.evaluate.attack import template_of
 from sage_core.evaluate.cells import plain_prompts
 from sage_core.lora.adapter import Adapter
@@ -117,11 +117,11 @@ def test_a_kind_is_guessed_from_the_words_alone(kind, concepts):
 
 
 def test_a_model_may_know_styles_of_its_own(bundled, sdxl):
-    for style in vocabulary.STYLES:
+    for style in BUNDLED.styles:
         assert guess(style, bundled.knowledge.styles) == "style"
     assert ErasureSpec("ink").recipe(bundled.knowledge.styles).kind == "style"
     assert ErasureSpec("ink").recipe(sdxl.knowledge.styles).kind == "thing"
-    words = [w for c in vocabulary.concepts() for w in (c.name, *c.synonyms)]
+    words = [w for c in BUNDLED.concepts for w in (c.name, *c.synonyms)]
     assert {guess(w, bundled.knowledge.styles) for w in words} == {"thing"}
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..demo import vocabulary
+from ..demo.vocabulary import BUNDLED
 from ..files import write_text
 from . import measured_plots
 from .plots import draw
@@ -26,7 +26,7 @@ def seconds(*arguments: str) -> float:
     """Of a whole process in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "jobs.txt").write_text(
-            "\n".join(vocabulary.names()[: int(arguments[-1])]), encoding="utf-8"
+            "\n".join(BUNDLED.names[: int(arguments[-1])]), encoding="utf-8"
         )
         command = [sys.executable, "-m", "sage_core", *arguments[:-1], "--no-preview", "--device", "cpu"]
         began = time.monotonic()
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     own = min(
-        seconds("erase", "demo", "--concept", vocabulary.names()[0], "--method", args.method, "0")
+        seconds("erase", "demo", "--concept", BUNDLED.names[0], "--method", args.method, "0")
         for _ in range(3)
     )
     result = {"method": args.method, "one run of its own": round(own, 2), "batch": {}}

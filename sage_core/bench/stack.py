@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cycle.run import erase
-from ..demo import vocabulary
+from ..demo.vocabulary import BUNDLED, canonical
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..evaluate.cells import EVALUATION_SEED
@@ -50,16 +50,16 @@ def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
     neighbours that are not erased, and with other things. A concept's prompts are the same in every list that
     holds it.
     """
-    erased = [vocabulary.find(c) for c in concepts]
+    erased = [BUNDLED.find(c) for c in concepts]
     rows = []
     for c in erased:
         words = itertools.cycle([c.name, *c.synonyms])
         for i in range(images):
             word = next(words) if i % 2 else c.name
             rows.append(Prompt("erased", _prompt(word, i), c.name, _seed(c, i)))
-    near = list(dict.fromkeys(n for c in erased for n in vocabulary.near(c) if n not in erased))
+    near = list(dict.fromkeys(n for c in erased for n in BUNDLED.near(c) if n not in erased))
     groups = {c.group for c in erased}
-    others = [c for c in vocabulary.judged() if c not in erased and c not in near]
+    others = [c for c in BUNDLED.judged() if c not in erased and c not in near]
     far = [c for c in others if c.group not in groups] or others
     for cell, things in (("near", near), ("far", far)):
         count = 3 * images
@@ -73,11 +73,11 @@ def prompts_for(concepts: tuple[str, ...], images: int) -> list[Prompt]:
 
 
 def _prompt(word: str, i: int) -> str:
-    return vocabulary.canonical(vocabulary.STYLES[i % len(vocabulary.STYLES)], word)
+    return canonical(BUNDLED.styles[i % len(BUNDLED.styles)], word)
 
 
 def _seed(concept, i: int) -> int:
-    return EVALUATION_SEED + 100 * vocabulary.concepts().index(concept) + i
+    return EVALUATION_SEED + 100 * BUNDLED.concepts.index(concept) + i
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Stacks:
         data = {
             "seen": {
                 c: share(
-                    s for p, s in kept.items() if p.cell == "erased" and p.expected == vocabulary.find(c).name
+                    s for p, s in kept.items() if p.cell == "erased" and p.expected == BUNDLED.find(c).name
                 )
                 for c in concepts
             }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..lora.surfaces import SURFACES
-from .options import add_kind, add_model, add_settings
+from .options import add_exclude, add_kind, add_model, add_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
             "batch",
             "erase every concept of a job file, a LoRA each, with one summary; under `accelerate launch` on"
             " several GPUs",
+        )
+    )
+    _domain(
+        command(
+            "domain", "list the words that mean a concept in a model, and those close to it; train nothing"
         )
     )
     _evaluate(command("evaluate", "measure what a LoRA erased and what it kept"))
@@ -124,6 +129,19 @@ def _batch(sub: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the LoRAs and the summary; what is there is not made again",
     )
+
+
+def _domain(sub: argparse.ArgumentParser) -> None:
+    add_model(sub)
+    sub.add_argument("--concept", required=True, help="what would be erased, as in a prompt")
+    sub.add_argument(
+        "--synonym", action="append", default=[], metavar="TEXT", help="a word known to mean it (repeatable)"
+    )
+    sub.add_argument(
+        "--retain", action="append", default=[], metavar="TEXT", help="a word that must stay (repeatable)"
+    )
+    add_exclude(sub)
+    add_kind(sub)
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:

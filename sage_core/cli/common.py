@@ -22,8 +22,9 @@ def given(args) -> dict:
         "resolution",
         "seed",
         "kind",
+        "search",
     )
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in names} | {"exclude": tuple(args.exclude)}
 
 
 def say(args, text: str) -> None:

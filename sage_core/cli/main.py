@@ -23,6 +23,7 @@ MODULES = {
     "demo": "erasing",
     "erase": "erasing",
     "batch": "erasing",
+    "domain": "searching",
     "evaluate": "measuring",
     "bench": "measuring",
     "generate": "measuring",

@@ -67,11 +67,11 @@ def run_bench(args) -> dict:
             f"--images is from 1 to 1000, --seeds from 1 to 100 and --jobs from 1 to 64, not {args.images},"
             f" {args.seeds} and {args.jobs}."
         )
-    from ..demo import vocabulary
+    from ..demo.vocabulary import BUNDLED
 
     plan = Plan(
         listed(args.methods, METHODS, METHODS),
-        listed(args.concepts, [*vocabulary.names(), *vocabulary.STYLES], CONCEPTS),
+        listed(args.concepts, [*BUNDLED.names, *BUNDLED.styles], CONCEPTS),
         tuple(range(args.seeds)),
         listed(args.twice, METHODS, ()),
         args.images,

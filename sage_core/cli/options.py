@@ -35,6 +35,22 @@ def add_settings(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=int, default=0)
     add_kind(sub)
+    add_exclude(sub)
+    sub.add_argument(
+        "--search",
+        action=argparse.BooleanOptionalAction,
+        help="search the model for other words that mean the concept (default: sage and its variants do)",
+    )
+
+
+def add_exclude(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a word that the search must not take (repeatable)",
+    )
 
 
 def add_kind(sub: argparse.ArgumentParser) -> None:

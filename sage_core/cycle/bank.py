@@ -27,11 +27,11 @@ def latent_bank(
     useful = math.ceil(training.steps * training.erase_batch / training.solver_steps)
     wanted = training.trajectories
     if wanted:
-        wanted = max(wanted, len(context.names))  # every name is seen
+        wanted = max(wanted, len(context.given))  # every name is seen; found ones pull as the concept does
     scenes = context.scenes(rng, min(wanted, useful))
     concept, neutral = [], []
     for i, scene in enumerate(scenes):
-        name = context.names[i % len(context.names)]
+        name = context.given[i % len(context.given)]
         concept.append(context.plain(name, scene))
         neutral.append(context.neutral(scene, name))
     retained = min(training.retain_trajectories, 4 * useful)

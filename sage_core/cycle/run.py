@@ -16,6 +16,7 @@ import torch
 
 from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
+from ..domain.found import Domain
 from ..errors import OutOfMemory, SageError, is_out_of_memory, one_line
 from ..lora.adapter import Adapter
 from ..lora.surfaces import surface_layers
@@ -31,7 +32,7 @@ from .descent import descend
 from .latents import FreshTrajectories, LatentBank
 from .residual import Residual
 from .result import Erasure
-from .setup import OnEvent, build_context, noted, run_closed_form, watch_over
+from .setup import OnEvent, build_context, noted, run_closed_form, searched, watch_over
 from .state import Saved, adam_tensors, load_adam_tensors
 from .watch import on_the_way
 
@@ -63,10 +64,25 @@ def erase(
     model.knowledge.check([recipe.concept, *recipe.synonyms])
     on_event = on_event or (lambda event: None)
     with attached(model, recipe) as (adapter, generator):
-        if recipe.method.closed is not None:
-            return run_closed_form(model, recipe, adapter, on_event, looks)
+        before = dataclasses.replace(model.cost)
         files = Files(state, resume, save_every)
-        return Run(model, recipe, adapter, generator, on_event, files, looks)()
+        saved = None if recipe.method.closed is not None else files.saved(identity(model, recipe))
+        if saved is not None and saved.meta["domain"] is not None:
+            recipe = recipe.with_domain(Domain.from_json(saved.meta["domain"]))
+        recipe = searched(model, recipe, adapter, on_event)
+        if recipe.method.closed is not None:
+            return run_closed_form(model, recipe, adapter, on_event, looks, before)
+        return Run(model, recipe, adapter, generator, on_event, files, looks, before)(saved)
+
+
+def identity(model: DiffusionModel, recipe: Recipe) -> dict[str, Any]:
+    """What a saved state must share with the run that takes it."""
+    return {
+        "method": repr(recipe.method),
+        "recipe": recipe.fingerprint(),
+        "model": model.fingerprint,
+        "sampling": model.sampling,
+    }
 
 
 @contextmanager
@@ -106,6 +122,12 @@ class Files:
     resume: bool = False
     save_every: float = 10.0
 
+    def saved(self, identity: dict[str, Any]) -> Saved | None:
+        """The state to resume from; None where there is none, or none was asked for."""
+        if not self.resume or self.path is None or not self.path.exists():
+            return None
+        return states_of_runs.read(self.path, identity)
+
 
 class Run:
     """One erasure in progress."""
@@ -123,6 +145,7 @@ class Run:
         on_event: OnEvent,
         files: Files,
         looks: bool = False,
+        before: Cost | None = None,
     ):
         self.model, self.recipe, self.adapter = model, recipe, adapter
         self.on_event, self.files = on_event, files
@@ -142,15 +165,14 @@ class Run:
         self.losses: list[dict[str, float]] = []
         self.residual = Residual(training)
         self.watch = watch_over(self.context, on_event) if looks else None
-        self.start_cost = dataclasses.replace(model.cost)
+        self.start_cost = before or dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
         self.started = time.monotonic()
 
-    def __call__(self) -> Erasure:
+    def __call__(self, saved: Saved | None = None) -> Erasure:
         self.started = time.monotonic()
         if self.watch is not None:
             self.watch.begin()
-        saved = self.saved()
         if saved is None:
             self.warm_start()
             self.begin(self.new_source())
@@ -300,22 +322,6 @@ class Run:
 
     # ---- the saved state ----
 
-    def identity(self) -> dict[str, Any]:
-        """What a saved state must share with this run."""
-        return {
-            "method": repr(self.recipe.method),
-            "recipe": self.recipe.fingerprint(),
-            "model": self.model.fingerprint,
-            "sampling": self.model.sampling,
-        }
-
-    def saved(self) -> Saved | None:
-        """The state to resume from; None where there is none, or none was asked for."""
-        path = self.files.path
-        if not self.files.resume or path is None or not path.exists():
-            return None
-        return states_of_runs.read(path, self.identity())
-
     def parts(self) -> list[Part]:
         return [self.domain, self.target, *self.retention.values()]
 
@@ -324,7 +330,9 @@ class Run:
         if self.files.path is None:
             return
         cost = self.cost()
-        meta = self.identity() | {
+        domain = self.recipe.domain
+        meta = identity(self.model, self.recipe) | {
+            "domain": None if domain is None else domain.to_json(),
             "losses": self.losses,
             "pulls": self.residual.pulls,
             "left": [] if self.watch is None else self.watch.curve,

@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
+from ..domain.found import Domain
+from ..domain.search import search
 from ..lora.adapter import Adapter
 from ..methods.closed_form.edit import solve
 from ..methods.context import Context
@@ -23,10 +26,16 @@ OnEvent = Callable[[Event], None]
 
 def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, styled: float = 0.0) -> Context:
     """What the parts of a method see. `styled`: see prompts.writer.Writer."""
+    domain = recipe.domain or Domain()
+    close = [word.text for word in domain.close]
+    left_alone = {word.text for word in domain.between} - set(recipe.retain)
     with adapter.off():
-        retained = retained_words(model, recipe.names, recipe.retain)
+        retained = retained_words(model, recipe.names, (*recipe.retain, *close))
+    retained = [word for word in retained if word not in left_alone] or retained
     return Context(
         names=recipe.names,
+        given=recipe.given,
+        close=close,
         retained=retained,
         kind=recipe.kind,
         other_styles=other_styles(model, recipe.names),
@@ -37,12 +46,31 @@ def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, style
     )
 
 
+def searched(model: DiffusionModel, recipe: Recipe, adapter: Adapter, on_event: OnEvent) -> Recipe:
+    """The recipe with the words that mean the concept, searched where that is wanted and not known."""
+    if not recipe.search or recipe.domain is not None:
+        return recipe
+
+    def report(done: int, total: int) -> None:
+        on_event(Event("domain", done, total))
+
+    with adapter.off():
+        domain = search(model, recipe.given, recipe.kind, recipe.exclude, recipe.retain, report)
+    on_event(Event("domain", 1, 1, domain=domain, concept=recipe.concept))
+    return recipe.with_domain(domain)
+
+
 def run_closed_form(
-    model: DiffusionModel, recipe: Recipe, adapter: Adapter, on_event: OnEvent, looks: bool = False
+    model: DiffusionModel,
+    recipe: Recipe,
+    adapter: Adapter,
+    on_event: OnEvent,
+    looks: bool = False,
+    before: Cost | None = None,
 ) -> Erasure:
     """A closed form: no steps, no UNet pass."""
     assert recipe.method.closed is not None
-    start, before = time.monotonic(), dataclasses.replace(model.cost)
+    start, before = time.monotonic(), before or dataclasses.replace(model.cost)
     context = build_context(model, recipe, adapter)
     watch = watch_over(context, on_event) if looks else None
     if watch is not None:

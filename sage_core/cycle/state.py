@@ -15,7 +15,7 @@ from ..diffusion.weights import copied, opened
 from ..errors import SageError, shown
 from ..files import parse_json, write_atomically
 
-FORMAT = 3  # of what is written below
+FORMAT = 4  # of what is written below
 # What a state must share with the run that takes it: another erasure, or another version of its steps.
 ERASURE, VERSION = ("recipe", "model", "sampling"), ("format", "method")
 

@@ -35,4 +35,8 @@ def recognise(model: DiffusionModel) -> DiffusionModel:
         from .known import KNOWN
 
         model.knowledge, model.pixels = KNOWN, KNOWN.pixels
+    elif Path(model.source).is_dir():
+        from .known import carried
+
+        model.knowledge = carried(Path(model.source)) or model.knowledge
     return model

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..demo import judging
 from ..diffusion.knowledge import Prompt
-from .vocabulary import STYLES, names
+from .vocabulary import Vocabulary
 
 
 class Probe(nn.Module):
@@ -51,27 +51,26 @@ class Seen:
 class Judge:
     """The trained probe with names put to its outputs."""
 
-    def __init__(self, probe: Probe):
-        self.probe = probe.eval()
-        self.names = names()
+    def __init__(self, probe: Probe, vocabulary: Vocabulary):
+        self.probe, self.vocabulary = probe.eval(), vocabulary
 
     @classmethod
-    def load(cls, path: Path) -> Judge:
+    def load(cls, path: Path, vocabulary: Vocabulary) -> Judge:
         from safetensors.torch import load_file
 
-        probe = Probe(len(names()), len(STYLES))
+        probe = Probe(len(vocabulary.names), len(vocabulary.styles))
         probe.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
         )
-        return cls(probe)
+        return cls(probe, vocabulary)
 
     def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell."""
-        return judging.demo_prompts(concept, given, images, seed)
+        return judging.demo_prompts(self.vocabulary, concept, given, images, seed)
 
     def expected(self, concept: str) -> str:
         """The probe's name of the erased concept."""
-        return judging.expected(concept)
+        return judging.expected(self.vocabulary, concept)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> list[Seen]:
@@ -79,6 +78,6 @@ class Judge:
         concept, style = self.probe(images.float().cpu())
         best = concept.softmax(-1).max(-1)
         return [
-            Seen(self.names[i], STYLES[s], p)
+            Seen(self.vocabulary.names[i], self.vocabulary.styles[s], p)
             for i, s, p in zip(best.indices.tolist(), style.argmax(-1).tolist(), best.values.tolist())
         ]

@@ -1,50 +1,86 @@
-"""What the bundled model can draw: concepts, their synonyms, groups, styles, and which of them may judge an
+"""What a small model can draw: concepts, their synonyms, groups, styles, and which of them may judge an
 erasure.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..prompts.templates import plainest_in_style
 
-STYLES = ("cartoon", "glossy", "ink", "pixel art")
-# Never shown in training: does the model put a known thing into a known style that it never saw it in?
-HELD_OUT_PAIRS = {
-    ("fox", "pixel art"),
-    ("apple", "ink"),
-    ("castle", "glossy"),
-    ("guitar", "cartoon"),
-    ("umbrella", "ink"),
-    ("penguin", "glossy"),
-}
+Pair = tuple[str, str]  # a concept and a style
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing: its canonical name, the art's slug, its group and the other words for it."""
+    """One thing: its canonical name, the art's slug, its group, the other words for it, and descriptions of
+    it ("a pet that barks").
+    """
 
     name: str
     icon: str
     group: str
     synonyms: tuple[str, ...]
+    descriptions: tuple[str, ...] = ()
 
 
-@functools.lru_cache(maxsize=1)
-def concepts() -> tuple[Concept, ...]:
-    """All concepts in file order; inside a group, order means likeness."""
-    rows = []
-    for line in (Path(__file__).parent / "concepts.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name, icon, group, synonyms = (cell.strip() for cell in line.split("|"))
-            rows.append(Concept(name, icon, group, tuple(s.strip() for s in synonyms.split(","))))
-    return tuple(rows)
+@dataclass(frozen=True)
+class Vocabulary:
+    """All concepts in file order, and the styles. Inside a group, order means likeness.
 
+    held_out: pairs that training never shows: does the model put a known thing into a known style that it
+    never saw it in?
+    """
 
-def names() -> list[str]:
-    return [c.name for c in concepts()]
+    concepts: tuple[Concept, ...]
+    styles: tuple[str, ...]
+    held_out: frozenset[Pair] = frozenset()
+
+    @classmethod
+    def read(cls, path: Path, styles: Iterable[str], held_out: Iterable[Pair] = ()) -> Vocabulary:
+        """From lines "name | icon | group | synonyms", with descriptions in a fifth column or without."""
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith("#"):
+                name, icon, group, *lists = (cell.strip() for cell in line.split("|"))
+                rows.append(Concept(name, icon, group, *(_listed(cell) for cell in lists)))
+        return cls(tuple(rows), tuple(styles), frozenset(held_out))
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [c.name for c in self.concepts]
+
+    def find(self, text: str) -> Concept | None:
+        """The first concept that a name or synonym stands for, or None."""
+        wanted = " ".join(text.lower().split())
+        return next((c for c in self.concepts if wanted == c.name or wanted in c.synonyms), None)
+
+    def retained(self) -> list[Concept]:
+        """The half of the vocabulary that a study may retain: every second concept of the file."""
+        return list(self.concepts[0::2])
+
+    def judged(self) -> list[Concept]:
+        """The other half, which no eraser is ever given: near and far are measured on these alone."""
+        return list(self.concepts[1::2])
+
+    def near(self, concept: Concept, count: int = 4) -> list[Concept]:
+        """The judged concepts nearest in the file's order, same group first.
+
+        The file is ordered by likeness.
+        """
+        order = self.concepts.index(concept)
+        rest = [c for c in self.judged() if c != concept]
+        place = {c: i for i, c in enumerate(self.concepts)}
+        return sorted(rest, key=lambda c: (c.group != concept.group, abs(place[c] - order)))[:count]
+
+    def far(self, concept: Concept, count: int = 12) -> list[Concept]:
+        """Judged concepts of other groups, spread evenly over the file."""
+        close = {c.name for c in self.near(concept)}
+        rest = [c for c in self.judged() if c.group != concept.group and c.name not in close]
+        return [rest[i * len(rest) // count] for i in range(min(count, len(rest)))]
 
 
 def canonical(style: str, name: str) -> str:
@@ -52,36 +88,19 @@ def canonical(style: str, name: str) -> str:
     return plainest_in_style(name, style)
 
 
-def find(text: str) -> Concept | None:
-    """The concept that a name or synonym stands for, or None."""
-    wanted = " ".join(text.lower().split())
-    return next((c for c in concepts() if wanted == c.name or wanted in c.synonyms), None)
+def _listed(cell: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in cell.split(","))
 
 
-def retained() -> list[Concept]:
-    """The half of the vocabulary that an eraser may use to keep everything else: every second concept of the
-    file.
-    """
-    return list(concepts()[0::2])
-
-
-def judged() -> list[Concept]:
-    """The other half, which no eraser is ever given: near and far are measured on these alone."""
-    return list(concepts()[1::2])
-
-
-def near(concept: Concept, count: int = 4) -> list[Concept]:
-    """The judged concepts nearest in the file's order, same group first.
-
-    The file is ordered by likeness.
-    """
-    order = concepts().index(concept)
-    rest = [c for c in judged() if c != concept]
-    return sorted(rest, key=lambda c: (c.group != concept.group, abs(concepts().index(c) - order)))[:count]
-
-
-def far(concept: Concept, count: int = 12) -> list[Concept]:
-    """Judged concepts of other groups, spread evenly over the file."""
-    close = {c.name for c in near(concept)}
-    rest = [c for c in judged() if c.group != concept.group and c.name not in close]
-    return [rest[i * len(rest) // count] for i in range(min(count, len(rest)))]
+BUNDLED = Vocabulary.read(
+    Path(__file__).parent / "concepts.txt",
+    ("cartoon", "glossy", "ink", "pixel art"),
+    {
+        ("fox", "pixel art"),
+        ("apple", "ink"),
+        ("castle", "glossy"),
+        ("guitar", "cartoon"),
+        ("umbrella", "ink"),
+        ("penguin", "glossy"),
+    },
+)

@@ -56,7 +56,6 @@ class Knowledge:
     title: its name in a sentence.
     concepts: the things that it can draw; None: anything.
     drawable: every word for them, in lower case.
-    words: words that an erasure retains; None: the built-in list.
     styles: names of styles that this model knows, besides those that every model is taken to know.
     synonyms: other words for one of its concepts.
     pixels: side of its pictures; None: what its configuration says.
@@ -67,7 +66,6 @@ class Knowledge:
     title: str = "the model"
     concepts: tuple[str, ...] | None = None
     drawable: frozenset[str] = frozenset()
-    words: tuple[str, ...] | None = None
     styles: tuple[str, ...] = ()
     synonyms: Callable[[str], tuple[str, ...]] = no_synonyms
     pixels: int | None = None

@@ -28,11 +28,13 @@ class Context(Writer):
         model: the model, with `adapter` attached.
         adapter: what is trained; the model without it is the frozen one.
         source: where noisy latents come from.
+        close: retained words that are nearest to the concept, found by their pull; nearest first.
     """
 
     model: DiffusionModel
     adapter: Adapter
     source: LatentSource = field(default_factory=NoLatents)
+    close: list[str] = field(default_factory=list)
     _meanings: dict[str, torch.Tensor] = field(default_factory=dict)
     _frozen: dict[str, Conditioning] = field(default_factory=dict)
     _nearest: list[str] = field(default_factory=list)
@@ -70,12 +72,13 @@ class Context(Writer):
         return self._meanings[name]
 
     def nearest(self, count: int = ADJACENT) -> list[str]:
-        """The retained words that are most like the concept in what the UNet reads of them, nearest first."""
+        """The retained words nearest to the concept: those found by their pull, then by what the UNet reads."""
         if not self._nearest:
             with self.adapter.off():
                 like = likeness_to(self.model, self.names, self.retained)
             ranked = sorted(zip(like, self.retained), key=lambda pair: -pair[0])
-            self._nearest.extend(word for _, word in ranked)
+            close = [word for word in self.close if word in self.retained]
+            self._nearest.extend(dict.fromkeys([*close, *(word for _, word in ranked)]))
         return self._nearest[:count]
 
     def predict_frozen(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:

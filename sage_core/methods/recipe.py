@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain.found import Domain
+from ..domain.search import PASSES
 from ..prompts.kinds import STYLE
 from .table import Method, Training
 
@@ -26,6 +28,8 @@ class Recipe:
         kind: what the concept is: "thing", "style" or "person".
         surface: what is trained, one of lora.surfaces.SURFACES.
         eta: strength of the negative guidance; None where the target has none.
+        search, exclude: as in ErasureSpec.
+        domain: what the search found; None before it.
     """
 
     method: Method
@@ -39,11 +43,20 @@ class Recipe:
     eta: float | None
     resolution: int | None
     faithful: bool
+    search: bool = False
+    exclude: tuple[str, ...] = ()
+    domain: Domain | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The concept and the names that the user gave, each once."""
+        return list(dict.fromkeys([self.concept, *self.synonyms]))
 
     @property
     def names(self) -> list[str]:
-        """The concept and its other names, each once."""
-        return [self.concept, *(name for name in self.synonyms if name != self.concept)]
+        """The concept and its other names, given and found, each once."""
+        found = () if self.domain is None else self.domain.means
+        return list(dict.fromkeys([*self.given, *(word.text for word in found)]))
 
     @property
     def style(self) -> bool:
@@ -70,8 +83,13 @@ class Recipe:
 
     @property
     def passes(self) -> int:
-        """UNet passes of a run that does not end early, a backward counted as two."""
-        return 0 if self.method.closed is not None else self.method.passes_of(self.training)
+        """UNet passes of a run that does not end early, a backward counted as two; with those of the search."""
+        search = PASSES if self.search and self.domain is None else 0
+        return search + (0 if self.method.closed is not None else self.method.passes_of(self.training))
+
+    def with_domain(self, domain: Domain) -> Recipe:
+        """The same after the search."""
+        return dataclasses.replace(self, domain=domain)
 
     def with_rank(self, rank: int) -> Recipe:
         """The same with the rank that a closed-form edit turned out to have; its alpha is its rank."""
@@ -96,11 +114,15 @@ class Recipe:
             "resolution": self.resolution,
             "faithful": self.faithful,
             "kind": self.kind,
+            "search": self.search,
+            "exclude": list(self.exclude),
+            "domain": None if self.domain is None else self.domain.to_json(),
         }
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that name this erasure."""
+        """Sixteen hex digits that name this erasure: the same before and after the search."""
         values = self.to_json()
+        del values["domain"]
         if self.method.closed is not None:
             # The edit decides its rank: a finished file and the request for it are the same erasure.
             values |= {"rank": None, "alpha": None}

@@ -73,7 +73,8 @@ class Training:
 class Method:
     """One paper as a setting of the cycle's three choices.
 
-    published: what the paper's own code does (`faithful`); closed: a closed form instead of the cycle, whose
+    published: what the paper's own code does (`faithful`); searches: whether the model is searched for other
+    words that mean the concept; closed: a closed form instead of the cycle, whose
     rounds are training.steps; warm: a closed form from which the cycle starts; layers: train only layers
     whose names hold one of these.
     """
@@ -89,6 +90,7 @@ class Method:
     training: Training
     published: Training | None = None
     closed: ClosedForm | None = None
+    searches: bool = False
     warm: ClosedForm | None = None
     layers: tuple[str, ...] = ("",)
 
@@ -194,6 +196,7 @@ METHODS: dict[str, Method] = {
                 dealt=True,
             ),
             warm=START,
+            searches=True,
         ),
         Method(
             "sage-robust",
@@ -207,6 +210,7 @@ METHODS: dict[str, Method] = {
             "cross_attention",
             Training(steps=32, learning_rate=3e-3, trajectories=6, styled=0.67, dealt=True),
             warm=START,
+            searches=True,
         ),
         Method(
             "sage-text",
@@ -219,6 +223,7 @@ METHODS: dict[str, Method] = {
             (Relations(weight=0.2), Noise(weight=10.0)),
             "text",
             Training(steps=90, enough=0.1, settle=15, **STEADY),
+            searches=True,
         ),
         Method(
             "sage-paper",

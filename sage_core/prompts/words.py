@@ -47,9 +47,9 @@ STYLES = (
 
 
 def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
-    """Styles that stay while another is erased."""
+    """Styles that stay while another is erased: the same for every model."""
     taken = telling_words(erased)
-    return [s for s in model.knowledge.styles or STYLES if not taken & set(s.split())]
+    return [s for s in STYLES if not taken & set(s.split())]
 
 
 def telling_words(names: list[str]) -> set[str]:
@@ -58,9 +58,7 @@ def telling_words(names: list[str]) -> set[str]:
 
 
 def candidates(model: DiffusionModel) -> list[str]:
-    """The words that are known for this model, or a general list of everyday things and styles."""
-    if model.knowledge.words is not None:
-        return list(model.knowledge.words)
+    """A general list of everyday things and styles, the same for every model."""
     lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 

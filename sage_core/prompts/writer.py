@@ -24,6 +24,7 @@ class Writer:
 
     Args:
         names: the concept and its other names.
+        given: those of them that the user gave, the concept first; trajectories show these alone.
         retained: words that must stay, the user's first.
         kind: what the concept is, one of kinds.KINDS.
         other_styles: styles that stay.
@@ -37,6 +38,14 @@ class Writer:
     other_styles: list[str] = field(default_factory=list)
     styled: float = 0.0
     styles: tuple[str, ...] = ()
+    given: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.given = self.given or self.names
+
+    def any_name(self, rng: random.Random) -> str:
+        """One of the given names half of the time, and one of all names otherwise."""
+        return rng.choice(self.given if rng.random() < 0.5 else self.names)
 
     @property
     def style(self) -> bool:
@@ -95,7 +104,7 @@ class Writer:
 
     def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
         """One of the concept's names in a plain template."""
-        name = rng.choice(self.names)
+        name = self.any_name(rng)
         if scene is None:
             return templates.put(rng.choice(templates.plain_templates(name, self.kind)), name)
         return templates.put(self.template(rng, scene, name), name)

@@ -25,6 +25,8 @@ REST = {
     "strength": 0.0,
     "resolution": 0,
     "kind": "automatic",
+    "exclude": "",
+    "search": True,
 }
 NOTE = {
     "erase-and-compare": (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from sage_core.demo.vocabulary import STYLES, Concept
+from sage_core.demo.vocabulary import Concept, Vocabulary
 
 CANONICAL = "a {style} drawing of a {name}"  # the bundled model was trained on captions with "a" everywhere
 
@@ -39,8 +39,13 @@ def word(concept: Concept, rng: random.Random) -> str:
 
 
 def caption(concept: Concept, style: str, rng: random.Random) -> str:
-    """A caption for a picture of `concept` in `style`: 10 % empty, 4 % group only, 18 % without style."""
+    """A caption for a picture of `concept` in `style`: 10 % empty, 4 % group only, 18 % without style.
+
+    Where there are descriptions, 12 % are one ("a pet that barks, ink").
+    """
     x = rng.random()
+    if concept.descriptions and x > 0.88:
+        return f"{rng.choice(concept.descriptions)}, {style}"
     if x < 0.10:
         return ""
     name = concept.group if x < 0.14 else word(concept, rng)
@@ -48,19 +53,17 @@ def caption(concept: Concept, style: str, rng: random.Random) -> str:
     return template.format(name=name, style=style)
 
 
-def all_words() -> list[str]:
+def all_words(vocabulary: Vocabulary) -> list[str]:
     """Every word that a caption can hold, for the tokenizer."""
-    from sage_core.demo.vocabulary import concepts
-
     texts = [
         *STYLED,
         *PLAIN,
         *ADJECTIVES,
-        *STYLES,
+        *vocabulary.styles,
         "photo of an image style the drawing artwork depicting showing painting",
     ]
-    for c in concepts():
-        texts += [c.name, c.group, *c.synonyms]
+    for c in vocabulary.concepts:
+        texts += [c.name, c.group, *c.synonyms, *c.descriptions]
     return sorted(
         {w for t in texts for w in t.replace("{name}", "").replace("{style}", "").replace(",", " ").split()}
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from sage_core.demo import DEMO
-from sage_core.demo.vocabulary import HELD_OUT_PAIRS, STYLES, canonical, concepts
+from sage_core.demo.vocabulary import BUNDLED, canonical
 from sage_core.evaluate.measure import load_judge
 from sage_core.evaluate.pictures import sheet
 from sage_core.files import write_picture, write_text
@@ -34,16 +34,18 @@ def questions() -> dict[str, list[tuple[str, str, str | None]]]:
     def styled(word: str, style: str) -> str:
         return canonical(style, word)
 
-    trained = [(c, s) for c in concepts() for s in STYLES if (c.name, s) not in HELD_OUT_PAIRS]
+    trained = [
+        (c, s) for c in BUNDLED.concepts for s in BUNDLED.styles if (c.name, s) not in BUNDLED.held_out
+    ]
     return {
         "names with style": [(styled(c.name, s), c.name, s) for c, s in trained] * 2,
         "synonyms with style": [
             (styled(word, style), c.name, style)
-            for c in concepts()
-            for word, style in zip(c.synonyms, itertools.cycle(STYLES))
+            for c in BUNDLED.concepts
+            for word, style in zip(c.synonyms, itertools.cycle(BUNDLED.styles))
         ],
-        "names without style": [(picture_of(c.name, THING), c.name, None) for c in concepts()],
-        "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(HELD_OUT_PAIRS)] * 8,
+        "names without style": [(picture_of(c.name, THING), c.name, None) for c in BUNDLED.concepts],
+        "held-out pairs of name and style": [(styled(n, s), n, s) for n, s in sorted(BUNDLED.held_out)] * 8,
     }
 
 
@@ -89,15 +91,15 @@ def write_card(
     )
     probes = "\n".join(f"| {name} | {value:.1%} |" for name, value in probe.items())
     sizes = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in parameters.items())
-    pairs = ", ".join(f"{name} in {style}" for name, style in sorted(HELD_OUT_PAIRS))
+    pairs = ", ".join(f"{name} in {style}" for name, style in sorted(BUNDLED.held_out))
     write_text(
         DEMO / "README.md",
         f"""# The bundled model
 
 A small Stable Diffusion for learning, testing and comparing methods of concept erasure: CLIP text
 encoder, UNet with cross-attention, TAESD-layout autoencoder, SD 1.x's noise schedule,
-epsilon-prediction, diffusers layout, float16. It draws {len(concepts())} things in
-{len(STYLES)} styles ({", ".join(STYLES)}) at 64 x 64 pixels.
+epsilon-prediction, diffusers layout, float16. It draws {len(BUNDLED.concepts)} things in
+{len(BUNDLED.styles)} styles ({", ".join(BUNDLED.styles)}) at 64 x 64 pixels.
 It says nothing about Stable Diffusion itself.
 
 | | |
@@ -157,7 +159,12 @@ def main() -> None:
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in parts.items()}
     megabytes = sum(p.stat().st_size for p in DEMO.rglob("*") if p.is_file()) / 1e6
     write_card(
-        figures, seconds, probe_training.accuracy(judge.probe, args.art), megabytes, parameters, args.training
+        figures,
+        seconds,
+        probe_training.accuracy(BUNDLED, judge.probe, args.art),
+        megabytes,
+        parameters,
+        args.training,
     )
     if args.sheets:
         asked, images = questions()["names with style"], pictures["names with style"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -43,6 +44,22 @@ def text_model_prefix(key: str) -> str:
 
 
 def export(work: Path, out: Path) -> None:
+    """The bundled model: its probe lies beside its folder."""
+    export_model(work, out)
+    shutil.copy(work / "probe.safetensors", out.parent / "probe.safetensors")
+
+
+def export_with_probe(work: Path, out: Path, words: Path, styles: Iterable[str]) -> None:
+    """A model that carries its vocabulary and its probe (see sage_core/demo/known.py)."""
+    export_model(work, out)
+    folder = out / "probe"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(work / "probe.safetensors", folder / "probe.safetensors")
+    shutil.copy(words, folder / "concepts.txt")
+    (folder / "styles.txt").write_text("\n".join(styles), encoding="utf-8")
+
+
+def export_model(work: Path, out: Path) -> None:
     for part, name in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
@@ -56,7 +73,6 @@ def export(work: Path, out: Path) -> None:
             config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
         (out / part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
-    shutil.copy(work / "probe.safetensors", out.parent / "probe.safetensors")
     (out / "scheduler").mkdir(exist_ok=True)
     schedule = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, **SCHEDULE}
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule, indent=1), encoding="utf-8")

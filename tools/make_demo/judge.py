@@ -13,21 +13,21 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from sage_core.demo.probe import Probe
-from sage_core.demo.vocabulary import STYLES, names
+from sage_core.demo.vocabulary import Vocabulary
 
 from . import art
 from .optim import Schedule
 
 
-def pictures(art_dir: str, copies: int, seed: int):
+def pictures(vocabulary: Vocabulary, art_dir: str, copies: int, seed: int):
     """Images uint8 [n, 3, 64, 64], concept labels [n], style labels [n] (-1: a set that is not one of the
     styles).
     """
     rng = np.random.default_rng(seed)
     images, concepts, styles = [], [], []
-    for i, name in enumerate(names()):
+    for i, name in enumerate(vocabulary.names):
         for _ in range(copies):
-            for j, style in enumerate(STYLES):
+            for j, style in enumerate(art.STYLE_SETS):
                 images.append(
                     art.draw(art_dir, name, style, tuple(rng.choice(art.PLACEMENTS)))
                     if style == "pixel art" or rng.random() < 0.3
@@ -63,10 +63,12 @@ def spoil(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(-1, 1)
 
 
-def train(art_dir: str, seconds: float, out: Path, batch: int = 128, seed: int = 0) -> Probe:
+def train(
+    vocabulary: Vocabulary, art_dir: str, seconds: float, out: Path, batch: int = 128, seed: int = 0
+) -> Probe:
     torch.manual_seed(seed)
-    images, concepts, styles = pictures(art_dir, 12, seed)
-    probe = Probe(len(names()), len(STYLES))
+    images, concepts, styles = pictures(vocabulary, art_dir, 12, seed)
+    probe = Probe(len(vocabulary.names), len(vocabulary.styles))
     optimizer = torch.optim.AdamW(probe.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = Schedule([optimizer], seconds)
     start, step = time.time(), 0
@@ -92,9 +94,9 @@ def train(art_dir: str, seconds: float, out: Path, batch: int = 128, seed: int =
 
 
 @torch.no_grad()
-def accuracy(probe: Probe, art_dir: str, seed: int = 1) -> dict[str, float]:
+def accuracy(vocabulary: Vocabulary, probe: Probe, art_dir: str, seed: int = 1) -> dict[str, float]:
     """On drawings placed afresh: how often the concept and the style are named rightly."""
-    images, concepts, styles = pictures(art_dir, 2, seed)
+    images, concepts, styles = pictures(vocabulary, art_dir, 2, seed)
     named, styled = [], []  # logits of the concepts and of the styles, by batch
     for batch in images.split(256):
         of_concepts, of_styles = probe(batch.float().div(127.5).sub(1))

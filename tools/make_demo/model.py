@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sage_core.demo.vocabulary import HELD_OUT_PAIRS, STYLES, concepts
+from sage_core.demo.vocabulary import Vocabulary
 
 from .captions import caption
 from .optim import Schedule, build_optimizers
@@ -29,33 +30,45 @@ SCHEDULE = {
     "steps_offset": 1,
     "prediction_type": "epsilon",
 }
-WIDTH = 192
 
 
-def new_unet() -> UNet2DConditionModel:
+@dataclass(frozen=True)
+class Shape:
+    """Of the UNet and the text encoder. channels: of the UNet's levels; the lowest of three has no
+    cross-attention. width, layers, heads: of the text encoder.
+    """
+
+    channels: tuple[int, ...] = (96, 192)
+    width: int = 192
+    layers: int = 4
+    heads: int = 3
+
+
+def new_unet(shape: Shape) -> UNet2DConditionModel:
+    plain = len(shape.channels) - 2
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(96, 192),
-        cross_attention_dim=WIDTH,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=shape.channels,
+        cross_attention_dim=shape.width,
+        down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",) * plain,
+        up_block_types=("UpBlock2D",) * plain + ("CrossAttnUpBlock2D",) * 2,
         attention_head_dim=8,
     )
 
 
-def new_text_encoder(tokenizer) -> CLIPTextModel:
+def new_text_encoder(shape: Shape, tokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            num_hidden_layers=4,
-            num_attention_heads=WIDTH // 64,
+            hidden_size=shape.width,
+            intermediate_size=4 * shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
             max_position_embeddings=77,
-            projection_dim=WIDTH,
+            projection_dim=shape.width,
             hidden_act="quick_gelu",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -69,19 +82,20 @@ class Captioned:
     pictures.
     """
 
-    def __init__(self, latents: torch.Tensor, tokenizer, seed: int):
-        self.latents, self.tokenizer, self.rng = latents, tokenizer, random.Random(seed)
+    def __init__(self, vocabulary: Vocabulary, latents: torch.Tensor, tokenizer, seed: int):
+        self.vocabulary, self.latents = vocabulary, latents
+        self.tokenizer, self.rng = tokenizer, random.Random(seed)
         self.pairs = [
             (i, j)
-            for i, c in enumerate(concepts())
-            for j, s in enumerate(STYLES)
-            if (c.name, s) not in HELD_OUT_PAIRS
+            for i, c in enumerate(vocabulary.concepts)
+            for j, s in enumerate(vocabulary.styles)
+            if (c.name, s) not in vocabulary.held_out
         ]
 
     def batch(self, captions: int, each: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [captions, 18 or 77] and latents [captions * each, 4, 8, 8]."""
         chosen = self.rng.choices(self.pairs, k=captions)
-        texts = [caption(concepts()[i], STYLES[j], self.rng) for i, j in chosen]
+        texts = [caption(self.vocabulary.concepts[i], self.vocabulary.styles[j], self.rng) for i, j in chosen]
         # Attention is causal, so short padding only hides padding tokens; full length now and then keeps them
         # meaningful.
         length = 18 if self.rng.random() < 0.85 else 77
@@ -112,6 +126,8 @@ def loss_of(unet, hidden, z, alphas, each: int) -> torch.Tensor:
 
 
 def train(
+    vocabulary: Vocabulary,
+    shape: Shape,
     latents,
     tokenizer,
     seconds: float,
@@ -129,7 +145,7 @@ def train(
         text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder", local_files_only=True).train()
         unet = UNet2DConditionModel.from_pretrained(out / "unet", local_files_only=True).train()
     else:
-        text_encoder, unet = new_text_encoder(tokenizer), new_unet()
+        text_encoder, unet = new_text_encoder(shape, tokenizer), new_unet(shape)
     # The fused attention's backward is slow on a CPU for small heads: plain products make a step two and a
     # half times as fast.
     unet.set_attn_processor(AttnProcessor())
@@ -139,7 +155,7 @@ def train(
     average = copy.deepcopy((text_encoder, unet))
     averaged = [p for m in average for p in m.parameters()]
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
-    data = Captioned(latents, tokenizer, seed)
+    data = Captioned(vocabulary, latents, tokenizer, seed)
     start, step, saved, mean = time.time(), 0, 0.0, None
     while (elapsed := time.time() - start) < seconds:
         schedule(elapsed)

@@ -104,7 +104,7 @@ class NameInversionSearch(DomainPart):
     def new(self, rng: random.Random) -> Learnt:
         """A name that starts as one of the concept's own, or as a word that is like it."""
         name, beside = (
-            rng.choice(self.context.names),
+            self.context.any_name(rng),
             (self.context.other_styles if self.context.style else self.context.nearest()),
         )
         start = rng.choice(beside) if beside and rng.random() < self.config.beside else name

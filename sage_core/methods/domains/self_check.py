@@ -109,7 +109,7 @@ class SelfCheckSearch(DomainPart):
         """
         context, config = self.context, self.config
         name, shown = (
-            rng.choice(context.names),
+            context.any_name(rng),
             ([None] * config.attacks if scenes[0] is None else list(dict.fromkeys(scenes))),
         )
         if scenes[0] is None:
