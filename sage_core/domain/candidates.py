@@ -34,8 +34,8 @@ def known_words(model: DiffusionModel) -> list[str]:
 
 @torch.no_grad()
 def word_states(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
-    """What the text encoder says of each text in two places: its end token, and the mean of the padding behind
-    it, which is nearly everything that the UNet reads of a short prompt; [2, texts, width], on the CPU.
+    """What the text encoder says of each text in two places: its end token, and the mean of the padding
+    behind it, which is nearly everything that the UNet reads of a short prompt; [2, texts, width] on the CPU.
     """
     rows = []
     for i in range(0, len(texts), ENCODED_TOGETHER):

@@ -44,8 +44,9 @@ def search(
     retain: tuple[str, ...] = (),
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Domain:
-    """Find the words that mean the concept `names[0]`, whose other names are known. Call it with every adapter
-    off.
+    """Find the words that mean the concept `names[0]`, whose other names are known.
+
+    Call it with every adapter off.
 
     exclude: words that are in neither list; retain: words that are never taken for the concept.
     """

@@ -72,7 +72,7 @@ class Context(Writer):
         return self._meanings[name]
 
     def nearest(self, count: int = ADJACENT) -> list[str]:
-        """The retained words nearest to the concept: those found by their pull, then by what the UNet reads."""
+        """The retained words nearest to the concept: by their pull, then by what the UNet reads."""
         if not self._nearest:
             with self.adapter.off():
                 like = likeness_to(self.model, self.names, self.retained)

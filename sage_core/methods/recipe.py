@@ -83,7 +83,7 @@ class Recipe:
 
     @property
     def passes(self) -> int:
-        """UNet passes of a run that does not end early, a backward counted as two; with those of the search."""
+        """UNet passes, the search's too, of a run that does not end early; a backward counts as two."""
         search = PASSES if self.search and self.domain is None else 0
         return search + (0 if self.method.closed is not None else self.method.passes_of(self.training))
 

@@ -1,8 +1,8 @@
 """Make the bundled model anew: `python -m tools.make_demo --work DIR`. Finished stages are kept.
 
-`--model second --out DIR` makes the second model, on which nothing is tuned: other concepts and words, captions
-that describe, other widths, another seed, and its own probe. It takes over the bundled autoencoder and does not
-ship.
+`--model second --out DIR` makes the second model, on which nothing is tuned: other concepts and words,
+captions that describe, other widths, another seed, and its own probe. It takes over the bundled autoencoder
+and does not ship.
 """
 
 from __future__ import annotations
