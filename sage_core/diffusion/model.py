@@ -40,9 +40,6 @@ class DiffusionModel:
     readings: dict[str, torch.Tensor] = field(
         default_factory=dict
     )  # of words by the untouched text encoder; erasures of one model share them
-    word_states: tuple[list[str], torch.Tensor] | None = (
-        None  # the tokenizer's words and what their padding says, once read (see domain/candidates.py)
-    )
     knowledge: Knowledge = UNKNOWN  # set by whoever loads a model and recognises it
     on_pass: Callable[[], None] | None = (
         None  # called before every UNet pass; a host raises its own interrupt from here

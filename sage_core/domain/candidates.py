@@ -11,35 +11,45 @@ from typing import Any
 
 import torch
 
+from ..diffusion.checkpointing import SWITCHES
 from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Tokens
 from ..prompts.words import candidates, telling_words
 
 WHOLE = re.compile(r"[a-z]{3,}</w>")  # a token of CLIP that ends a word, letters only
+MOST_WORDS = 20_000  # of CLIP's 30,000; the rarest are handles and fragments
 ENCODED_TOGETHER = 256
 PADDING = 16  # positions of it that are read; fewer say less than the end token in the small models
 
 
-def tokenizer_words(tokenizer: Any) -> list[str]:
-    """Every token that is a whole word of three letters or more, in the tokenizer's order."""
+def tokenizer_words(tokenizer: Any) -> dict[str, int]:
+    """Tokens that are a whole word of three letters or more, with their ids: the most frequent MOST_WORDS.
+
+    CLIP's tokens are in the order in which they were merged, the most frequent first.
+    """
     vocabulary = tokenizer.get_vocab()
-    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    return [token.removesuffix("</w>") for token in tokens if WHOLE.fullmatch(token)]
+    whole = [(number, token) for token, number in vocabulary.items() if WHOLE.fullmatch(token)]
+    return {token.removesuffix("</w>"): number for number, token in sorted(whole)[:MOST_WORDS]}
 
 
-def known_words(model: DiffusionModel) -> list[str]:
-    """The built-in list and the tokenizer's words, each once."""
-    return list(dict.fromkeys([*candidates(model), *tokenizer_words(model.text.tokenizer)]))
+def known_words(model: DiffusionModel) -> dict[str, list[int]]:
+    """The built-in list and the tokenizer's words, each once, with their token ids."""
+    known = {word: model.text.words(word) for word in candidates(model)}
+    for word, number in tokenizer_words(model.text.tokenizer).items():
+        known.setdefault(word, [number])
+    return known
 
 
 @torch.no_grad()
-def word_states(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
-    """What the text encoder says of each text in two places: its end token, and the mean of the padding
-    behind it, which is nearly everything that the UNet reads of a short prompt; [2, texts, width] on the CPU.
+def word_states(model: DiffusionModel, sequences: list[list[int]]) -> torch.Tensor:
+    """What the text encoder says of texts, given as token ids, in two places; [2, texts, width] on the CPU.
+
+    The end token, and the mean of the padding behind it, which is nearly everything that the UNet reads of a
+    short prompt.
     """
     rows = []
-    for i in range(0, len(texts), ENCODED_TOGETHER):
-        tokens = model.text.tokenize(texts[i : i + ENCODED_TOGETHER], truncate=True)
+    for i in range(0, len(sequences), ENCODED_TOGETHER):
+        tokens = model.text.assemble(sequences[i : i + ENCODED_TOGETHER])
         length = min(model.text.length, int(tokens.end.max()) + 1 + PADDING)
         cut = Tokens([ids[:, :length] for ids in tokens.ids], tokens.end)
         hidden = model.text.encode(cut).hidden.float()
@@ -59,14 +69,30 @@ def shortlist(model: DiffusionModel, names: list[str], count: int) -> list[str]:
     padding's none; other encoders may have it the other way round. A word that shares a telling word with a
     name is left out: it is erased or kept with that name.
     """
-    if model.word_states is None:
-        words = known_words(model)
-        model.word_states = words, word_states(model, words)
-    words, states = model.word_states
+    words, states = _states_of_known_words(model)
     middle = states.mean(1, keepdim=True)
-    own = word_states(model, names) - middle
-    like = torch.nn.functional.cosine_similarity((states - middle)[:, :, None], own[:, None], dim=-1).amax(2)
+    own = word_states(model, [model.text.words(name) for name in names]) - middle
+    unit = torch.nn.functional.normalize(states - middle, dim=-1)
+    like = (unit @ torch.nn.functional.normalize(own, dim=-1).mT).amax(2)
     by_end, by_padding = like.argsort(dim=1, descending=True).tolist()
     taken = telling_words(names)
     in_turn = dict.fromkeys(words[i] for pair in zip(by_padding, by_end) for i in pair)
     return [word for word in in_turn if not taken & set(word.split())][:count]
+
+
+_latest: dict[str, tuple[list[str], torch.Tensor]] = {}  # by the model's fingerprint; one entry
+
+
+def _states_of_known_words(model: DiffusionModel) -> tuple[list[str], torch.Tensor]:
+    """Of the untouched text encoder; read once for all erasures of a model, since it can take minutes on a
+    CPU.
+    """
+    if model.fingerprint in _latest:
+        words, states = _latest[model.fingerprint]
+        return words, states.float()
+    known = known_words(model)
+    words, states = list(known), word_states(model, list(known.values())).half()
+    if model.fingerprint and not any(switch.enabled for switch in SWITCHES):
+        _latest.clear()
+        _latest[model.fingerprint] = words, states
+    return words, states.float()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import SageError, shown
 
-CLEAR = 0.5  # a gap of at least this share of the way is called clear
+CLEAR = 0.4  # a gap of at least this share of the way is called clear
 GROUPS = ("means", "between", "close")
 
 
@@ -29,7 +29,7 @@ class Domain:
         between: words that draw it in part. They are neither erased nor kept.
         close: the words below, nearest first. They are kept first of all.
         threshold: cosine in the middle of the gap below `means`.
-        clearness: how clear that gap is, 0 to 1.
+        clearness: the gap's share of the way from the concept to the least like of the words, 0 to 1.
         passes: UNet passes of the search.
     """
 

@@ -104,14 +104,13 @@ def boundary(pulls: list[float], noise: float) -> tuple[float, float]:
 
         max over i of (v_i - v_i+1) / (1 - v_i+1 + noise)
 
-    The noise keeps small steps near 1 from counting. Below the last value nothing is known.
+    The noise keeps small steps near 1 from counting. A clear gap takes up most of the way from 1 to the
+    last value.
     """
-    values = [1.0, *pulls]
-    steps = [
-        ((above - below) / (1 - below + noise), (above + below) / 2)
-        for above, below in zip(values, values[1:])
-    ]
-    if not steps:
+    if not pulls:
         return 1.0, 0.0
-    clearness, threshold = max(steps)
-    return round(threshold, 4), round(max(0.0, min(1.0, clearness)), 4)
+    values = [1.0, *pulls]
+    steps = list(zip(values, values[1:]))
+    above, below = max(steps, key=lambda step: (step[0] - step[1]) / (1 - step[1] + noise))
+    clearness = (above - below) / max(1e-6, 1 - values[-1])
+    return round((above + below) / 2, 4), round(max(0.0, min(1.0, clearness)), 4)
