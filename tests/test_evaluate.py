@@ -9,6 +9,7 @@ import torch
 
 from sage_core import ErasureSpec, erase
 from sage_core.demo.judging import demo_prompts
+from sage_core.demo.vocabulary import BUNDLED
 from sage_core.diffusion.cost import Cost
 from sage_core.evaluate.attack import ConceptInversion
 from sage_core.evaluate.cells import CELLS
@@ -21,7 +22,7 @@ LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
 
 def test_prompts_of_every_cell_are_balanced_and_hold_no_given_word():
     spec = ErasureSpec("dog", synonyms=("puppy",))
-    prompts = demo_prompts(spec.concept, spec.synonyms, 16)
+    prompts = demo_prompts(BUNDLED, spec.concept, spec.synonyms, 16)
     assert {p.cell for p in prompts} == set(CELLS) and len({p.seed for p in prompts if p.cell == "far"}) == 16
     assert not any("puppy" in p.text or p.text.endswith(" dog") for p in prompts if p.cell == "synonyms")
     assert all(p.expected == "dog" for p in prompts if p.cell in ("concept", "synonyms"))

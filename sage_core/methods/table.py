@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..diffusion.cost import ROW
+from ..domain.search import PASSES
 from .base import Choice, Domain, Retention, Target
 from .closed_form.config import LAYERS, VALUES, ClosedForm
 from .domains.inversion import NameInversion
@@ -105,14 +106,15 @@ class Method:
         return self.published if faithful else self.training
 
     def passes(self, faithful: bool = False) -> int | None:
-        """UNet passes of a whole run that does not end early, a backward counted as two.
+        """UNet passes of a whole run that does not end early, search included, a backward counted as two.
 
         None where there is no published training.
         """
         training = self.training_as(faithful)
         if training is None:
             return None
-        return 0 if self.closed is not None else self.passes_of(training)
+        search = PASSES if self.searches and not faithful else 0
+        return search + (0 if self.closed is not None else self.passes_of(training))
 
     def passes_of(self, training: Training) -> int:
         """The same of a training with other numbers."""
