@@ -203,8 +203,8 @@ class EraseConcept(io.ComfyNode):
                         optional=True,
                         default=True,
                         tooltip=(
-                            "Search the model for other words that mean the concept and erase them with it."
-                            " The node lists them. Off: only the words that you type are erased."
+                            "With sage-sure: search the model for other words that mean the concept and erase"
+                            " them too. The node lists them. Off: only the words that you type are erased."
                         ),
                     )
                 ),

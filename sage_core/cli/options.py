@@ -39,7 +39,7 @@ def add_settings(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--search",
         action=argparse.BooleanOptionalAction,
-        help="search the model for other words that mean the concept (default: sage and its variants do)",
+        help="search the model for other words that mean the concept (default: sage-sure does)",
     )
 
 

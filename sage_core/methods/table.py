@@ -5,6 +5,7 @@ A method is data: what is erased, what it becomes, what stays, what is trained, 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,12 +168,15 @@ START = ClosedForm(
     retain=5e-5,
     everywhere=True,
     shared=1e6,
-    reach=1.0,
-    style_reach=2.0,
+    reach=0.63,
+    style_reach=1.3,
     keep_rank=True,
     styled=True,
     layers=VALUES,
 )
+
+# Found on four concepts of the second model (docs/lab/second-model.md).
+SURE_START = dataclasses.replace(START, reach=1.0, style_reach=2.0)
 
 METHODS: dict[str, Method] = {
     m.name: m
@@ -184,6 +188,27 @@ METHODS: dict[str, Method] = {
             "starts from a closed-form edit, then learns names that still draw the concept, with the"
             " erasing's own backward pass, and erases them too, keeping the relations between other concepts"
             " and their predicted noise",
+            NameInversion(),
+            NegativeGuidance(eta=0.5),
+            (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)),
+            "both",
+            Training(
+                steps=38,
+                enough=0.12,
+                window=8,
+                trajectories=6,
+                retain_trajectories=10,
+                styled=0.67,
+                dealt=True,
+            ),
+            warm=START,
+        ),
+        Method(
+            "sage-sure",
+            "SAGE, surer of one concept",
+            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
+            "sage from a stronger start and pushed further, on the other words for the concept too, which it"
+            " finds in the model: surer on models that sage leaves something in, not for stacks",
             NameInversion(),
             NegativeGuidance(eta=1.5),
             (Relations(weight=0.5, batch=24), Noise(weight=12.0, batch=1)),
@@ -198,8 +223,8 @@ METHODS: dict[str, Method] = {
                 styled=0.67,
                 dealt=True,
             ),
-            warm=START,
             searches=True,
+            warm=SURE_START,
         ),
         Method(
             "sage-robust",
@@ -213,7 +238,6 @@ METHODS: dict[str, Method] = {
             "cross_attention",
             Training(steps=32, learning_rate=3e-3, trajectories=6, styled=0.67, dealt=True),
             warm=START,
-            searches=True,
         ),
         Method(
             "sage-text",
@@ -226,7 +250,6 @@ METHODS: dict[str, Method] = {
             (Relations(weight=0.2), Noise(weight=10.0)),
             "text",
             Training(steps=90, enough=0.1, settle=15, **STEADY),
-            searches=True,
         ),
         Method(
             "sage-paper",
