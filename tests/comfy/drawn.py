@@ -22,5 +22,6 @@ def pictures(comfy, outcome, node: str) -> torch.Tensor:
 def seen(images: torch.Tensor, concept: str) -> float:
     from sage_core.demo import PROBE
     from sage_core.demo.probe import Judge
+    from sage_core.demo.vocabulary import BUNDLED
 
-    return sum(s.concept == concept for s in Judge.load(PROBE).look(images)) / len(images)
+    return sum(s.concept == concept for s in Judge.load(PROBE, BUNDLED).look(images)) / len(images)
