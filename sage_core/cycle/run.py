@@ -67,7 +67,7 @@ def erase(
         before = dataclasses.replace(model.cost)
         files = Files(state, resume, save_every)
         saved = None if recipe.method.closed is not None else files.saved(identity(model, recipe))
-        if saved is not None and saved.meta["domain"] is not None:
+        if saved is not None and saved.meta.get("domain") is not None:
             recipe = recipe.with_domain(Domain.from_json(saved.meta["domain"]))
         recipe = searched(model, recipe, adapter, on_event)
         if recipe.method.closed is not None:

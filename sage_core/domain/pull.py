@@ -18,6 +18,8 @@ from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..prompts.writer import Writer
 
+TOGETHER = 16  # samples in one UNet batch
+
 
 @dataclass
 class Stops:
@@ -84,9 +86,6 @@ def cosines(model: DiffusionModel, writer: Writer, words: list[str], stops: Stop
         pulls.append(model.predict_noise(z[part], t[part], cond[part]) - empty[part])
     flat = torch.nn.functional.cosine_similarity(torch.cat(pulls).flatten(1), own.flatten(1))
     return flat.view(len(words), len(stops)).cpu()
-
-
-TOGETHER = 16  # samples in one UNet batch
 
 
 def encoded(model: DiffusionModel, prompts: list[str]) -> Conditioning:
