@@ -203,8 +203,20 @@ class EraseConcept(io.ComfyNode):
                         optional=True,
                         default=True,
                         tooltip=(
-                            "With sage-sure: search the model for other words that mean the concept and erase"
+                            "With sage: search the model for other words that mean the concept and erase"
                             " them too. The node lists them. Off: only the words that you type are erased."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "check",
+                        optional=True,
+                        default=True,
+                        tooltip=(
+                            "With sage: check how much of the concept is left in each of its names, and give"
+                            " the LoRA the strength that takes all of it. The node says what the check found."
+                            " Off: a fixed number of steps, at full strength."
                         ),
                     )
                 ),
@@ -317,6 +329,7 @@ class EraseConcept(io.ComfyNode):
         kind=GUESSED,
         exclude="",
         search=True,
+        check=True,
     ) -> io.NodeOutput:
         require_packages()
         from . import session
@@ -335,6 +348,7 @@ class EraseConcept(io.ComfyNode):
             kind,
             exclude,
             search,
+            check,
         )
         values = {
             "concepts": concepts,
@@ -351,6 +365,7 @@ class EraseConcept(io.ComfyNode):
             "kind": kind,
             "exclude": exclude,
             "search": search,
+            "check": check,
         }
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
         return io.NodeOutput(

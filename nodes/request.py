@@ -41,6 +41,7 @@ def specs(
     kind: str = GUESSED,
     exclude: str = "",
     search: bool = True,
+    check: bool = True,
 ) -> list[ErasureSpec]:
     """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
 
@@ -69,6 +70,7 @@ def specs(
             kind=None if kind == GUESSED else kind,
             exclude=parse_words(exclude),
             search=None if search else False,
+            check=None if check else False,
         )
         for name, synonyms in _few(concepts)
     ]

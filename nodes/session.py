@@ -29,6 +29,7 @@ PHASES = {
     "domain": "searching other words for it",
     "bank": "self-check: drawing the latent bank",
     "erase": "erasing",
+    "check": "checking what is left",
     "look": "drawing the concept",
     "done": "saving",
 }
@@ -60,6 +61,7 @@ class One:
     graph: torch.Tensor
     pictures: torch.Tensor | None
     prompts: list[str]
+    found: str  # by the last check, as a sentence; empty where nothing was checked
 
 
 @dataclass
@@ -139,7 +141,8 @@ def run(
     pictures = [own.pictures for own in finished if own.pictures is not None]
     done.pictures = stack_images(pictures) if pictures else None
     _remember(values, [own.path for own in finished])
-    messages.send("sage.saved", {"names": done.names})
+    found = [own.found for own in finished if own.found]
+    messages.send("sage.saved", {"names": done.names, "found": found})
     return done
 
 
@@ -174,7 +177,8 @@ def _one(maker: Maker, report: _Reporter, recipe: Recipe, first: Path, tests: li
         with bridge.training():
             made = maker.make(recipe, path, _usable(state), state)
         pictures = _shown(report, path)
-    return One(path, left_graph(recipe.concept, made.left, made.losses), pictures, tests)
+    found = "" if made.checked is None else made.checked.sentence(recipe.concept)
+    return One(path, left_graph(recipe.concept, made.left, made.losses), pictures, tests, found)
 
 
 class _Reporter:
@@ -201,6 +205,9 @@ class _Reporter:
             return
         if event.domain is not None:
             self("\n".join(event.domain.lines(self.concept)))
+            return
+        if event.checked is not None:
+            self(event.checked.sentence(self.concept))
             return
         text = f"{self.concept}: {PHASES[event.phase]} {event.step}/{event.total}"
         if event.left is not None:

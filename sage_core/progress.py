@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
+    from .domain.check import Checked
     from .domain.found import Domain
 
 
@@ -19,7 +21,7 @@ class Event:
     """What happens in a run.
 
     Args:
-        phase: "domain", "bank", "erase", "look" or "done".
+        phase: "domain", "bank", "erase", "check", "look" or "done".
         step, total: how far it is; `total` falls when the cycle finds that it is done.
         losses: of this step, by the name of the term.
         eta: seconds that remain.
@@ -27,7 +29,8 @@ class Event:
             gone (cycle/watch.py); None without looks.
         latents: of a look's pictures, [n, 4, h, w].
         domain: what the search found, with its last event.
-        concept: what is erased, where `domain` is given.
+        checked: what the last check found, with its event.
+        concept: what is erased, where `domain` or `checked` is given.
     """
 
     phase: str
@@ -38,13 +41,17 @@ class Event:
     left: float | None = None
     latents: torch.Tensor | None = None
     domain: Domain | None = None
+    checked: Checked | None = None
     concept: str = ""
 
+
+OnEvent = Callable[[Event], None]
 
 NAMES = {
     "domain": "searching other words for it",
     "bank": "latent bank",
     "erase": "self-check and erasing",
+    "check": "checking what is left",
     "look": "looking",
 }
 SECONDS = 5.0  # between two lines in a log
@@ -73,6 +80,9 @@ class Progress:
         elif event.domain is not None:
             self._close()
             print("\n".join(event.domain.lines(event.concept)), file=self.stream, flush=True)
+        elif event.checked is not None:
+            self._close()
+            print(event.checked.sentence(event.concept), file=self.stream, flush=True)
         elif self.live:
             self._show(event)
         else:

@@ -49,6 +49,8 @@ class ErasureSpec:
         search: whether to search the model for other words that mean the concept; None: as the method has it.
         exclude: words that the search must not take, neither as names of the concept nor as its neighbours.
         domain: what an earlier search found, so that there is no need of another.
+        check: whether to check what is left in each name and to give the LoRA the strength that takes all of
+            it, but no more; None: as the method has it.
     """
 
     concept: str
@@ -68,6 +70,7 @@ class ErasureSpec:
     search: bool | None = None
     exclude: tuple[str, ...] = ()
     domain: Domain | None = None
+    check: bool | None = None
 
     def __post_init__(self) -> None:
         from .methods.table import METHODS  # loads torch
@@ -86,8 +89,9 @@ class ErasureSpec:
         )
         if self.domain is not None and not isinstance(self.domain, Domain):
             object.__setattr__(self, "domain", Domain.from_json(self.domain))
-        if self.search not in (None, True, False):
-            raise SageError(f"search is true, false or left out, not {shown(self.search)}.")
+        for name in ("search", "check"):
+            if getattr(self, name) not in (None, True, False):
+                raise SageError(f"{name} is true, false or left out, not {shown(getattr(self, name))}.")
         if self.surface is not None and self.surface not in SURFACES:
             raise SageError(
                 f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}."
@@ -168,6 +172,7 @@ class ErasureSpec:
             search=method.searches and not self.faithful if self.search is None else self.search,
             exclude=self.exclude,
             domain=self.domain,
+            check=method.checks and not self.faithful if self.check is None else self.check,
         )
 
     def _training(self, method: Method) -> Training:

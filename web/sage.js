@@ -121,7 +121,8 @@ function onProgress({ detail }) {
 
 async function onSaved({ detail }) {
   const face = findNode(detail.node)?.sageFace;
-  if (face) face.text.textContent = `saved: ${detail.names.join(", ")}`;
+  const text = [`saved: ${detail.names.join(", ")}`, ...(detail.found ?? [])].join("\n");
+  if (face) face.text.textContent = face.text.title = text;
   await app.refreshComboInNodes?.();
   toast("success", "Erase Concept", `Saved ${detail.names.join(", ")}; load it with Load LoRA (model and CLIP) at strength 1.`);
 }

@@ -24,7 +24,9 @@ def given(args) -> dict:
         "kind",
         "search",
     )
-    return {name: getattr(args, name) for name in names} | {"exclude": tuple(args.exclude)}
+    check = None if args.check is None else args.check == "pull"
+    values = {name: getattr(args, name) for name in names}
+    return values | {"exclude": tuple(args.exclude), "check": check}
 
 
 def say(args, text: str) -> None:

@@ -39,7 +39,13 @@ def add_settings(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--search",
         action=argparse.BooleanOptionalAction,
-        help="search the model for other words that mean the concept (default: sage-sure does)",
+        help="search the model for other words that mean the concept (default: sage does)",
+    )
+    sub.add_argument(
+        "--check",
+        choices=("pull", "none"),
+        help="check what is left of the concept in each name and find the strength that takes it (pull), or"
+        " train all steps at a fixed cost (none); default: sage checks",
     )
 
 

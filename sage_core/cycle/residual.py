@@ -15,6 +15,8 @@ class Residual:
     def __init__(self, training: Training):
         self.training = training
         self.pulls: list[tuple[float, float]] = []  # of each step: the erasing loss, and the frozen model's
+        self.goal = training.first or training.steps  # steps until the next check, or in all
+        self.goal = min(self.goal, training.steps)
         self.erased_at: int | None = None  # the first step after which the residual was low enough
 
     def note(self, loss: float, pull: float) -> None:
@@ -31,8 +33,12 @@ class Residual:
     def total(self) -> int:
         """Number of steps in the whole run, as far as is known now."""
         if self.erased_at is None:
-            return self.training.steps
-        return min(self.training.steps, self.erased_at + self.training.settle)
+            return self.goal
+        return min(self.goal, self.erased_at + self.training.settle)
+
+    def go_on(self) -> None:
+        """Another round of steps, up to the most."""
+        self.goal = min(self.training.steps, self.goal + self.training.again)
 
     def rate(self, done: int) -> float:
         """Learning rate of the step after `done` steps.

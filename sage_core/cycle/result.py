@@ -11,10 +11,11 @@ import torch
 
 from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
+from ..domain.check import Checked
 from ..files import remove
 from ..lora.adapter import Adapter
 from ..lora.file import write_lora
-from ..lora.metadata import LEFT_KEY, LOSSES_KEY, metadata_for
+from ..lora.metadata import CHECK_KEY, LEFT_KEY, LOSSES_KEY, metadata_for
 from ..methods.recipe import Recipe
 from ..spec import ErasureSpec
 
@@ -34,6 +35,7 @@ class Erasure:
         left: (steps done, share of the concept that was left) of every look. The first is the untouched
             model's, (0, 1.0).
         looked: UNet passes of the looks, which `cost` does not count.
+        checked: what the last check found; None where nothing was checked.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Erasure:
     dtype: torch.dtype = torch.float16
     left: list[tuple[int, float]] = field(default_factory=list)
     looked: Cost = field(default_factory=Cost)
+    checked: Checked | None = None
 
     @property
     def spec(self) -> ErasureSpec:
@@ -66,6 +69,8 @@ class Erasure:
         metadata[LOSSES_KEY] = json.dumps(losses)
         if self.left:
             metadata[LEFT_KEY] = json.dumps([[step, round(share, 4)] for step, share in self.left])
+        if self.checked is not None:
+            metadata[CHECK_KEY] = json.dumps(self.checked.to_json())
         write_lora(path, self.adapter, metadata, self.dtype)
         if self.state is not None:
             remove(self.state)

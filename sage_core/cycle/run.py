@@ -24,15 +24,16 @@ from ..methods.base import DomainPart, Part, RetentionPart, TargetPart, Terms
 from ..methods.closed_form.edit import solve
 from ..methods.recipe import Recipe
 from ..methods.states import Rows, States
-from ..progress import Event
+from ..progress import Event, OnEvent
 from ..spec import ErasureSpec
 from . import state as states_of_runs
 from .bank import latent_bank
+from .checking import Checks
 from .descent import descend
 from .latents import FreshTrajectories, LatentBank
 from .residual import Residual
 from .result import Erasure
-from .setup import OnEvent, build_context, noted, run_closed_form, searched, watch_over
+from .setup import build_context, noted, run_closed_form, searched, watch_over
 from .state import Saved, adam_tensors, load_adam_tensors
 from .watch import on_the_way
 
@@ -165,6 +166,7 @@ class Run:
         self.losses: list[dict[str, float]] = []
         self.residual = Residual(training)
         self.watch = watch_over(self.context, on_event) if looks else None
+        self.checks: Checks | None = None
         self.start_cost = before or dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
         self.started = time.monotonic()
@@ -179,19 +181,40 @@ class Run:
             self.save_state()  # the bank takes long
         else:
             self.take(saved)
+        if self.recipe.check:
+            self.checks = Checks(self.context, self.recipe, self.on_event)
         self.train()
         self.save_state()  # until the file is there, a finished run can be lost as well
+        checked = None if self.checks is None else self.checks.finish(len(self.losses))
         self.adapter.round_(torch.float16)
         self.look()
         done = len(self.losses)
         self.on_event(Event("done", done, done, self.losses[-1], 0.0, self.left()))
         erasure = Erasure(
-            self.recipe, self.adapter, self.losses, self.cost(), self.seconds(), self.files.path
+            self.recipe,
+            self.adapter,
+            self.losses,
+            self.cost(),
+            self.seconds(),
+            self.files.path,
+            checked=checked,
         )
         return noted(erasure, self.watch)
 
     def train(self) -> None:
-        """All steps that remain."""
+        """Rounds of steps, until a check finds nothing or no step is left."""
+        while self.residual.goal < len(self.losses):
+            self.residual.go_on()
+        self.round()
+        while self.checks is not None and self.residual.total() < self.recipe.steps:
+            done = len(self.losses)
+            if done < self.residual.goal or self.checks.enough(done, self.residual.total()):
+                return
+            self.residual.go_on()
+            self.round()
+
+    def round(self) -> None:
+        """The steps that remain until the next check."""
         # Steps before the run was resumed took another time each.
         begun, first = time.monotonic(), len(self.losses)
         written = begun

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -16,12 +15,11 @@ from ..lora.adapter import Adapter
 from ..methods.closed_form.edit import solve
 from ..methods.context import Context
 from ..methods.recipe import Recipe
-from ..progress import Event
+from ..progress import Event, OnEvent
 from ..prompts.words import other_styles, retained_words
+from .checking import Checks
 from .result import Erasure
 from .watch import Watch
-
-OnEvent = Callable[[Event], None]
 
 
 def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, styled: float = 0.0) -> Context:
@@ -75,7 +73,9 @@ def run_closed_form(
     watch = watch_over(context, on_event) if looks else None
     if watch is not None:
         watch.begin()
+    checks = Checks(context, recipe, on_event) if recipe.check else None
     losses = solve(recipe.method.closed, context, recipe.steps)
+    checked = None if checks is None else checks.finish(len(losses))
     if watch is not None:
         watch.look(len(losses), len(losses))
     left = None if watch is None else watch.curve[-1][1]
@@ -83,7 +83,8 @@ def run_closed_form(
     done = recipe.with_rank(max(len(down) for down in adapter.down.values()))
     # The edit is exact, so the file is not rounded.
     seconds = time.monotonic() - start
-    erasure = Erasure(done, adapter, losses, model.cost.since(before), seconds, dtype=torch.float32)
+    cost = model.cost.since(before)
+    erasure = Erasure(done, adapter, losses, cost, seconds, dtype=torch.float32, checked=checked)
     return noted(erasure, watch)
 
 

@@ -76,16 +76,28 @@ def walk(
 @torch.no_grad()
 def cosines(model: DiffusionModel, writer: Writer, words: list[str], stops: Stops) -> torch.Tensor:
     """cos(pull(word), pull(concept)) at every stop; [words, stops]. Call it with every adapter off."""
-    prompts = [writer.plain(word, scene) for word in words for scene in stops.scenes]
-    cond = encoded(model, prompts)
-    repeated = [x.repeat(len(words), *[1] * (x.ndim - 1)) for x in (stops.z, stops.t, stops.empty, stops.own)]
-    z, t, empty, own = repeated
-    pulls = []
+    found = pulls(model, writer, words, stops, stops.empty).flatten(2)
+    return torch.nn.functional.cosine_similarity(found, stops.own.flatten(1)[None], dim=2).cpu()
+
+
+@torch.no_grad()
+def pulls(
+    model: DiffusionModel, writer: Writer, words: list[str], stops: Stops, empty: torch.Tensor | None = None
+) -> torch.Tensor:
+    """eps(z, word) - eps(z, "") at every stop, with whatever adapters are on; [words, stops, 4, h, w].
+
+    empty: eps(z, "") [stops, 4, h, w]; None: predicted, one pass a stop.
+    """
+    if empty is None:
+        without = [writer.neutral(scene, writer.names[0]) for scene in stops.scenes]
+        empty = model.predict_noise(stops.z, stops.t, encoded(model, without))
+    cond = encoded(model, [writer.plain(word, scene) for word in words for scene in stops.scenes])
+    z, t = (x.repeat(len(words), *[1] * (x.ndim - 1)) for x in (stops.z, stops.t))
+    found = []
     for i in range(0, len(z), TOGETHER):
         part = slice(i, i + TOGETHER)
-        pulls.append(model.predict_noise(z[part], t[part], cond[part]) - empty[part])
-    flat = torch.nn.functional.cosine_similarity(torch.cat(pulls).flatten(1), own.flatten(1))
-    return flat.view(len(words), len(stops)).cpu()
+        found.append(model.predict_noise(z[part], t[part], cond[part]))
+    return torch.cat(found).view(len(words), *stops.z.shape) - empty
 
 
 def encoded(model: DiffusionModel, prompts: list[str]) -> Conditioning:

@@ -29,7 +29,7 @@ NOISE = 0.05  # two prompts of one meaning are taken to be at least this far apa
 PASSES = (
     2 * TRAJECTORIES * (1 + max(KEPT_STOPS))  # guided trajectories as far as the last kept stop
     + CANDIDATES
-    + CONFIRMED * TRAJECTORIES * len(KEPT_STOPS)
+    + CONFIRMED * (TRAJECTORIES * len(KEPT_STOPS) - 1)
     + 2  # the concept in other templates
 )  # at most
 SEED = 30_000  # of the trajectories, away from the seeds that training draws
@@ -57,10 +57,13 @@ def search(
     stops = walk(model, writer, names[0], scenes, seeds, SOLVER_STEPS, KEPT_STOPS, GUIDANCE)
     words = [w for w in shortlist(model, names, CANDIDATES + len(exclude)) if w not in exclude][:CANDIDATES]
     on_step(1, 3)
-    first = _pulls(model, writer, words, stops.some([len(stops) // 2]))
+    middle = len(stops) // 2
+    first = _ranked(words, cosines(model, writer, words, stops.some([middle])))
     on_step(2, 3)
     best = [w.text for w in first[:CONFIRMED]]
-    ranked = _pulls(model, writer, best, stops)
+    others = cosines(model, writer, best, stops.some([i for i in range(len(stops)) if i != middle]))
+    known = torch.tensor([[w.pull] for w in first[:CONFIRMED]])
+    ranked = _ranked(best, torch.cat([others, known], dim=1))
     threshold, clearness = boundary([w.pull for w in ranked], _noise(model, writer, kind, stops))
     on_step(3, 3)
     unlike = median(w.pull for w in first)
@@ -77,9 +80,9 @@ def search(
     )
 
 
-def _pulls(model: DiffusionModel, writer: Writer, words: list[str], stops: Stops) -> list[Word]:
-    """Mean cosine of each word over the stops, strongest first."""
-    values = cosines(model, writer, words, stops).mean(1).tolist()
+def _ranked(words: list[str], pulls: torch.Tensor) -> list[Word]:
+    """The words by the mean of their cosines [words, stops], strongest first."""
+    values = pulls.mean(1).tolist()
     return sorted((Word(w, round(v, 4)) for w, v in zip(words, values)), key=lambda w: -w.pull)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -110,7 +111,10 @@ def _make(maker: Maker, spec: ErasureSpec, path: Path) -> dict:
     recipe = spec.recipe(maker.model.knowledge.styles)
     if not path.exists():
         made = maker.make(recipe, path, resume=True)
-        return {"passes": made.cost.passes, "seconds": round(made.seconds, 2)}
+        row: dict[str, Any] = {"passes": made.cost.passes, "seconds": round(made.seconds, 2)}
+        if made.checked is not None and made.checked.seen:
+            row["note"] = f"still found in {', '.join(made.checked.seen)}"
+        return row
     if not is_of(read_lora(path), recipe, maker.model):
         raise SageError(
             f"{path} is there and is another erasure or of another model; move it away, or choose another"

@@ -17,6 +17,8 @@ import torch
 from ..cycle.result import Erasure
 from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
+from ..domain.check import Checked
+from ..errors import SageError
 from ..files import check_room, claimed, write_picture
 from ..lora.file import LoraFile, rewrite_metadata
 from ..lora.metadata import RESULT_KEY
@@ -42,7 +44,10 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """A finished LoRA. One that was there already took no passes and no seconds."""
+    """A finished LoRA. One that was there already took no passes and no seconds.
+
+    checked: what the last check found; None where nothing was checked.
+    """
 
     path: Path
     recipe: Recipe
@@ -50,11 +55,12 @@ class Made:
     left: list[tuple[int, float]]
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
+    checked: Checked | None = None
 
     @classmethod
     def earlier(cls, path: Path, recipe: Recipe, file: LoraFile) -> Made:
         """Of a file that is there."""
-        return cls(path, recipe, file.losses(), file.left())
+        return cls(path, recipe, file.losses(), file.left(), checked=earlier_check(file))
 
     def to_json(self) -> dict:
         return {
@@ -65,7 +71,16 @@ class Made:
                 "unet_backwards": self.cost.backwards,
                 "seconds": round(self.seconds, 2),
             },
+            "check": None if self.checked is None else self.checked.to_json(),
         }
+
+
+def earlier_check(file: LoraFile) -> Checked | None:
+    """What the last check found when the file was made; None where it does not say, or not readably."""
+    try:
+        return Checked.from_json(file.check())
+    except SageError:
+        return None
 
 
 def about_file(path: Path, rank: int, name: str | None = None) -> dict:
@@ -129,7 +144,15 @@ class Maker:
                     self.finish(erasure, path)
             finally:
                 erasure.adapter.remove()
-        return Made(path, erasure.recipe, erasure.losses, erasure.left, erasure.cost, erasure.seconds)
+        return Made(
+            path,
+            erasure.recipe,
+            erasure.losses,
+            erasure.left,
+            erasure.cost,
+            erasure.seconds,
+            erasure.checked,
+        )
 
 
 def room_for(model: DiffusionModel, recipe: Recipe) -> int:

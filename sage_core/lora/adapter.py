@@ -86,6 +86,12 @@ class Adapter:
         for p in self.parameters():
             p.copy_(p.to(dtype).to(p.dtype))
 
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply what it adds by `factor`, in the weights themselves."""
+        for up in self.up.values():
+            up.mul_(factor)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The state of a LoRA file in the names that every host reads."""
         out = {}

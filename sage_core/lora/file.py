@@ -16,7 +16,7 @@ from ..diffusion.weights import copied, opened, refuse_nan
 from ..errors import SageError, shown
 from ..files import parse_json, write_atomically
 from .adapter import Adapter
-from .metadata import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
+from .metadata import CHECK_KEY, LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
 from .surfaces import linear_layers
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
@@ -93,6 +93,10 @@ class LoraFile:
         curve = self._json(LEFT_KEY)
         right = isinstance(curve, list) and all(map(_is_look, curve))
         return [(step, share) for step, share in curve] if right else []
+
+    def check(self) -> object:
+        """What the last check found, as domain.check.Checked.to_json wrote it; None where there was none."""
+        return self._json(CHECK_KEY)
 
     def _json(self, key: str) -> object:
         try:

@@ -11,7 +11,10 @@ from ..diffusion.model import DiffusionModel
 SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.result", "sage.losses"
 
 
-LEFT_KEY, SCHEDULE_KEY, RESOLUTION_KEY = "sage.left", "sage.schedule", "modelspec.resolution"
+LEFT_KEY, CHECK_KEY = "sage.left", "sage.check"
+
+
+SCHEDULE_KEY, RESOLUTION_KEY = "sage.schedule", "modelspec.resolution"
 
 
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}

@@ -11,8 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain import check as checking
 from ..domain.found import Domain
-from ..domain.search import PASSES
+from ..domain.search import PASSES as SEARCH_PASSES
 from ..prompts.kinds import STYLE
 from .table import Method, Training
 
@@ -28,7 +29,7 @@ class Recipe:
         kind: what the concept is: "thing", "style" or "person".
         surface: what is trained, one of lora.surfaces.SURFACES.
         eta: strength of the negative guidance; None where the target has none.
-        search, exclude: as in ErasureSpec.
+        search, exclude, check: as in ErasureSpec.
         domain: what the search found; None before it.
     """
 
@@ -46,6 +47,7 @@ class Recipe:
     search: bool = False
     exclude: tuple[str, ...] = ()
     domain: Domain | None = None
+    check: bool = False
 
     @property
     def given(self) -> list[str]:
@@ -83,9 +85,14 @@ class Recipe:
 
     @property
     def passes(self) -> int:
-        """UNet passes, the search's too, of a run that does not end early; a backward counts as two."""
-        search = PASSES if self.search and self.domain is None else 0
-        return search + (0 if self.method.closed is not None else self.method.passes_of(self.training))
+        """UNet passes, those of search and checks too, of a run that takes all its steps; a backward counts
+        as two.
+        """
+        looking = SEARCH_PASSES if self.search and self.domain is None else 0
+        if self.check:
+            names = checking.MOST_NAMES if looking else len(self.names)
+            looking += checking.passes(self.kind, names, self.training.checks)
+        return looking + (0 if self.method.closed is not None else self.method.passes_of(self.training))
 
     def with_domain(self, domain: Domain) -> Recipe:
         """The same after the search."""
@@ -117,6 +124,7 @@ class Recipe:
             "search": self.search,
             "exclude": list(self.exclude),
             "domain": None if self.domain is None else self.domain.to_json(),
+            "check": self.check,
         }
 
     def fingerprint(self) -> str:

@@ -5,12 +5,14 @@ A method is data: what is erased, what it becomes, what stays, what is trained, 
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ..diffusion.cost import ROW
-from ..domain.search import PASSES
+from ..domain import check as checking
+from ..domain.search import PASSES as SEARCH_PASSES
+from ..prompts.kinds import THING
 from .base import Choice, Domain, Retention, Target
 from .closed_form.config import LAYERS, VALUES, ClosedForm
 from .domains.inversion import NameInversion
@@ -34,8 +36,9 @@ from .targets.negative_guidance import NegativeGuidance
 class Training:
     """How the cycle runs. Batches count samples a step; trajectories and solver steps size the latent bank.
 
-    steps: at most so many. enough: the cycle ends `settle` steps (in which the learning rate falls) after the
-    residual, the erasing loss in units of the frozen model's, was below it on average over `window` steps; 0
+    steps: at most so many. first, again: steps before the first check, and between two; the cycle ends when a
+    check finds that some strength of the LoRA is enough (0: no check before the last step). enough: the cycle
+    ends `settle` steps (in which the learning rate falls) after the residual, the erasing loss in units of the frozen model's, was below it on average over `window` steps; 0
     never ends early. fresh: no bank, a trajectory of `solver_steps` a step, as the papers' own code does.
     alpha: of the LoRA; its rank unless one is given. adjacent: share of the retained trajectories that show
     words near the concept. styled: share of a thing's trajectories, and of retained prompts, that are in a
@@ -45,6 +48,8 @@ class Training:
     """
 
     steps: int = 16
+    first: int = 0
+    again: int = 6
     enough: float = 0.0
     settle: int = 5
     window: int = 5
@@ -64,6 +69,11 @@ class Training:
     fresh: bool = False
 
     @property
+    def checks(self) -> int:
+        """Number of checks of a run that takes all steps."""
+        return 1 + (math.ceil((self.steps - self.first) / self.again) if 0 < self.first < self.steps else 0)
+
+    @property
     def bank_passes(self) -> int:
         """UNet passes that draw the latent bank: a guided trajectory of each concept prompt, a plain one of
         each retained.
@@ -76,7 +86,8 @@ class Method:
     """One paper as a setting of the cycle's three choices.
 
     published: what the paper's own code does (`faithful`); searches: whether the model is searched for other
-    words that mean the concept; closed: a closed form instead of the cycle, whose
+    words that mean the concept; checks: whether the cycle checks what is left of it (domain/check.py);
+    closed: a closed form instead of the cycle, whose
     rounds are training.steps; warm: a closed form from which the cycle starts; layers: train only layers
     whose names hold one of these.
     """
@@ -93,6 +104,7 @@ class Method:
     published: Training | None = None
     closed: ClosedForm | None = None
     searches: bool = False
+    checks: bool = False
     warm: ClosedForm | None = None
     layers: tuple[str, ...] = ("",)
 
@@ -107,15 +119,19 @@ class Method:
         return self.published if faithful else self.training
 
     def passes(self, faithful: bool = False) -> int | None:
-        """UNet passes of a whole run that does not end early, search included, a backward counted as two.
+        """UNet passes of a run that takes all its steps, with its search and all its checks; a backward
+        counts as two.
 
         None where there is no published training.
         """
         training = self.training_as(faithful)
         if training is None:
             return None
-        search = PASSES if self.searches and not faithful else 0
-        return search + (0 if self.closed is not None else self.passes_of(training))
+        looking = 0
+        if not faithful:
+            looking = SEARCH_PASSES * self.searches
+            looking += checking.passes(THING, checking.MOST_NAMES, training.checks) * self.checks
+        return looking + (0 if self.closed is not None else self.passes_of(training))
 
     def passes_of(self, training: Training) -> int:
         """The same of a training with other numbers."""
@@ -175,9 +191,6 @@ START = ClosedForm(
     layers=VALUES,
 )
 
-# Found on four concepts of the second model (docs/lab/second-model.md).
-SURE_START = dataclasses.replace(START, reach=1.0, style_reach=2.0)
-
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -185,38 +198,16 @@ METHODS: dict[str, Method] = {
             "sage",
             "SAGE",
             "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "starts from a closed-form edit, then learns names that still draw the concept, with the"
-            " erasing's own backward pass, and erases them too, keeping the relations between other concepts"
-            " and their predicted noise",
-            NameInversion(),
-            NegativeGuidance(eta=0.5),
-            (Relations(weight=0.5, batch=24), Noise(weight=20.0, batch=1)),
-            "both",
-            Training(
-                steps=38,
-                enough=0.12,
-                window=8,
-                trajectories=6,
-                retain_trajectories=10,
-                styled=0.67,
-                dealt=True,
-            ),
-            warm=START,
-        ),
-        Method(
-            "sage-sure",
-            "SAGE, surer of one concept",
-            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "sage from a stronger start and pushed further, on the other words for the concept too, which it"
-            " finds in the model: surer on models that sage leaves something in, not for stacks",
+            "finds the other words for the concept in the model, starts from a closed-form edit, learns names"
+            " that still draw the concept and erases them all, keeps the relations between other concepts and"
+            " their predicted noise, and checks every name until nothing of the concept is left",
             NameInversion(),
             NegativeGuidance(eta=1.5),
             (Relations(weight=0.5, batch=24), Noise(weight=12.0, batch=1)),
             "both",
             Training(
-                steps=20,
-                enough=0.12,
-                window=8,
+                steps=30,
+                first=17,
                 learning_rate=3e-3,
                 trajectories=4,
                 retain_trajectories=8,
@@ -224,7 +215,8 @@ METHODS: dict[str, Method] = {
                 dealt=True,
             ),
             searches=True,
-            warm=SURE_START,
+            checks=True,
+            warm=START,
         ),
         Method(
             "sage-robust",

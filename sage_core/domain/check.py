@@ -1,0 +1,194 @@
+"""The check of the cycle: how much of the concept's pull is left in each of its names, and which strength of
+the LoRA takes just enough of it.
+
+With the erased model's prediction eps and the untouched model's eps0, at a state z:
+
+    left(w) = < eps(z, w) - eps(z, ""), pull0 > / |pull0|^2,   pull0 = eps0(z, concept) - eps0(z, "")
+
+1 is the untouched model, 0 is guidance that says nothing of the concept, less points away from it. In the
+small models a thing is drawn above about 0.05 and not below 0 (docs/lab/second-model.md).
+
+A thing's states are stops of the untouched model's trajectories, the same for every name and strength: one
+UNet pass a name and state, so that a check costs less than one picture. A style's are stops on the erased
+model's own way: along the untouched model's the picture has the style already, and what is left there says
+little of what would be drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+
+from ..diffusion.model import DiffusionModel
+from ..errors import SageError, shown
+from ..prompts.kinds import STYLE
+from ..prompts.templates import SHOWN_ON
+from ..prompts.writer import Writer
+from .pull import Stops, encoded, pulls, walk
+
+TRAJECTORIES = 2
+SOLVER_STEPS, KEPT_STOPS = 6, (0, 1)
+OWN_STOPS = 3  # of a style, on the erased model's own way
+GUIDANCE = 3.0
+SEED = 40_000  # of the trajectories, away from the search's and from those that training draws
+MOST_NAMES, MOST_STYLE_NAMES = 12, 4  # that are checked
+WORST = 3  # names that are looked at again for another strength
+TRIES = 2  # strengths after the first
+LEAST, MOST = 0.4, 1.6  # strength
+SLOPE, GENTLEST = -0.5, -0.1  # of what is left by strength: the first guess, and the least that is believed
+CLOSE_ENOUGH = 0.03
+# Chosen on four things and four styles of the second model. Below AIM a name counts as erased; above SEEN it
+# still draws the concept.
+AIM, SEEN = -0.07, 0.0
+
+
+def passes(kind: str, names: int, checks: int = 1) -> int:
+    """UNet passes, at most, of a run that checks so many names so often."""
+    if kind == STYLE:
+        each = 4 * TRAJECTORIES * OWN_STOPS
+        names = min(names, MOST_STYLE_NAMES)
+        return checks * each * (names + TRIES * min(names, WORST)) + each * max(0, names - WORST)
+    stops = TRAJECTORIES * len(KEPT_STOPS)
+    names = min(names, MOST_NAMES)
+    once = stops * (1 + names) + TRIES * stops * (1 + min(names, WORST))
+    rest = stops * (1 + names - WORST) if names > WORST else 0
+    return 2 * TRAJECTORIES * (1 + max(KEPT_STOPS)) + checks * once + rest
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Args:
+        left: share of the concept's pull that is left in each name, at the strength below.
+        strength: of the LoRA, relative to what was trained.
+        seen: names that still draw the concept.
+        passes: UNet passes of all checks of the run.
+    """
+
+    left: dict[str, float] = field(default_factory=dict)
+    strength: float = 1.0
+    seen: tuple[str, ...] = ()
+    passes: int = 0
+
+    @property
+    def most(self) -> float:
+        """What is left in the name that has most of it, 0 to 1."""
+        return min(1.0, max(0.0, *self.left.values()))
+
+    def sentence(self, concept: str) -> str:
+        """What to tell the user."""
+        if not self.seen:
+            count = f"{len(self.left)} names" if len(self.left) > 1 else "its name"
+            return f"the check of {concept!r} finds nothing of it in {count} (strength {self.strength:.2f})"
+        listed = ", ".join(f"{name} {self.left[name]:.0%}" for name in self.seen)
+        return (
+            f"the check still finds {concept!r} in: {listed}. Try more effort, or give these words as its"
+            " names."
+        )
+
+    def to_json(self) -> dict:
+        """Plain JSON values; `from_json` is its inverse."""
+        left = {name: round(share, 4) for name, share in self.left.items()}
+        return {
+            "left": left,
+            "strength": round(self.strength, 4),
+            "seen": list(self.seen),
+            "passes": self.passes,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Checked:
+        """Raises SageError on anything that `to_json` does not write."""
+        try:
+            if not isinstance(data, dict):
+                raise TypeError("no JSON object")
+            left = {str(name): float(share) for name, share in data["left"].items()}
+            seen = tuple(str(name) for name in data["seen"])
+            return cls(left, float(data["strength"]), seen, int(data["passes"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SageError(f"The recorded check cannot be read ({shown(error)}).") from error
+
+
+def checked_names(kind: str, names: list[str]) -> list[str]:
+    """Those that a check looks at."""
+    return names[: MOST_STYLE_NAMES if kind == STYLE else MOST_NAMES]
+
+
+def states(model: DiffusionModel, writer: Writer) -> Stops:
+    """Where a thing is checked: stops of the untouched model's trajectories. Call it with every adapter
+    off.
+    """
+    seeds = [SEED + i for i in range(TRAJECTORIES)]
+    scenes: list[str | None] = [None] * TRAJECTORIES
+    return walk(model, writer, writer.names[0], scenes, seeds, SOLVER_STEPS, KEPT_STOPS, GUIDANCE)
+
+
+@torch.no_grad()
+def left_at(model: DiffusionModel, writer: Writer, names: list[str], stops: Stops) -> dict[str, float]:
+    """left(w) of each name, the mean over the stops, with whatever adapters are on."""
+    along = _along(pulls(model, writer, names, stops), stops.own[None])
+    return dict(zip(names, along.mean(1).tolist()))
+
+
+@torch.no_grad()
+def left_on_own_way(
+    model: DiffusionModel, writer: Writer, names: list[str], off: Callable[[], AbstractContextManager]
+) -> dict[str, float]:
+    """left(w) of each name, the mean over the first stops of trajectories that the erased model takes for it.
+
+    off: inside it, the model is the untouched one.
+    """
+    pairs = [(name, scene) for name in names for scene in SHOWN_ON[:TRAJECTORIES]]
+    prompts = [writer.plain(name, scene) for name, scene in pairs]
+    prompts += [writer.neutral(scene, name) for name, scene in pairs]
+    both = encoded(model, prompts)
+    with off():
+        untouched = encoded(
+            model, [writer.plain(writer.names[0], s) for _, s in pairs] + prompts[len(pairs) :]
+        )
+    solver = model.scheduler(SOLVER_STEPS)
+    z = model.noise([SEED + i for i in range(TRAJECTORIES)] * len(names))
+    found = []
+    for t in solver.timesteps[:OWN_STOPS]:
+        twice, ts = torch.cat([z, z]), t.expand(2 * len(z)).to(model.device)
+        with_it, without = model.predict_noise(twice, ts, both).chunk(2)
+        with off():
+            own, empty = model.predict_noise(twice, ts, untouched).chunk(2)
+        found.append(_along(with_it - without, own - empty))
+        z = solver.step(without + GUIDANCE * (with_it - without), t, z).prev_sample
+    left = torch.stack(found).view(OWN_STOPS, len(names), TRAJECTORIES).mean((0, 2))
+    return dict(zip(names, left.tolist()))
+
+
+def _along(pull: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Length of pulls along the concept's own, in units of it; over the last three dimensions."""
+    return (pull * own).flatten(-3).sum(-1) / own.square().flatten(-3).sum(-1).clamp_min(1e-12)
+
+
+def dose(
+    left: Callable[[float, list[str]], dict[str, float]], names: list[str], aim: float = AIM
+) -> tuple[float, dict[str, float]]:
+    """The strength at which no name has more than `aim` left, and what is left there.
+
+    left(strength, names): measures it. All names are measured at full strength, those with most left at up
+    to TRIES more: what is left falls nearly linearly there, so each try is a step of the secant method. Where
+    no strength up to MOST is enough, the strongest that was tried is taken.
+    """
+    found = left(1.0, names)
+    worst = sorted(found, key=lambda name: -found[name])[:WORST]
+    strength, most, slope = 1.0, found[worst[0]], SLOPE
+    tried = [(strength, found)]
+    for _ in range(TRIES):
+        following = min(MOST, max(LEAST, strength + (aim - most) / slope))
+        if abs(most - aim) <= CLOSE_ENOUGH or following == strength:
+            break
+        found = left(following, worst)
+        slope = min(GENTLEST, (max(found.values()) - most) / (following - strength))
+        strength, most = following, max(found.values())
+        tried.append((strength, found))
+    enough = [one for one in tried if max(one[1].values()) <= aim + CLOSE_ENOUGH]
+    return min(enough, key=lambda one: one[0]) if enough else max(tried, key=lambda one: one[0])
