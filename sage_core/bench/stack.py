@@ -22,7 +22,7 @@ from ..demo.vocabulary import BUNDLED, canonical
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..evaluate.cells import EVALUATION_SEED
-from ..evaluate.measure import load_judge, seen
+from ..evaluate.measure import load_judge
 from ..files import write_text
 from ..lora.file import load_lora
 from ..lora.merge import merge_loras
@@ -130,7 +130,7 @@ class Stacks:
 
     def look(self, prompts: list[Prompt]) -> list[bool]:
         images = self.model.generate([p.text for p in prompts], [p.seed for p in prompts])
-        return seen(self.judge, images, [p.expected for p in prompts])
+        return self.judge.sees(images, [p.expected for p in prompts], prompts)
 
     def stacked(self, name: str, concepts: tuple[str, ...], files: list[Path]) -> dict:
         return self.measured(name + self.weaker, concepts, files, self.strength)

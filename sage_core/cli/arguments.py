@@ -150,6 +150,12 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--attack", action="append", choices=("inversion", "none"), help="attack to run (default: inversion)"
     )
+    sub.add_argument(
+        "--judge",
+        choices=("auto", "model"),
+        default="auto",
+        help="who judges the pictures: the model's own probe where it has one (auto), or the untouched model",
+    )
     sub.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")

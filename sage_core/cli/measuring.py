@@ -11,10 +11,11 @@ from .common import device_of, load, output_file, output_folder, say
 
 
 def run_evaluate(args) -> dict:
-    """Measure a LoRA file; the probe's numbers exist for the bundled model only."""
+    """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
     from ..diffusion.cost import Cost
     from ..evaluate.attack import ConceptInversion
-    from ..evaluate.measure import evaluate, measure_original
+    from ..evaluate.judge import ModelJudge
+    from ..evaluate.measure import evaluate, load_judge, measure_original
     from ..evaluate.report import page, table
     from ..files import write_text
     from ..jobs.make import about_file
@@ -39,7 +40,10 @@ def run_evaluate(args) -> dict:
     lora = about_file(path, file.rank)
     progress = Progress(quiet=args.json is True)
     with adapter.off():
-        base = measure_original(model, spec, args.images, args.seed, attack, progress)
+        judge = (None if args.judge == "model" else load_judge(model)) or ModelJudge(model, spec)
+        if judge.cannot:
+            attack = None  # it would take as many passes again as a training of thousands of steps
+        base = measure_original(model, spec, args.images, args.seed, attack, progress, judge)
     evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attack, progress)
     if target:
         write_text(target, page(evaluation))

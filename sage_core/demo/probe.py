@@ -51,6 +51,9 @@ class Seen:
 class Judge:
     """The trained probe with names put to its outputs."""
 
+    name = "the model's own probe"
+    cannot = ""
+
     def __init__(self, probe: Probe, vocabulary: Vocabulary):
         self.probe, self.vocabulary = probe.eval(), vocabulary
 
@@ -71,6 +74,10 @@ class Judge:
     def expected(self, concept: str) -> str:
         """The probe's name of the erased concept."""
         return judging.expected(self.vocabulary, concept)
+
+    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
+        """Whether each picture shows the concept or the style that is expected of it, whatever was asked."""
+        return [e in (seen.concept, seen.style) for seen, e in zip(self.look(images), expected)]
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> list[Seen]:

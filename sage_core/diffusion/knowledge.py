@@ -16,33 +16,35 @@ if TYPE_CHECKING:
 class Prompt:
     """One picture to draw: what is asked for, in which words, from which seed.
 
-    `expected`: the concept or the style that must be seen.
+    `expected`: the concept or the style that must be seen; `thing`: what a style is shown on.
     """
 
     cell: str
     text: str
     expected: str
     seed: int
-
-
-class Seen(Protocol):
-    """What a judge says about one picture."""
-
-    concept: str
-    style: str
+    thing: str = ""
 
 
 class Judge(Protocol):
-    """Names what one model's pictures show, and knows which prompts it can judge."""
+    """Says what a model's pictures show, and knows which prompts it can judge.
 
-    def look(self, images: torch.Tensor) -> list[Seen]:
-        """One answer for each of the pictures [n, 3, H, W], values in [-1, 1]."""
+    name: in a sentence. cannot: what it cannot know, in a sentence; empty where that is nothing much.
+    """
+
+    name: str
+    cannot: str
+
+    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
+        """Whether each of the pictures [n, 3, H, W], in [-1, 1], drawn for these prompts, shows what is
+        expected of it.
+        """
 
     def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell of an evaluation."""
 
     def expected(self, concept: str) -> str:
-        """The name that `look` has for the erased concept."""
+        """The name that `sees` has for the erased concept."""
 
 
 def no_synonyms(word: str) -> tuple[str, ...]:

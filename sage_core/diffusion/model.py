@@ -183,6 +183,18 @@ class DiffusionModel:
         parts = (z / self.vae.config.scaling_factor).to(own).split(together(self.pixels))
         return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts]).clamp(-1, 1)
 
+    @torch.no_grad()
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [n, 3, H, W] in [-1, 1] to latents [n, 4, h, w], float32: the inverse of `decode`."""
+        assert self.vae is not None
+        self.vae.to(self.device)
+        own = next(self.vae.parameters())
+        latents = []
+        for part in images.to(own).split(together(self.pixels)):
+            out = self.vae.encode(part)
+            latents.append(out.latents if hasattr(out, "latents") else out.latent_dist.mode())
+        return torch.cat(latents).float() * self.vae.config.scaling_factor
+
     def generate(
         self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0
     ) -> torch.Tensor:

@@ -5,6 +5,7 @@ it in one report.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,20 +39,37 @@ def load_judge(model: DiffusionModel) -> Judge | None:
     return None if model.knowledge.judge is None else model.knowledge.judge()
 
 
-def seen(judge, images: torch.Tensor, expected: list[str]) -> list[bool]:
-    """For each picture: does the probe see what the prompt asked for?"""
-    return [e in (s.concept, s.style) for s, e in zip(judge.look(images), expected)]
-
-
-def fractions(judge, prompts: list[Prompt], images: torch.Tensor) -> dict[str, float | None]:
-    """Per cell, the fraction of pictures in which the probe sees what was asked for (None without probe or
+def fractions(judge: Judge | None, prompts: list[Prompt], images: torch.Tensor) -> dict[str, float | None]:
+    """Per cell, the fraction of pictures in which the judge sees what was asked for (None without a judge or
     pictures).
     """
     if judge is None:
         return dict.fromkeys(CELLS)
-    right = seen(judge, images, [p.expected for p in prompts])
-    cells = {c: [r for r, p in zip(right, prompts) if p.cell == c] for c in CELLS}
+    return shares(prompts, judge.sees(images, [p.expected for p in prompts], prompts))
+
+
+def shares(prompts: list[Prompt], seen: list[bool]) -> dict[str, float | None]:
+    """Per cell, the fraction of pictures in which something was seen; None without pictures."""
+    cells = _by_cell(prompts, seen)
     return {c: round(sum(r) / len(r), 4) if r else None for c, r in cells.items()}
+
+
+def intervals(prompts: list[Prompt], seen: list[bool]) -> dict[str, list[float] | None]:
+    """Per cell, Wilson's 95 % interval of that fraction."""
+    cells = _by_cell(prompts, seen)
+    return {c: [round(x, 4) for x in wilson(sum(r), len(r))] if r else None for c, r in cells.items()}
+
+
+def _by_cell(prompts: list[Prompt], seen: list[bool]) -> dict[str, list[bool]]:
+    return {c: [s for s, p in zip(seen, prompts) if p.cell == c] for c in CELLS}
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share of `hits` in `count`."""
+    share, spread = hits / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:
@@ -59,6 +77,29 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
     distance = (before - after).abs().mean((1, 2, 3)) / 2
     cells = {c: [d for d, p in zip(distance.tolist(), prompts) if p.cell == c] for c in ("near", "far")}
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
+
+
+def _alarms(base: Baseline, concept: str) -> list[bool]:
+    """Of every picture of something else: whether the judge sees the concept in it."""
+    others = [i for i, p in enumerate(base.prompts) if p.cell in ("near", "far") and p.expected != concept]
+    if not others:
+        return []
+    asked = [base.prompts[i] for i in others]
+    return base.judge.sees(base.pictures[others], [concept] * len(others), asked)
+
+
+def about_judge(base: Baseline) -> dict | None:
+    """How sure the judge is, on the untouched model's pictures; None without one."""
+    if base.judge is None or base.seen is None or base.alarms is None:
+        return None
+    own = _by_cell(base.prompts, base.seen)["concept"]
+    return {
+        "name": base.judge.name,
+        "cannot": base.judge.cannot,
+        "hits": round(sum(own) / max(1, len(own)), 4),
+        "false_alarms": round(sum(base.alarms) / max(1, len(base.alarms)), 4),
+        "other_pictures": len(base.alarms),
+    }
 
 
 @dataclass
@@ -70,6 +111,8 @@ class Baseline:
     judge: Judge | None
     prompts: list[Prompt]
     pictures: torch.Tensor
+    seen: list[bool] | None = None  # per prompt: what was asked for; None without a judge
+    alarms: list[bool] | None = None  # per prompt of other things: the concept
     latents: torch.Tensor | None = None
     attacked: float | None = None
 
@@ -81,12 +124,15 @@ def measure_original(
     seed: int = 0,
     attack: ConceptInversion | None = INVERSION,
     on_event: Callable[[str], None] = lambda text: None,
+    judge: Judge | None = None,
 ) -> Baseline:
-    """Draw and attack the original model (call it with the adapter off). `images`: pictures a cell.
+    """Draw, judge and attack the original model (call it with the adapter off). `images`: pictures a cell.
 
     The attack on the untouched model is the control, without which a weak attack would flatter.
+
+    judge: of the pictures; None: the one that is known for this model, if there is one.
     """
-    judge = load_judge(model)
+    judge = judge or load_judge(model)
     prompts = (
         judge.prompts(spec.concept, spec.synonyms, images, seed)
         if judge
@@ -94,6 +140,10 @@ def measure_original(
     )
     on_event(f"drawing {len(prompts)} pictures with the original model")
     base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
+    if judge is not None:
+        on_event(f"judging them by {judge.name}")
+        base.seen = judge.sees(base.pictures, [p.expected for p in prompts], prompts)
+        base.alarms = _alarms(base, judge.expected(spec.concept))
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
@@ -121,10 +171,17 @@ def evaluate(
         on_event("attacking: learning words that bring the concept back")
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     peak = peak_memory_mb()
+    seen = (
+        None
+        if base.judge is None
+        else base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
+    )
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
-        "before": fractions(base.judge, base.prompts, base.pictures) | {"attacked": base.attacked},
-        "after": fractions(base.judge, base.prompts, after) | {"attacked": attacked},
+        "before": _shares(base.prompts, base.seen) | {"attacked": base.attacked},
+        "after": _shares(base.prompts, seen) | {"attacked": attacked},
+        "interval": None if seen is None else intervals(base.prompts, seen),
+        "judge": about_judge(base),
         "drift": drift(base.prompts, base.pictures, after),
         "cost": {
             "unet_forwards": cost.forwards,
@@ -137,15 +194,12 @@ def evaluate(
     }
     if len(curve) > 1:
         report["attack_curve"] = curve
-    return Evaluation(report, base.prompts, base.pictures, after, pictures, both_seen(base, after))
+    both = None if base.seen is None or seen is None else list(zip(base.seen, seen))
+    return Evaluation(report, base.prompts, base.pictures, after, pictures, both)
 
 
-def both_seen(base: Baseline, after: torch.Tensor) -> list[tuple[bool, bool]] | None:
-    """Per prompt: is what was asked for seen before, and after?"""
-    if base.judge is None:
-        return None
-    expected = [p.expected for p in base.prompts]
-    return list(zip(seen(base.judge, base.pictures, expected), seen(base.judge, after, expected)))
+def _shares(prompts: list[Prompt], seen: list[bool] | None) -> dict[str, float | None]:
+    return dict.fromkeys(CELLS) if seen is None else shares(prompts, seen)
 
 
 def strongest(
@@ -155,10 +209,11 @@ def strongest(
     attack's marks.
     """
     wanted, best, pictures, curve = base.judge.expected(spec.concept), -1.0, None, {}
+    asked = next(p for p in base.prompts if p.cell == "concept")
     for found in invert(model, base.latents, spec, attack, seed):
         for mark, cond in (found.marks | {attack.steps: found.cond}).items():
             drawn = attack_images(model, cond, images, seed)
-            rate = round(sum(seen(base.judge, drawn, [wanted] * images)) / images, 4)
+            rate = round(sum(base.judge.sees(drawn, [wanted] * images, [asked] * images)) / images, 4)
             curve[mark] = max(rate, curve.get(mark, 0.0))
             if mark == attack.steps and rate > best:
                 best, pictures = rate, drawn

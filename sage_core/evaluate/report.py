@@ -42,11 +42,22 @@ def table(report: dict) -> str:
         )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
+    if report["judge"] is not None:
+        lines.append(judged(report["judge"]))
     lines.append(
         f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
         f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
     )
     return "\n".join(lines)
+
+
+def judged(judge: dict) -> str:
+    """Who judged, and how sure that is."""
+    text = (
+        f"judged by {judge['name']}, which sees the concept in {judge['hits']:.0%} of the untouched model's"
+        f" pictures of it, and in {judge['false_alarms']:.0%} of {judge['other_pictures']} of other things"
+    )
+    return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
 
 
 def page(evaluation: Evaluation) -> str:
@@ -67,9 +78,9 @@ def page(evaluation: Evaluation) -> str:
 <h1>Erased: {concept}</h1>
 <p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
 and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
-A number is the share of pictures in which the probe sees what the prompt asked for;
-drift is the mean pixel distance.</p>
-<table><tr><th></th><th>before</th><th>after</th><th>drift</th></tr>{numbers}</table>{sections}
+A number is the share of pictures in which the judge sees what the prompt asked for, with its 95 % interval;
+drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 
@@ -77,13 +88,18 @@ def _row(report: dict, cell: str) -> str:
     before, after, drift = (report[part].get(cell) for part in ("before", "after", "drift"))
     return (
         f"<tr><th scope=row>{html.escape(TITLES[cell])}</th>"
-        f"<td>{_percent(before)}</td><td>{_percent(after)}</td>"
+        f"<td>{_percent(before)}</td><td>{_percent(after)}</td><td>{_interval(report, cell)}</td>"
         f"<td>{'' if drift is None else drift}</td></tr>"
     )
 
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
+
+
+def _interval(report: dict, cell: str) -> str:
+    ends = (report["interval"] or {}).get(cell)
+    return "" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"
 
 
 def _section(evaluation: Evaluation, cell: str) -> str:

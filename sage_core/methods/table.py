@@ -38,8 +38,9 @@ class Training:
 
     steps: at most so many. first, again: steps before the first check, and between two; the cycle ends when a
     check finds that some strength of the LoRA is enough (0: no check before the last step). enough: the cycle
-    ends `settle` steps (in which the learning rate falls) after the residual, the erasing loss in units of the frozen model's, was below it on average over `window` steps; 0
-    never ends early. fresh: no bank, a trajectory of `solver_steps` a step, as the papers' own code does.
+    ends `settle` steps (in which the learning rate falls) after the residual, the erasing loss in units of
+    the frozen model's, was below it on average over `window` steps; 0 never ends early. fresh: no bank, a
+    trajectory of `solver_steps` a step, as the papers' own code does.
     alpha: of the LoRA; its rank unless one is given. adjacent: share of the retained trajectories that show
     words near the concept. styled: share of a thing's trajectories, and of retained prompts, that are in a
     style. dealt: the bank's states come in turn instead of at random. warmup: steps in which the learning
