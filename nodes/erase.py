@@ -220,6 +220,19 @@ class EraseConcept(io.ComfyNode):
                         ),
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "becomes",
+                        optional=True,
+                        default="",
+                        dynamic_prompts=False,
+                        tooltip=(
+                            "What is drawn in its place: cat where you erase dog, a person in clothes for"
+                            " nudity, another style for a style. automatic takes the nearest word that stays."
+                            " Empty: nothing in particular."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -273,6 +286,7 @@ class EraseConcept(io.ComfyNode):
         resolution=0,
         kind=GUESSED,
         exclude="",
+        becomes="",
     ):
         """Sentences before anything runs.
 
@@ -294,6 +308,7 @@ class EraseConcept(io.ComfyNode):
                 resolution=resolution or 0,
                 kind=kind or GUESSED,
                 exclude=exclude or "",
+                becomes=becomes or "",
             )
             for spec in own:
                 lora_path(_folder(), lora_stem(lora_name, spec.concept, len(own) > 1))
@@ -330,6 +345,7 @@ class EraseConcept(io.ComfyNode):
         exclude="",
         search=True,
         check=True,
+        becomes="",
     ) -> io.NodeOutput:
         require_packages()
         from . import session
@@ -349,6 +365,7 @@ class EraseConcept(io.ComfyNode):
             exclude,
             search,
             check,
+            becomes,
         )
         values = {
             "concepts": concepts,
@@ -366,6 +383,7 @@ class EraseConcept(io.ComfyNode):
             "exclude": exclude,
             "search": search,
             "check": check,
+            "becomes": becomes,
         }
         done = session.run(model, clip, vae, wanted, lora_name, values, cls.hidden.unique_id)
         return io.NodeOutput(

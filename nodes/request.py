@@ -42,6 +42,7 @@ def specs(
     exclude: str = "",
     search: bool = True,
     check: bool = True,
+    becomes: str = "",
 ) -> list[ErasureSpec]:
     """One spec for each concept. Zero and "as the method has it" mean the method's default. Raises SageError.
 
@@ -71,6 +72,7 @@ def specs(
             exclude=parse_words(exclude),
             search=None if search else False,
             check=None if check else False,
+            becomes=becomes.strip(),
         )
         for name, synonyms in _few(concepts)
     ]

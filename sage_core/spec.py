@@ -49,6 +49,8 @@ class ErasureSpec:
         search: whether to search the model for other words that mean the concept; None: as the method has it.
         exclude: words that the search must not take, neither as names of the concept nor as its neighbours.
         domain: what an earlier search found, so that there is no need of another.
+        becomes: what is drawn in the concept's place ("a mouse", "a person in clothes"); "automatic": the
+            nearest word that stays; empty: nothing.
         check: whether to check what is left in each name and to give the LoRA the strength that takes all of
             it, but no more; None: as the method has it.
     """
@@ -71,6 +73,7 @@ class ErasureSpec:
     exclude: tuple[str, ...] = ()
     domain: Domain | None = None
     check: bool | None = None
+    becomes: str = ""
 
     def __post_init__(self) -> None:
         from .methods.table import METHODS  # loads torch
@@ -92,6 +95,12 @@ class ErasureSpec:
         for name in ("search", "check"):
             if getattr(self, name) not in (None, True, False):
                 raise SageError(f"{name} is true, false or left out, not {shown(getattr(self, name))}.")
+        if self.becomes != "":
+            object.__setattr__(self, "becomes", _text(self.becomes, "replacement"))
+            if self.becomes in (self.concept, *self.synonyms):
+                raise SageError(
+                    f"{self.becomes!r} is to be erased and to be what it becomes; name another replacement."
+                )
         if self.surface is not None and self.surface not in SURFACES:
             raise SageError(
                 f"There is no surface {shown(self.surface)}; choose one of {', '.join(SURFACES)}."
@@ -173,6 +182,7 @@ class ErasureSpec:
             exclude=self.exclude,
             domain=self.domain,
             check=method.checks and not self.faithful if self.check is None else self.check,
+            becomes=self.becomes,
         )
 
     def _training(self, method: Method) -> Training:

@@ -89,7 +89,7 @@ def test_a_damaged_record_is_one_sentence(damaged):
 
 def test_what_was_found_is_erased_recorded_and_not_searched_again(demo, tmp_path):
     events: list[Event] = []
-    first = erase(demo, ErasureSpec("dog", method="sage-sure", steps=2), events.append)
+    first = erase(demo, ErasureSpec("dog", method="sage", steps=2), events.append)
     first.save(tmp_path / "dog.safetensors", demo)
     first.adapter.remove()
     spoken = next(e for e in events if e.domain is not None)
@@ -104,13 +104,13 @@ def test_what_was_found_is_erased_recorded_and_not_searched_again(demo, tmp_path
     tensors = zip(first.adapter.tensors().values(), again.adapter.tensors().values())
     assert all(bool((a == b).all()) for a, b in tensors)
     assert (
-        again.recipe.fingerprint() == ErasureSpec("dog", method="sage-sure", steps=2).recipe().fingerprint()
+        again.recipe.fingerprint() == ErasureSpec("dog", method="sage", steps=2).recipe().fingerprint()
     )
 
 
 def test_the_search_can_be_left_out_and_papers_have_none(demo):
-    assert ErasureSpec("dog", method="sage-sure").recipe().search
-    assert not ErasureSpec("dog", method="sage-sure", search=False).recipe().search
+    assert ErasureSpec("dog", method="sage").recipe().search
+    assert not ErasureSpec("dog", method="sage", search=False).recipe().search
     assert not ErasureSpec("dog", method="esd").recipe().search
     assert ErasureSpec("dog", method="esd", search=True).recipe().search
 
@@ -125,12 +125,12 @@ def test_a_resumed_run_does_not_search_again(demo, tmp_path):
 
     state = tmp_path / "dog.resume"
     with pytest.raises(Stop):
-        erase(demo, ErasureSpec("dog", method="sage-sure", steps=4), stop, state, save_every=0)
+        erase(demo, ErasureSpec("dog", method="sage", steps=4), stop, state, save_every=0)
     events: list[Event] = []
-    resumed = erase(demo, ErasureSpec("dog", method="sage-sure", steps=4), events.append, state, resume=True)
+    resumed = erase(demo, ErasureSpec("dog", method="sage", steps=4), events.append, state, resume=True)
     resumed.adapter.remove()
     assert "domain" not in {e.phase for e in events} and "puppy" in resumed.recipe.names
-    whole = erase(demo, ErasureSpec("dog", method="sage-sure", steps=4))
+    whole = erase(demo, ErasureSpec("dog", method="sage", steps=4))
     whole.adapter.remove()
     assert resumed.cost.passes == whole.cost.passes
 

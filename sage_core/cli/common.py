@@ -23,6 +23,7 @@ def given(args) -> dict:
         "seed",
         "kind",
         "search",
+        "becomes",
     )
     check = None if args.check is None else args.check == "pull"
     values = {name: getattr(args, name) for name in names}

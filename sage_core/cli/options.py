@@ -42,6 +42,13 @@ def add_settings(sub: argparse.ArgumentParser) -> None:
         help="search the model for other words that mean the concept (default: sage does)",
     )
     sub.add_argument(
+        "--becomes",
+        default="",
+        metavar="TEXT",
+        help='what is drawn in its place ("a mouse"), or "automatic": the nearest word that stays (default:'
+        " nothing)",
+    )
+    sub.add_argument(
         "--check",
         choices=("pull", "none"),
         help="check what is left of the concept in each name and find the strength that takes it (pull), or"

@@ -29,11 +29,12 @@ def latent_bank(
     if wanted:
         wanted = max(wanted, len(context.given))  # every name is seen; found ones pull as the concept does
     scenes = context.scenes(rng, min(wanted, useful))
-    concept, neutral = [], []
+    concept, neutral, aims = [], [], []
     for i, scene in enumerate(scenes):
         name = context.given[i % len(context.given)]
         concept.append(context.plain(name, scene))
         neutral.append(context.neutral(scene, name))
+        aims.append(context.aim(scene, name))
     retained = min(training.retain_trajectories, 4 * useful)
     words = retained_bank_words(context, rng, retained, training.adjacent)
     retain = context.retained_prompts(rng, rng.sample(words, len(words)), scenes)
@@ -48,6 +49,7 @@ def latent_bank(
             training.guidance,
             lambda done, total: on_event(Event("bank", done, total)),
             neutral_prompts=neutral,
+            aims=aims if context.becomes else None,
             scenes=scenes,
             dealt=training.dealt,
         )
@@ -79,6 +81,7 @@ def build_bank(
     on_state: Callable[[int, int], None] = lambda done, total: None,
     batch: int = WALKED_TOGETHER,
     neutral_prompts: list[str] | None = None,
+    aims: list[str] | None = None,
     scenes: list[str | None] | None = None,
     dealt: bool = False,
 ) -> LatentBank:
@@ -90,12 +93,13 @@ def build_bank(
         seeds: one for each trajectory, concepts first.
         on_state: called with (states done, states in all).
         batch: trajectories in one UNet batch.
+        aims: what each concept prompt becomes, where that is not its neutral prompt.
         scenes: what each concept prompt has beside the concept.
         dealt: see LatentBank.
     """
     n = len(concept_prompts)
     walk = Walk(model, solver_steps, guidance, batch, solver_steps * len(seeds), on_state)
-    erase = walk.all(concept_prompts, seeds[:n], neutral_prompts or [""] * n)
+    erase = walk.all(concept_prompts, seeds[:n], neutral_prompts or [""] * n, aims)
     retain = walk.all(retain_prompts, seeds[n:], None)
     if not all(torch.isfinite(part).all() for part in (*erase, *retain)):
         raise SageError(
@@ -138,10 +142,17 @@ class Walk:
         self.model, self.steps, self.guidance, self.batch = model, steps, guidance, batch
         self.done, self.total, self.on_state = 0, total, on_state
 
-    def all(self, prompts: list[str], seeds: list[int], neutral: list[str] | None) -> list[torch.Tensor]:
-        """(z, t, eps0 of the prompt, eps0 of the neutral prompt) of every stop, one tensor each.
+    def all(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        neutral: list[str] | None,
+        aims: list[str] | None = None,
+    ) -> list[torch.Tensor]:
+        """(z, t, eps0 of the prompt, eps0 of what it becomes) of every stop, one tensor each.
 
-        neutral: None for unguided trajectories.
+        neutral: what guidance leads away from; None for unguided trajectories. aims: what the prompts become;
+        None: the neutral prompts.
         """
         if not prompts:  # nothing is erased or retained by its noise
             latents = torch.zeros(0, *self.model.latent_shape)
@@ -150,16 +161,22 @@ class Walk:
         for i in range(0, len(prompts), self.batch):
             part = slice(i, i + self.batch)
             chunks.append(
-                self._together(prompts[part], seeds[part], None if neutral is None else neutral[part])
+                self._together(
+                    prompts[part],
+                    seeds[part],
+                    None if neutral is None else neutral[part],
+                    None if aims is None else aims[part],
+                )
             )
         return [torch.cat(column) for column in zip(*chunks)]
 
     def _together(
-        self, prompts: list[str], seeds: list[int], neutral: list[str] | None
+        self, prompts: list[str], seeds: list[int], neutral: list[str] | None, aims: list[str] | None
     ) -> list[torch.Tensor]:
         model = self.model
         cond = model.encode(prompts)
         both = cond if neutral is None else Conditioning.cat([cond, model.encode(neutral)])
+        aim = None if aims is None else model.encode(aims)
         solver, z = model.scheduler(self.steps), model.noise(seeds)
         stops = []
         for t in solver.timesteps:
@@ -170,7 +187,8 @@ class Walk:
                 predicted = model.predict_noise(torch.cat([z, z]), torch.cat([ts, ts]), both)
                 eps_own, eps_neutral = predicted.chunk(2)
                 eps = eps_neutral + self.guidance * (eps_own - eps_neutral)
-            stops.append((z, ts, eps_own, eps_neutral))
+            eps_aim = eps_neutral if aim is None else model.predict_noise(z, ts, aim)
+            stops.append((z, ts, eps_own, eps_aim))
             z = solver.step(eps, t, z).prev_sample
             self.done += len(z)
             self.on_state(self.done, self.total)

@@ -126,7 +126,7 @@ class FreshTrajectories:
         scenes = self.context.scenes(rng, count)
         names = [rng.choice(self.context.names) for _ in scenes]
         prompts = [self.context.plain(name, scene) for name, scene in zip(names, scenes)]
-        neutral = [self.context.neutral(scene, name) for name, scene in zip(names, scenes)]
+        neutral = [self.context.aim(scene, name) for name, scene in zip(names, scenes)]
         z, t = self._walk(prompts, rng)
         with self.context.adapter.off():
             cond = Conditioning.cat([self.model.encode(prompts), self.model.encode(neutral)])

@@ -26,9 +26,9 @@ def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, style
     """What the parts of a method see. `styled`: see prompts.writer.Writer."""
     domain = recipe.domain or Domain()
     close = [word.text for word in domain.close]
-    left_alone = {word.text for word in domain.between} - set(recipe.retain)
+    left_alone = {word.text for word in domain.between} - set(recipe.kept)
     with adapter.off():
-        retained = retained_words(model, recipe.names, (*recipe.retain, *close))
+        retained = retained_words(model, recipe.names, (*recipe.kept, *close))
     retained = [word for word in retained if word not in left_alone] or retained
     return Context(
         names=recipe.names,
@@ -39,6 +39,7 @@ def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, style
         other_styles=other_styles(model, recipe.names),
         styled=styled,
         styles=model.knowledge.styles,
+        becomes=recipe.replacement,
         model=model,
         adapter=adapter,
     )
@@ -53,7 +54,7 @@ def searched(model: DiffusionModel, recipe: Recipe, adapter: Adapter, on_event: 
         on_event(Event("domain", done, total))
 
     with adapter.off():
-        domain = search(model, recipe.given, recipe.kind, recipe.exclude, recipe.retain, report)
+        domain = search(model, recipe.given, recipe.kind, recipe.exclude, recipe.kept, report)
     on_event(Event("domain", 1, 1, domain=domain, concept=recipe.concept))
     return recipe.with_domain(domain)
 

@@ -95,9 +95,12 @@ class Watch:
         name = context.names[number % len(context.names)]
         scenes = SHOWN_ON if context.style else context.other_styles
         if not scenes or not context.style and number % 2 == 0:
-            return picture_of(name, context.kind), "a photo" if context.kind == PERSON else "a picture"
+            without = "a photo" if context.kind == PERSON else "a picture"
+            if context.becomes:
+                without = picture_of(context.becomes, context.kind)
+            return picture_of(name, context.kind), without
         scene = scenes[(number if context.style else number // 2) % len(scenes)]
-        return context.plain(name, scene), context.neutral(scene, name)
+        return context.plain(name, scene), context.aim(scene, name)
 
     def _draw(self) -> torch.Tensor:
         seeds = [SEED + i for i in range(PICTURES)]

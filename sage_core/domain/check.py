@@ -6,7 +6,8 @@ With the erased model's prediction eps and the untouched model's eps0, at a stat
     left(w) = < eps(z, w) - eps(z, ""), pull0 > / |pull0|^2,   pull0 = eps0(z, concept) - eps0(z, "")
 
 1 is the untouched model, 0 is guidance that says nothing of the concept, less points away from it. In the
-small models a thing is drawn above about 0.05 and not below 0 (docs/lab/second-model.md).
+small models a thing is drawn above about 0.05 and not below 0 (docs/lab/second-model.md). Where something
+replaces the concept, its prompt takes the place of the empty one, and 0 is a model that draws that.
 
 A thing's states are stops of the untouched model's trajectories, the same for every name and strength: one
 UNet pass a name and state, so that a check costs less than one picture. A style's are stops on the erased
@@ -145,7 +146,7 @@ def left_on_own_way(
     """
     pairs = [(name, scene) for name in names for scene in SHOWN_ON[:OWN_SCENES]]
     prompts = [writer.plain(name, scene) for name, scene in pairs]
-    prompts += [writer.neutral(scene, name) for name, scene in pairs]
+    prompts += [writer.aim(scene, name) for name, scene in pairs]
     both = encoded(model, prompts)
     with off():
         untouched = encoded(

@@ -4,6 +4,8 @@ At a state (z, t) of the concept's own trajectory,
 
     pull(w) = eps0(z, w) - eps0(z, "")
 
+(or what replaces the concept, in the place of the empty prompt).
+
 A word means the concept as far as cos(pull(w), pull(concept)) is near 1: guidance is all that a sampler takes
 from a prompt. One UNet pass a word and state.
 """
@@ -25,8 +27,8 @@ TOGETHER = 16  # samples in one UNet batch
 class Stops:
     """States on the concept's trajectories.
 
-    z [n, 4, h, w], t [n]; own: pull of the concept; empty: eps0 of the prompt without it; scenes: what is
-    beside the concept (prompts.writer.Writer).
+    z [n, 4, h, w], t [n]; own: pull of the concept; empty: eps0 of the prompt without it, or of its
+    replacement; scenes: what is beside the concept (prompts.writer.Writer).
     """
 
     z: torch.Tensor
@@ -62,12 +64,14 @@ def walk(
     solver, z = model.scheduler(steps), model.noise(seeds)
     cond = model.encode([writer.plain(name, scene) for scene in scenes])
     both = Conditioning.cat([cond, model.encode([writer.neutral(scene, name) for scene in scenes])])
+    aim = model.encode([writer.aim(scene, name) for scene in scenes]) if writer.becomes else None
     stops = []
     for i, t in enumerate(solver.timesteps[: max(keep) + 1]):
         ts = t.expand(len(z)).to(model.device)
         with_it, without = model.predict_noise(torch.cat([z, z]), torch.cat([ts, ts]), both).chunk(2)
         if i in keep:
-            stops.append((z, ts, with_it - without, without))
+            goal = without if aim is None else model.predict_noise(z, ts, aim)
+            stops.append((z, ts, with_it - goal, goal))
         z = solver.step(without + guidance * (with_it - without), t, z).prev_sample
     columns = [torch.cat(column) for column in zip(*stops)]
     return Stops(*columns, scenes * len(stops))
@@ -89,7 +93,7 @@ def pulls(
     empty: eps(z, "") [stops, 4, h, w]; None: predicted, one pass a stop.
     """
     if empty is None:
-        without = [writer.neutral(scene, writer.names[0]) for scene in stops.scenes]
+        without = [writer.aim(scene, writer.names[0]) for scene in stops.scenes]
         empty = model.predict_noise(stops.z, stops.t, encoded(model, without))
     cond = encoded(model, [writer.plain(word, scene) for word in words for scene in stops.scenes])
     z, t = (x.repeat(len(words), *[1] * (x.ndim - 1)) for x in (stops.z, stops.t))

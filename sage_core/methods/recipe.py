@@ -14,8 +14,11 @@ from typing import Any
 from ..domain import check as checking
 from ..domain.found import Domain
 from ..domain.search import PASSES as SEARCH_PASSES
-from ..prompts.kinds import STYLE
+from ..prompts.kinds import STYLE, guess
+from ..prompts.words import built_in
 from .table import Method, Training
+
+AUTOMATIC = "automatic"  # of what the concept becomes
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Recipe:
         kind: what the concept is: "thing", "style" or "person".
         surface: what is trained, one of lora.surfaces.SURFACES.
         eta: strength of the negative guidance; None where the target has none.
-        search, exclude, check: as in ErasureSpec.
+        search, exclude, check, becomes: as in ErasureSpec.
         domain: what the search found; None before it.
     """
 
@@ -48,6 +51,23 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     domain: Domain | None = None
     check: bool = False
+    becomes: str = ""
+
+    @property
+    def replacement(self) -> str:
+        """What is drawn in the concept's place, empty for nothing. Automatic is the nearest word that stays
+        (AGE, arXiv 2501.18950), by the pull; nothing, where no search found one.
+        """
+        if self.becomes != AUTOMATIC:
+            return self.becomes
+        close = () if self.domain is None else self.domain.close
+        return next((w.text for w in close if w.text in built_in() and guess(w.text) == self.kind), "")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Words that must stay, what replaces the concept among them."""
+        named = () if self.becomes in ("", AUTOMATIC) else (self.becomes,)
+        return tuple(dict.fromkeys([*self.retain, *named]))
 
     @property
     def given(self) -> list[str]:
@@ -125,6 +145,7 @@ class Recipe:
             "exclude": list(self.exclude),
             "domain": None if self.domain is None else self.domain.to_json(),
             "check": self.check,
+            "becomes": self.becomes,
         }
 
     def fingerprint(self) -> str:

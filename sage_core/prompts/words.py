@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -59,8 +60,14 @@ def telling_words(names: list[str]) -> set[str]:
 
 def candidates(model: DiffusionModel) -> list[str]:
     """A general list of everyday things and styles, the same for every model."""
+    return list(built_in())
+
+
+@functools.cache
+def built_in() -> tuple[str, ...]:
+    """The words of that list."""
     lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 @torch.no_grad()

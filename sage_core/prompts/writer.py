@@ -30,6 +30,7 @@ class Writer:
         other_styles: styles that stay.
         styled: share of a thing's prompts, and of retained prompts, that are in a style.
         styles: names of styles that the model is known to have.
+        becomes: what is drawn in the concept's place; empty: nothing.
     """
 
     names: list[str]
@@ -39,6 +40,7 @@ class Writer:
     styled: float = 0.0
     styles: tuple[str, ...] = ()
     given: list[str] = field(default_factory=list)
+    becomes: str = ""
 
     def __post_init__(self) -> None:
         self.given = self.given or self.names
@@ -101,6 +103,10 @@ class Writer:
         if self.style:
             return templates.without_style(scene, name or self.names[0])
         return templates.without_thing(scene)
+
+    def aim(self, scene: str | None, name: str | None = None) -> str:
+        """What `plain(name, scene)` becomes: the same with the replacement, or without the concept."""
+        return self.plain(self.becomes, scene) if self.becomes else self.neutral(scene, name)
 
     def erased_prompt(self, rng: random.Random, scene: str | None = None) -> str:
         """One of the concept's names in a plain template."""

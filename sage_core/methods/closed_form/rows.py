@@ -71,7 +71,8 @@ def _pairs(
             continue
         shown = unstyled(context, name, config.templates) if plain else []
         for template in [*shown, *(in_styles(context, name) if styled else [])]:
-            pairs += _thing_pairs(context, put(template, name), aim)
+            goal = put(template, context.becomes) if context.becomes else aim
+            pairs += _thing_pairs(context, put(template, name), goal)
     rows, wanted = zip(*pairs)
     return torch.stack(rows), torch.stack(wanted)
 
@@ -137,7 +138,7 @@ def _thing_pairs(context: Context, prompt: str, aim: str) -> Pairs:
 def _style_pairs(context: Context, name: str, thing: str, aim: str) -> Pairs:
     """Of a thing in the style: the style's last token and all tokens behind it become what the prompt without
     the style has in their place, counted from the end."""
-    without = aim or context.neutral(thing, name)
+    without = aim or context.aim(thing, name)
     own, goal = _states(context, context.plain(name, thing)), _states(context, without)
     last, end = _place(context, name, thing)
     shift = end - 1 - len(context.model.text.words(without))

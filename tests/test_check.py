@@ -1,0 +1,176 @@
+"""The check of the cycle: what is left of a concept in each of its names, and the strength that takes it."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from sage_core import ErasureSpec, erase, load_lora
+from sage_core.cycle.run import build_context
+from sage_core.cycle.setup import searched
+from sage_core.domain.check import (
+    AIM,
+    LEAST,
+    MOST,
+    SEEN,
+    Checked,
+    dose,
+    left_at,
+    left_on_own_way,
+    passes,
+    states,
+)
+from sage_core.domain.found import Domain, Word
+from sage_core.errors import SageError
+from sage_core.lora.adapter import Adapter
+from sage_core.lora.file import read_lora
+from sage_core.lora.metadata import CHECK_KEY
+from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.context import Context
+
+DOMAIN = Domain(means=(Word("puppy", 0.98), Word("hound", 0.97)), close=(Word("wolf", 0.6), Word("car", 0.1)))
+SPEC = ErasureSpec("dog", domain=DOMAIN)
+
+
+def context_of(model, spec) -> Context:
+    """Of an adapter that changes nothing."""
+    adapter = Adapter.create(surface_layers(model, "both"), 2, 2.0, torch.Generator().manual_seed(0))
+    return build_context(model, spec.recipe(model.knowledge.styles), adapter)
+
+
+# ---- the strength ----
+
+
+def falling(slopes: dict[str, float]):
+    """What is left where it falls linearly from 1, and how often it was asked for."""
+    asked = []
+
+    def left(strength: float, names: list[str]) -> dict[str, float]:
+        asked.append((strength, tuple(names)))
+        return {name: 1 - slopes[name] * strength for name in names}
+
+    return left, asked
+
+
+@pytest.mark.parametrize("slope", [0.9, 1.0, 1.2, 1.6, 2.2])
+def test_the_strength_leaves_just_under_the_aim(slope):
+    left, asked = falling({"dog": slope, "puppy": slope + 0.05})
+    strength, found = dose(left, ["dog", "puppy"])
+    assert strength == pytest.approx((1 - AIM) / slope, abs=0.06)
+    assert max(found.values()) <= AIM + 0.03 and len(asked) <= 3
+
+
+def test_a_strength_that_takes_too_much_is_lowered():
+    left, _ = falling({"dog": 2.5})
+    strength, found = dose(left, ["dog"])
+    assert strength < 0.6 and found["dog"] <= AIM + 0.03
+
+
+def test_the_name_with_most_left_decides_and_only_the_worst_are_asked_again():
+    slopes = {"dog": 1.4, "puppy": 0.95, "hound": 1.3, "pooch": 1.5, "canine": 1.6}
+    left, asked = falling(slopes)
+    strength, found = dose(left, list(slopes))
+    assert found["puppy"] == max(found.values()) and strength == pytest.approx(1.1 / 0.95, abs=0.06)
+    assert len(asked[0][1]) == 5 and all(len(names) == 3 for _, names in asked[1:])
+
+
+def test_where_no_strength_is_enough_the_strongest_is_taken_and_the_name_is_reported():
+    left, _ = falling({"dog": 0.5})
+    strength, found = dose(left, ["dog"])
+    assert strength == MOST > LEAST and found["dog"] > SEEN
+    sentence = Checked(found, strength, ("dog",)).sentence("dog")
+    assert "still finds 'dog' in: dog 30%" in sentence and "Try more effort" in sentence
+
+
+# ---- what is left ----
+
+
+def test_all_is_left_in_an_untouched_model(demo):
+    context = context_of(demo, SPEC)
+    left = left_at(demo, context, ["dog", "puppy", "car"], states(demo, context))
+    assert left["dog"] == pytest.approx(1.0, abs=1e-3) and left["puppy"] > 0.8 and left["car"] < 0.4
+    context.adapter.remove()
+
+
+def test_all_is_left_of_a_style_on_the_model_s_own_way(demo):
+    context = context_of(demo, ErasureSpec("pixel art", search=False))
+    before = demo.cost.passes
+    left = left_on_own_way(demo, context, ["pixel art"], context.adapter.off)
+    assert left["pixel art"] == pytest.approx(1.0, abs=1e-3)
+    assert demo.cost.passes - before <= passes("style", 1)
+    context.adapter.remove()
+
+
+def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_path):
+    erasure = erase(demo, SPEC)
+    path = erasure.save(tmp_path / "dog.safetensors", demo)
+    erasure.adapter.remove()
+    assert set(erasure.checked.left) == {"dog", "puppy", "hound"} and not erasure.checked.seen
+    assert max(erasure.checked.left.values()) <= AIM + 0.05
+    assert Checked.from_json(read_lora(path).check()).left.keys() == erasure.checked.left.keys()
+    assert erasure.cost.passes <= erasure.recipe.passes
+    assert "finds nothing of it in 3 names" in erasure.checked.sentence("dog")
+    context = context_of(demo, SPEC)
+    stops, adapter = states(demo, context), load_lora(demo, path)
+    for name, share in left_at(demo, context, erasure.recipe.names, stops).items():
+        assert share == pytest.approx(erasure.checked.left[name], abs=0.02), "the strength is in the file"
+    adapter.remove()
+    context.adapter.remove()
+
+
+def test_without_a_check_all_steps_are_taken_and_nothing_is_claimed(demo, tmp_path):
+    erasure = erase(demo, dataclasses.replace(SPEC, check=False, steps=3, rank=4))
+    path = erasure.save(tmp_path / "x.safetensors", demo)
+    erasure.adapter.remove()
+    assert erasure.checked is None and len(erasure.losses) == 3
+    assert CHECK_KEY not in read_lora(path).metadata and read_lora(path).check() is None
+
+
+def test_a_closed_form_can_be_checked_too(demo):
+    erasure = erase(demo, ErasureSpec("dog", method="rece", check=True))
+    erasure.adapter.remove()
+    assert erasure.checked.left.keys() == {"dog"} and erasure.checked.strength != 1.0
+    assert 0 < erasure.cost.passes == erasure.checked.passes <= erasure.recipe.passes
+
+
+def test_a_record_of_a_check_survives_json_and_a_damaged_one_is_an_error():
+    checked = Checked({"dog": -0.1, "puppy": 0.2}, 1.1, ("puppy",), 40)
+    assert Checked.from_json(json.loads(json.dumps(checked.to_json()))) == checked
+    for damaged in (None, [], {"left": 1}, checked.to_json() | {"left": {"dog": "x"}}):
+        with pytest.raises(SageError, match="recorded check cannot be read"):
+            Checked.from_json(damaged)
+
+
+# ---- what it becomes ----
+
+
+def test_the_prompt_of_the_replacement_takes_the_place_of_the_empty_one(demo):
+    context = context_of(demo, dataclasses.replace(SPEC, becomes="cat"))
+    assert context.aim(None) == "cat" and context.neutral(None) == "" and "cat" in context.retained
+    assert context.aim("watercolor", "dog") == "a watercolor of a cat"
+    context.adapter.remove()
+    context = context_of(demo, SPEC)
+    assert context.aim(None) == ""
+    context.adapter.remove()
+
+
+def test_the_automatic_replacement_is_the_nearest_word_of_the_list_that_stays():
+    recipe = dataclasses.replace(SPEC, becomes="automatic").recipe()
+    assert recipe.replacement in ("wolf", "car") and recipe.kept == ()
+    assert dataclasses.replace(SPEC, becomes="automatic", domain=None).recipe().replacement == ""
+
+
+def test_what_is_erased_cannot_be_what_it_becomes():
+    with pytest.raises(SageError, match="to be erased and to be what it becomes"):
+        ErasureSpec("dog", ("puppy",), becomes="puppy")
+    with pytest.raises(SageError, match="replacement"):
+        ErasureSpec("dog", becomes="<lora:x:1>")
+
+
+def test_a_replacement_is_not_taken_for_a_name_of_the_concept(demo):
+    spec = ErasureSpec("dog", becomes="puppy")
+    context = context_of(demo, spec)
+    recipe = searched(demo, spec.recipe(demo.knowledge.styles), context.adapter, lambda event: None)
+    assert recipe.domain.means and "puppy" not in recipe.names
+    context.adapter.remove()
