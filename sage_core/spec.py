@@ -25,6 +25,7 @@ JOINERS = "\u200c\u200d"  # not printable, and part of words and of emoji
 HOST_SYNTAX = re.compile(
     r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|<(lora|lyco|hypernet):[^>]*>|\bembedding:\S+", re.IGNORECASE
 )  # weights, files, learnt words
+TOWARDS = 0.3  # eta, at most, where something replaces the concept: beyond that it is pushed past it
 NAMES = 4  # so many names a method's own steps and rank are enough for
 
 
@@ -164,8 +165,11 @@ class ErasureSpec:
 
         method = METHODS[self.method]
         eta = None if method.target is None else method.target.own_eta()
-        if self.eta is not None and method.target is not None:
-            method = dataclasses.replace(method, target=method.target.with_eta(self.eta))
+        wanted = self.eta
+        if wanted is None and self.becomes and eta is not None:
+            wanted = min(eta, TOWARDS)
+        if wanted is not None and method.target is not None:
+            method = dataclasses.replace(method, target=method.target.with_eta(wanted))
         return Recipe(
             method=method,
             training=self._training(method),
@@ -175,7 +179,7 @@ class ErasureSpec:
             kind=self.kind_of(styles),
             seed=self.seed,
             surface=self.surface or method.surface,
-            eta=eta if self.eta is None else self.eta,
+            eta=eta if wanted is None else wanted,
             resolution=self.resolution,
             faithful=self.faithful,
             search=method.searches and not self.faithful if self.search is None else self.search,

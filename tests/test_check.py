@@ -10,11 +10,12 @@ from sage_core import ErasureSpec, erase, load_lora
 from sage_core.cycle.run import build_context
 from sage_core.cycle.setup import searched
 from sage_core.domain.check import (
-    AIM,
     LEAST,
     MOST,
-    SEEN,
+    NOTHING,
+    REPLACED,
     Checked,
+    bound_of,
     dose,
     left_at,
     left_on_own_way,
@@ -28,6 +29,7 @@ from sage_core.lora.file import read_lora
 from sage_core.lora.metadata import CHECK_KEY
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.context import Context
+from sage_core.prompts.writer import Writer
 
 DOMAIN = Domain(means=(Word("puppy", 0.98), Word("hound", 0.97)), close=(Word("wolf", 0.6), Word("car", 0.1)))
 SPEC = ErasureSpec("dog", domain=DOMAIN)
@@ -56,29 +58,29 @@ def falling(slopes: dict[str, float]):
 @pytest.mark.parametrize("slope", [0.9, 1.0, 1.2, 1.6, 2.2])
 def test_the_strength_leaves_just_under_the_aim(slope):
     left, asked = falling({"dog": slope, "puppy": slope + 0.05})
-    strength, found = dose(left, ["dog", "puppy"])
-    assert strength == pytest.approx((1 - AIM) / slope, abs=0.06)
-    assert max(found.values()) <= AIM + 0.03 and len(asked) <= 3
+    strength, found = dose(left, ["dog", "puppy"], NOTHING.aim)
+    assert strength == pytest.approx((1 - NOTHING.aim) / slope, abs=0.06)
+    assert max(found.values()) <= NOTHING.aim + 0.03 and len(asked) <= 3
 
 
 def test_a_strength_that_takes_too_much_is_lowered():
     left, _ = falling({"dog": 2.5})
-    strength, found = dose(left, ["dog"])
-    assert strength < 0.6 and found["dog"] <= AIM + 0.03
+    strength, found = dose(left, ["dog"], NOTHING.aim)
+    assert strength < 0.6 and found["dog"] <= NOTHING.aim + 0.03
 
 
 def test_the_name_with_most_left_decides_and_only_the_worst_are_asked_again():
     slopes = {"dog": 1.4, "puppy": 0.95, "hound": 1.3, "pooch": 1.5, "canine": 1.6}
     left, asked = falling(slopes)
-    strength, found = dose(left, list(slopes))
+    strength, found = dose(left, list(slopes), NOTHING.aim)
     assert found["puppy"] == max(found.values()) and strength == pytest.approx(1.1 / 0.95, abs=0.06)
     assert len(asked[0][1]) == 5 and all(len(names) == 3 for _, names in asked[1:])
 
 
 def test_where_no_strength_is_enough_the_strongest_is_taken_and_the_name_is_reported():
     left, _ = falling({"dog": 0.5})
-    strength, found = dose(left, ["dog"])
-    assert strength == MOST > LEAST and found["dog"] > SEEN
+    strength, found = dose(left, ["dog"], NOTHING.aim)
+    assert strength == MOST > LEAST and found["dog"] > NOTHING.seen
     sentence = Checked(found, strength, ("dog",)).sentence("dog")
     assert "still finds 'dog' in: dog 30%" in sentence and "Try more effort" in sentence
 
@@ -107,7 +109,7 @@ def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_p
     path = erasure.save(tmp_path / "dog.safetensors", demo)
     erasure.adapter.remove()
     assert set(erasure.checked.left) == {"dog", "puppy", "hound"} and not erasure.checked.seen
-    assert max(erasure.checked.left.values()) <= AIM + 0.05
+    assert max(erasure.checked.left.values()) <= NOTHING.aim + 0.05
     assert Checked.from_json(read_lora(path).check()).left.keys() == erasure.checked.left.keys()
     assert erasure.cost.passes <= erasure.recipe.passes
     assert "finds nothing of it in 3 names" in erasure.checked.sentence("dog")
@@ -148,7 +150,7 @@ def test_a_record_of_a_check_survives_json_and_a_damaged_one_is_an_error():
 def test_the_prompt_of_the_replacement_takes_the_place_of_the_empty_one(demo):
     context = context_of(demo, dataclasses.replace(SPEC, becomes="cat"))
     assert context.aim(None) == "cat" and context.neutral(None) == "" and "cat" in context.retained
-    assert context.aim("watercolor", "dog") == "a watercolor of a cat"
+    assert context.aim("watercolor", "dog") == "a watercolor drawing of a cat"
     context.adapter.remove()
     context = context_of(demo, SPEC)
     assert context.aim(None) == ""
@@ -159,6 +161,13 @@ def test_the_automatic_replacement_is_the_nearest_word_of_the_list_that_stays():
     recipe = dataclasses.replace(SPEC, becomes="automatic").recipe()
     assert recipe.replacement in ("wolf", "car") and recipe.kept == ()
     assert dataclasses.replace(SPEC, becomes="automatic", domain=None).recipe().replacement == ""
+
+
+def test_a_replacement_is_aimed_at_and_not_pushed_past():
+    recipe = dataclasses.replace(SPEC, becomes="cat").recipe()
+    assert recipe.eta == recipe.method.target.own_eta() == 0.3 < SPEC.recipe().eta
+    assert dataclasses.replace(SPEC, becomes="cat", eta=1.0).recipe().eta == 1.0
+    assert bound_of(Writer(names=["dog"], retained=[], becomes="cat")) == REPLACED
 
 
 def test_what_is_erased_cannot_be_what_it_becomes():

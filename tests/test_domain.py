@@ -103,9 +103,7 @@ def test_what_was_found_is_erased_recorded_and_not_searched_again(demo, tmp_path
     assert again.cost.passes == first.cost.passes - spec.domain.passes
     tensors = zip(first.adapter.tensors().values(), again.adapter.tensors().values())
     assert all(bool((a == b).all()) for a, b in tensors)
-    assert (
-        again.recipe.fingerprint() == ErasureSpec("dog", method="sage", steps=2).recipe().fingerprint()
-    )
+    assert again.recipe.fingerprint() == ErasureSpec("dog", method="sage", steps=2).recipe().fingerprint()
 
 
 def test_the_search_can_be_left_out_and_papers_have_none(demo):

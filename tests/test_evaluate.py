@@ -61,7 +61,9 @@ def test_sage_erases_the_concept_and_unlisted_words_and_keeps_the_rest(demo, tmp
     write_report(evaluation, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"report.json", "report.html", "before_after.png"}
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert set(report) == {"spec", "before", "after", "drift", "cost", "lora", "images"}
+    assert set(report) == {
+        *("spec", "before", "after", "interval", "judge", "drift", "cost", "lora", "images"),
+    }
     assert set(report["before"]) == {"concept", "synonyms", "near", "far", "attacked"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page and "http" not in page

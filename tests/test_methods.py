@@ -348,9 +348,17 @@ def test_the_cost_that_is_predicted_is_what_is_spent(thin, monkeypatch, name):
     )
     short = dataclasses.replace(method, training=short)
     monkeypatch.setitem(METHODS, name, short)
-    erasure = erase(thin, ErasureSpec("castle", method=name))
+    spec = ErasureSpec("castle", method=name, search=False, check=False)
+    erasure = erase(thin, spec)
     erasure.adapter.remove()
-    assert erasure.cost.passes == short.passes()
+    assert erasure.cost.passes == spec.recipe().passes <= short.passes()
+
+
+def test_what_search_and_checks_take_is_predicted_at_most(thin):
+    erasure = erase(thin, ErasureSpec("castle", steps=20, rank=2))
+    erasure.adapter.remove()
+    assert erasure.checked.passes > 0
+    assert erasure.cost.passes <= ErasureSpec("castle", steps=20, rank=2).recipe().passes
 
 
 @pytest.mark.parametrize("name", list(METHODS))

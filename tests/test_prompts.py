@@ -356,7 +356,7 @@ def test_the_attack_and_the_evaluation_use_the_concept_s_kind(bundled, sdxl):
         drawn["concept"] == "a photo of Ada Lovelace"
         and drawn["synonyms"] == "a photo of Countess of Lovelace"
     )
-    assert drawn["near"] == "a drawing of a house in the style of Monet"
+    assert drawn["near"] == "a drawing of a cat in the style of Monet", "a style is shown on several things"
     assert bundled.knowledge.judge().prompts("owl", (), 4)[2].text == "an ink drawing of an owl"
 
 

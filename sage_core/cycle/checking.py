@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..domain.check import SEEN, Checked, checked_names, dose, left_at, left_on_own_way, states
+from ..domain.check import Checked, bound_of, checked_names, dose, left_at, left_on_own_way, states
 from ..domain.pull import Stops
 from ..methods.context import Context
 from ..methods.recipe import Recipe
@@ -10,20 +10,13 @@ from ..progress import Event, OnEvent
 
 
 class Checks:
-    """Checks an adapter as it stands; nothing that is trained depends on it but when training ends.
-
-    Its states are walked with the untouched model when it is made.
-    """
+    """Checks an adapter as it stands; nothing that is trained depends on it but when training ends."""
 
     def __init__(self, context: Context, recipe: Recipe, on_event: OnEvent):
         self.context, self.concept, self.on_event = context, recipe.concept, on_event
         self.names = checked_names(recipe.kind, recipe.names)
         self.stops: Stops | None = None
-        before = context.model.cost.passes
-        if not context.style:
-            with context.adapter.off():
-                self.stops = states(context.model, context)
-        self.passes = context.model.cost.passes - before
+        self.bound, self.passes = bound_of(context), 0
         self.latest: tuple[int, Checked] | None = None  # after so many steps
 
     def enough(self, step: int, total: int) -> bool:
@@ -43,12 +36,12 @@ class Checks:
     def _look(self, step: int, total: int) -> Checked:
         if self.latest is None or self.latest[0] != step:
             self.on_event(Event("check", step, total))
-            found = self._checked(*dose(self._left, self.names))
+            found = self._checked(*dose(self._left, self.names, self.bound.aim))
             self.latest = step, found
         return self.latest[1]
 
     def _checked(self, strength: float, left: dict[str, float]) -> Checked:
-        seen = tuple(name for name, share in left.items() if share > SEEN)
+        seen = tuple(name for name, share in left.items() if share > self.bound.seen)
         return Checked(left, strength, seen, self.passes)
 
     def _left(self, strength: float, names: list[str]) -> dict[str, float]:
@@ -56,8 +49,11 @@ class Checks:
         before, own = model.cost.passes, adapter.strength
         adapter.strength = strength
         try:
-            if self.stops is None:
+            if self.context.style:
                 return left_on_own_way(model, self.context, names, adapter.off)
+            if self.stops is None:
+                with adapter.off():
+                    self.stops = states(model, self.context)
             return left_at(model, self.context, names, self.stops)
         finally:
             adapter.strength = own

@@ -12,11 +12,12 @@ class Residual:
     mean of ratios.
     """
 
-    def __init__(self, training: Training):
+    def __init__(self, training: Training, checked: bool = False):
         self.training = training
         self.pulls: list[tuple[float, float]] = []  # of each step: the erasing loss, and the frozen model's
-        self.goal = training.first or training.steps  # steps until the next check, or in all
-        self.goal = min(self.goal, training.steps)
+        self.goal = training.steps  # until the next check, or in all
+        if checked and training.first:
+            self.goal = min(training.first, training.steps)
         self.erased_at: int | None = None  # the first step after which the residual was low enough
 
     def note(self, loss: float, pull: float) -> None:

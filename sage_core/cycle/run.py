@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from .latents import FreshTrajectories, LatentBank
 from .residual import Residual
 from .result import Erasure
 from .setup import build_context, noted, run_closed_form, searched, watch_over
-from .state import Saved, adam_tensors, load_adam_tensors
+from .state import Files, Saved, adam_tensors, load_adam_tensors
 from .watch import on_the_way
 
 HALF_SCALE = 2.0**12
@@ -115,21 +114,6 @@ def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, t
         model.pixels = pixels
 
 
-@dataclass
-class Files:
-    """path: of the run's state, None for none; resume: continue from it; save_every: seconds."""
-
-    path: Path | None = None
-    resume: bool = False
-    save_every: float = 10.0
-
-    def saved(self, identity: dict[str, Any]) -> Saved | None:
-        """The state to resume from; None where there is none, or none was asked for."""
-        if not self.resume or self.path is None or not self.path.exists():
-            return None
-        return states_of_runs.read(self.path, identity)
-
-
 class Run:
     """One erasure in progress."""
 
@@ -164,7 +148,7 @@ class Run:
         )
         self.context = build_context(model, recipe, adapter, training.styled)
         self.losses: list[dict[str, float]] = []
-        self.residual = Residual(training)
+        self.residual = Residual(training, recipe.check)
         self.watch = watch_over(self.context, on_event) if looks else None
         self.checks: Checks | None = None
         self.start_cost = before or dataclasses.replace(model.cost)

@@ -38,6 +38,21 @@ class Saved:
             self.tensors[f"{name}.{key}"] = value.detach().cpu().clone().contiguous()
 
 
+@dataclass
+class Files:
+    """path: of the run's state, None for none; resume: continue from it; save_every: seconds."""
+
+    path: Path | None = None
+    resume: bool = False
+    save_every: float = 10.0
+
+    def saved(self, identity: dict[str, Any]) -> Saved | None:
+        """The state to resume from; None where there is none, or none was asked for."""
+        if not self.resume or self.path is None or not self.path.exists():
+            return None
+        return read(self.path, identity)
+
+
 def write(path: Path, saved: Saved) -> None:
     """Atomically."""
     from safetensors.torch import save_file

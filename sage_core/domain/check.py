@@ -42,9 +42,24 @@ TRIES = 2  # strengths after the first
 LEAST, MOST = 0.4, 1.4  # strength
 SLOPE, GENTLEST = -0.5, -0.1  # of what is left by strength: the first guess, and the least that is believed
 CLOSE_ENOUGH = 0.03
-# Chosen on four things and four styles of the second model. Below AIM a name counts as erased; above SEEN it
-# still draws the concept.
-AIM, SEEN = -0.1, 0.0
+
+
+@dataclass(frozen=True)
+class Bound:
+    """aim: what may be left of a name's pull; seen: above this, the name still draws the concept."""
+
+    aim: float
+    seen: float
+
+
+# The first was chosen on four things and four styles of the second model. Where something else is drawn in
+# the concept's place, half of the way there is a picture of that already.
+NOTHING, REPLACED = Bound(-0.1, 0.0), Bound(0.15, 0.3)
+
+
+def bound_of(writer: Writer) -> Bound:
+    """What counts as erased."""
+    return REPLACED if writer.becomes else NOTHING
 
 
 def passes(kind: str, names: int, checks: int = 1) -> int:
@@ -172,7 +187,7 @@ def _along(pull: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 
 def dose(
-    left: Callable[[float, list[str]], dict[str, float]], names: list[str], aim: float = AIM
+    left: Callable[[float, list[str]], dict[str, float]], names: list[str], aim: float
 ) -> tuple[float, dict[str, float]]:
     """The strength at which no name has more than `aim` left, and what is left there.
 

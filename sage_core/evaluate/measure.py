@@ -79,6 +79,12 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
 
 
+def _judge(base: Baseline, spec: ErasureSpec) -> None:
+    """Judge the original model's pictures."""
+    base.seen = base.judge.sees(base.pictures, [p.expected for p in base.prompts], base.prompts)
+    base.alarms = _alarms(base, base.judge.expected(spec.concept))
+
+
 def _alarms(base: Baseline, concept: str) -> list[bool]:
     """Of every picture of something else: whether the judge sees the concept in it."""
     others = [i for i, p in enumerate(base.prompts) if p.cell in ("near", "far") and p.expected != concept]
@@ -111,10 +117,10 @@ class Baseline:
     judge: Judge | None
     prompts: list[Prompt]
     pictures: torch.Tensor
-    seen: list[bool] | None = None  # per prompt: what was asked for; None without a judge
-    alarms: list[bool] | None = None  # per prompt of other things: the concept
     latents: torch.Tensor | None = None
     attacked: float | None = None
+    seen: list[bool] | None = None  # per prompt: what was asked for; None without a judge
+    alarms: list[bool] | None = None  # per prompt of other things: the concept
 
 
 def measure_original(
@@ -142,8 +148,7 @@ def measure_original(
     base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
     if judge is not None:
         on_event(f"judging them by {judge.name}")
-        base.seen = judge.sees(base.pictures, [p.expected for p in prompts], prompts)
-        base.alarms = _alarms(base, judge.expected(spec.concept))
+        _judge(base, spec)
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
@@ -171,11 +176,11 @@ def evaluate(
         on_event("attacking: learning words that bring the concept back")
         attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
     peak = peak_memory_mb()
-    seen = (
-        None
-        if base.judge is None
-        else base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
-    )
+    seen = None
+    if base.judge is not None:
+        if base.seen is None:  # an original that was kept as a file
+            _judge(base, spec)
+        seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
         "before": _shares(base.prompts, base.seen) | {"attacked": base.attacked},

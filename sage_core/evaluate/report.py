@@ -42,7 +42,7 @@ def table(report: dict) -> str:
         )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
-    if report["judge"] is not None:
+    if report.get("judge") is not None:
         lines.append(judged(report["judge"]))
     lines.append(
         f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
