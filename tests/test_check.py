@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sage_core import ErasureSpec, erase, load_lora
+from sage_core.cli.main import main
 from sage_core.cycle.run import build_context
 from sage_core.cycle.setup import searched
 from sage_core.domain.check import (
@@ -26,6 +27,7 @@ from sage_core.domain.found import Domain, Word
 from sage_core.errors import SageError
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.file import read_lora
+from sage_core.lora.merge import merge_loras
 from sage_core.lora.metadata import CHECK_KEY
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.context import Context
@@ -104,7 +106,7 @@ def test_all_is_left_of_a_style_on_the_model_s_own_way(demo):
     context.adapter.remove()
 
 
-def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_path):
+def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_path, capsys):
     erasure = erase(demo, SPEC)
     path = erasure.save(tmp_path / "dog.safetensors", demo)
     erasure.adapter.remove()
@@ -113,12 +115,24 @@ def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_p
     assert Checked.from_json(read_lora(path).check()).left.keys() == erasure.checked.left.keys()
     assert erasure.cost.passes <= erasure.recipe.passes
     assert "finds nothing of it in 3 names" in erasure.checked.sentence("dog")
+    assert main(["inspect", str(path)]) == 0
+    assert "the check of 'dog' finds nothing of it in 3 names" in capsys.readouterr().out
     context = context_of(demo, SPEC)
     stops, adapter = states(demo, context), load_lora(demo, path)
     for name, share in left_at(demo, context, erasure.recipe.names, stops).items():
         assert share == pytest.approx(erasure.checked.left[name], abs=0.02), "the strength is in the file"
     adapter.remove()
     context.adapter.remove()
+
+
+def test_a_joined_file_claims_no_check(thin, tmp_path):
+    paths = []
+    for concept in ("castle", "cat"):
+        erasure = erase(thin, ErasureSpec(concept, method="uce", check=True))
+        paths.append(erasure.save(tmp_path / f"{concept}.safetensors", thin))
+        erasure.adapter.remove()
+        assert CHECK_KEY in read_lora(paths[-1]).metadata
+    assert CHECK_KEY not in merge_loras(paths, tmp_path / "both.safetensors").metadata
 
 
 def test_without_a_check_all_steps_are_taken_and_nothing_is_claimed(demo, tmp_path):

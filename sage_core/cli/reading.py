@@ -23,8 +23,9 @@ def run_merge(args) -> dict:
 
 def run_inspect(args) -> dict:
     """What the file is; a LoRA of another maker is shown as far as it goes."""
+    from ..jobs.make import earlier_check
     from ..lora.file import read_lora
-    from ..lora.metadata import LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
+    from ..lora.metadata import CHECK_KEY, LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
 
     lora = read_lora(args.file)
     result = {
@@ -42,7 +43,7 @@ def run_inspect(args) -> dict:
     shown = {
         k: v
         for k, v in lora.metadata.items()
-        if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, "format")
+        if k not in (SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY, LEFT_KEY, CHECK_KEY, "format")
     }
     lines = [
         f"{args.file}: {result['layers']} layers, rank {lora.rank}, {result['bytes'] / 1e6:.2f} MB, on"
@@ -57,6 +58,8 @@ def run_inspect(args) -> dict:
     if curve := lora.left():
         looks = ", ".join(f"{share:.0%} after step {step}" for step, share in curve[1:])
         lines.append(f"  left of the concept: {curve[0][1]:.0%} before, {looks}")
+    if (checked := earlier_check(lora)) is not None:
+        lines.append(f"  {checked.sentence((result['spec'] or {}).get('concept', 'the concept'))}")
     if result["result"]:
         lines += _measured_lines(result["result"])
     lines += [f"  {k} = {v}" for k, v in sorted(shown.items())]

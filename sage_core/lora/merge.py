@@ -20,6 +20,7 @@ from .adapter import Adapter
 from .file import LoraFile, read_lora, write_lora
 from .metadata import (
     BASE_VERSIONS,
+    CHECK_KEY,
     LEFT_KEY,
     LOSSES_KEY,
     RESOLUTION_KEY,
@@ -37,6 +38,7 @@ ONE_ERASURE = (
     RESULT_KEY,
     LOSSES_KEY,
     LEFT_KEY,
+    CHECK_KEY,
 )  # metadata that says nothing of the whole
 
 
