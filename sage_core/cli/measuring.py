@@ -40,8 +40,9 @@ def run_evaluate(args) -> dict:
     lora = about_file(path, file.rank)
     progress = Progress(quiet=args.json is True)
     with adapter.off():
-        judge = (None if args.judge == "model" else load_judge(model)) or ModelJudge(model, spec)
-        if judge.cannot:
+        judge = None if args.judge == "model" else load_judge(model)
+        if judge is None:
+            judge = ModelJudge(model, spec)
             attack = None  # it would take as many passes again as a training of thousands of steps
         base = measure_original(model, spec, args.images, args.seed, attack, progress, judge)
     evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attack, progress)

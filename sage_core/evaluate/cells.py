@@ -24,8 +24,7 @@ def plain_prompts(model: DiffusionModel, spec: ErasureSpec, images: int, seed: i
     adapter off.
     """
     words, styles = candidates(model), model.knowledge.styles
-    found = () if spec.domain is None else [w.text for w in spec.domain.means]
-    names = list(dict.fromkeys([spec.concept, *spec.synonyms, *found]))
+    names = spec.recipe(styles).names
     kinds = {word: spec.kind_of(styles) for word in names}
     near = neighbours(model, spec)[:NEIGHBOURS]
     groups = {
@@ -48,8 +47,7 @@ def neighbours(model: DiffusionModel, spec: ErasureSpec) -> list[str]:
     """Words near the concept: the user's own to retain, those that a search found, or else the most like of
     the built-in list. Call it with every adapter off.
     """
-    domain = spec.domain or Domain()
-    names = [spec.concept, *spec.synonyms, *(w.text for w in domain.means)]
+    domain, names = spec.domain or Domain(), spec.recipe(model.knowledge.styles).names
     left_out = telling_words([*names, *(w.text for w in domain.between)])
     words = [w for w in candidates(model) if not left_out & set(w.lower().split())]
     found = [w.text for w in domain.close if w.text in words]  # of the tokenizer's words many say nothing

@@ -39,17 +39,10 @@ def load_judge(model: DiffusionModel) -> Judge | None:
     return None if model.knowledge.judge is None else model.knowledge.judge()
 
 
-def fractions(judge: Judge | None, prompts: list[Prompt], images: torch.Tensor) -> dict[str, float | None]:
-    """Per cell, the fraction of pictures in which the judge sees what was asked for (None without a judge or
-    pictures).
-    """
-    if judge is None:
+def shares(prompts: list[Prompt], seen: list[bool] | None) -> dict[str, float | None]:
+    """Per cell, the fraction of pictures in which something was seen; None without a judge or pictures."""
+    if seen is None:
         return dict.fromkeys(CELLS)
-    return shares(prompts, judge.sees(images, [p.expected for p in prompts], prompts))
-
-
-def shares(prompts: list[Prompt], seen: list[bool]) -> dict[str, float | None]:
-    """Per cell, the fraction of pictures in which something was seen; None without pictures."""
     cells = _by_cell(prompts, seen)
     return {c: round(sum(r) / len(r), 4) if r else None for c, r in cells.items()}
 
@@ -183,8 +176,8 @@ def evaluate(
         seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
-        "before": _shares(base.prompts, base.seen) | {"attacked": base.attacked},
-        "after": _shares(base.prompts, seen) | {"attacked": attacked},
+        "before": shares(base.prompts, base.seen) | {"attacked": base.attacked},
+        "after": shares(base.prompts, seen) | {"attacked": attacked},
         "interval": None if seen is None else intervals(base.prompts, seen),
         "judge": about_judge(base),
         "drift": drift(base.prompts, base.pictures, after),
@@ -201,10 +194,6 @@ def evaluate(
         report["attack_curve"] = curve
     both = None if base.seen is None or seen is None else list(zip(base.seen, seen))
     return Evaluation(report, base.prompts, base.pictures, after, pictures, both)
-
-
-def _shares(prompts: list[Prompt], seen: list[bool] | None) -> dict[str, float | None]:
-    return dict.fromkeys(CELLS) if seen is None else shares(prompts, seen)
 
 
 def strongest(
