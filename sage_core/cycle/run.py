@@ -150,7 +150,7 @@ class Run:
         self.losses: list[dict[str, float]] = []
         self.residual = Residual(training, recipe.check)
         self.watch = watch_over(self.context, on_event) if looks else None
-        self.checks: Checks | None = None
+        self.checks = Checks(self.context, recipe, on_event) if recipe.check else None
         self.start_cost = before or dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
         self.started = time.monotonic()
@@ -165,8 +165,6 @@ class Run:
             self.save_state()  # the bank takes long
         else:
             self.take(saved)
-        if self.recipe.check:
-            self.checks = Checks(self.context, self.recipe, self.on_event)
         self.train()
         self.save_state()  # until the file is there, a finished run can be lost as well
         checked = None if self.checks is None else self.checks.finish(len(self.losses))
