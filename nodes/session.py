@@ -29,6 +29,7 @@ PHASES = {
     "domain": "searching other words for it",
     "bank": "self-check: drawing the latent bank",
     "erase": "erasing",
+    "refit": "reading the words that stay",
     "check": "checking what is left",
     "look": "drawing the concept",
     "done": "saving",

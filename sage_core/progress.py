@@ -21,7 +21,7 @@ class Event:
     """What happens in a run.
 
     Args:
-        phase: "domain", "bank", "erase", "check", "look" or "done".
+        phase: "domain", "bank", "erase", "check", "refit", "look" or "done".
         step, total: how far it is; `total` falls when the cycle finds that it is done.
         losses: of this step, by the name of the term.
         eta: seconds that remain.
@@ -51,6 +51,7 @@ NAMES = {
     "domain": "searching other words for it",
     "bank": "latent bank",
     "erase": "self-check and erasing",
+    "refit": "reading the words that stay",
     "check": "checking what is left",
     "look": "looking",
 }

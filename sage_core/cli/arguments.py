@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..lora.surfaces import SURFACES
-from .options import add_exclude, add_kind, add_model, add_settings
+from .options import add_exclude, add_kind, add_model, add_running, add_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     _generate(command("generate", "draw a picture, with or without a LoRA"))
-    _merge(command("merge", "join several erasures into one LoRA, the same as all of them stacked"))
+    _merge(command("merge", "join several erasures into one LoRA; with --model, fitted to each other"))
     _inspect(command("inspect", "show what a LoRA file is and how it was made"))
     command("methods", "list the methods and their sources")
     return main
@@ -199,6 +199,12 @@ def _generate(sub: argparse.ArgumentParser) -> None:
 
 def _merge(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    sub.add_argument(
+        "--model",
+        help="the model that they erase from: they are fitted to each other, so that many together keep as"
+        " much as one (default: their sum, the same as all of them stacked)",
+    )
+    add_running(sub)
     sub.add_argument(
         "--strength",
         type=float,

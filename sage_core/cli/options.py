@@ -74,6 +74,11 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo"
     )
+    add_running(sub)
+
+
+def add_running(sub: argparse.ArgumentParser) -> None:
+    """How a model is run."""
     sub.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     sub.add_argument(
         "--precision",

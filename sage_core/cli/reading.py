@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from .common import output_file, say
+from .common import device_of, load, output_file, say
 
 
 def run_merge(args) -> dict:
-    """Join LoRA files without training."""
+    """Join LoRA files without training: summed, or, with the model, fitted to each other."""
     from ..jobs.make import about_file
     from ..lora.merge import merge_loras
 
     path = output_file(args.out, ".safetensors")
-    merged = merge_loras(args.files, path, args.strength)
+    if args.model is None:
+        merged = merge_loras(args.files, path, args.strength)
+    else:
+        from ..jobs.join import join_for
+        from ..progress import Progress
+
+        model = load(args, device_of(args.device))
+        merged = join_for(model, args.files, path, args.strength, Progress(quiet=args.json is True))
     concepts = [spec["concept"] for spec in merged.specs()]
     say(
         args,

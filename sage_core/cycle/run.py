@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from .bank import latent_bank
 from .checking import Checks
 from .descent import descend
 from .latents import FreshTrajectories, LatentBank
+from .refitting import Refit
 from .residual import Residual
 from .result import Erasure
 from .setup import build_context, noted, run_closed_form, searched, watch_over
@@ -85,7 +86,7 @@ def identity(model: DiffusionModel, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, torch.Generator]]:
     """Inside, a new adapter is attached to the model, which draws at the recipe's size.
 
@@ -151,6 +152,9 @@ class Run:
         self.residual = Residual(training, recipe.check)
         self.watch = watch_over(self.context, on_event) if looks else None
         self.checks = Checks(self.context, recipe, on_event) if recipe.check else None
+        # A style is shown on any thing, more than its prompts can list: refitted, it erases less.
+        fits = training.refit and not recipe.style
+        self.refit = Refit(self.context, training.refit, on_event) if fits else None
         self.start_cost = before or dataclasses.replace(model.cost)
         self.spent = 0.0  # seconds of the run before it was resumed
         self.started = time.monotonic()
@@ -167,6 +171,8 @@ class Run:
             self.take(saved)
         self.train()
         self.save_state()  # until the file is there, a finished run can be lost as well
+        if self.refit is not None:
+            self.refit.apply()
         checked = None if self.checks is None else self.checks.finish(len(self.losses))
         self.adapter.round_(torch.float16)
         self.look()
@@ -190,7 +196,11 @@ class Run:
         self.round()
         while self.checks is not None and self.residual.total() < self.recipe.steps:
             done = len(self.losses)
-            if done < self.residual.goal or self.checks.enough(done, self.residual.total()):
+            if done < self.residual.goal:
+                return
+            with contextlib.nullcontext() if self.refit is None else self.refit.tried():
+                enough = self.checks.enough(done, self.residual.total())
+            if enough:
                 return
             self.residual.go_on()
             self.round()

@@ -209,11 +209,16 @@ def load_lora(model: DiffusionModel, path: str | Path, strength: float = 1.0) ->
 
     Raises SageError unless every layer lands with fitting shapes; `.remove()` undoes it.
     """
-    lora, known = read_lora(Path(path)), linear_layers(model)
+    return attach(model, read_lora(Path(path)), Path(path).name, strength)
+
+
+def attach(model: DiffusionModel, lora: LoraFile, title: str, strength: float = 1.0) -> Adapter:
+    """The same of a file that was read. title: what to call it in an error."""
+    known = linear_layers(model)
     lost = [name for name in lora.layers if name not in known]
     if lost:
         raise SageError(
-            f"{Path(path).name}: {len(lost)} of {len(lora.layers)} layers do not exist in this"
+            f"{title}: {len(lost)} of {len(lora.layers)} layers do not exist in this"
             f" {model.family.title} model (first {lost[0]!r}); the LoRA was made for"
             f" {lora.metadata.get('ss_base_model_version', 'another architecture')}."
         )
@@ -222,7 +227,7 @@ def load_lora(model: DiffusionModel, path: str | Path, strength: float = 1.0) ->
         layer = known[name]
         if (layer.in_features, layer.out_features) != (down.shape[1], up.shape[0]) or down.ndim != 2:
             raise SageError(
-                f"{Path(path).name}: {name!r} is {down.shape[1]} to {up.shape[0]} wide, the model's layer"
+                f"{title}: {name!r} is {down.shape[1]} to {up.shape[0]} wide, the model's layer"
                 f" {layer.in_features} to {layer.out_features}; the LoRA was made for another architecture."
             )
         layers[name] = layer

@@ -3,13 +3,14 @@ stacked.
 
 A stack adds its LoRAs' changes, sum_i s_i alpha_i / rank_i up_i down_i, and that sum is a LoRA again, of the
 ranks' sum: the down matrices below each other, the up matrices, scaled, beside each other. Nothing is trained
-and nothing is approximated.
+and nothing is approximated. With the model at hand they can be fitted to each other first (jobs/join.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from .metadata import (
 )
 
 SIDES = {BASE_VERSIONS[name]: family.sample_size for name, family in FAMILIES.items()}
+Fit = Callable[[list[LoraFile], list[float]], list[LoraFile]]
 MAX_RANK = 1024  # of the joined file, as of any erasure
 ONE_ERASURE = (
     SPEC_KEY,
@@ -42,11 +44,13 @@ ONE_ERASURE = (
 )  # metadata that says nothing of the whole
 
 
-def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = None) -> LoraFile:
+def merge_loras(
+    files: list[Path], out: Path, strengths: list[float] | None = None, fit: Fit | None = None
+) -> LoraFile:
     """Write the sum of erasure LoRAs, each times its strength (1 where none is given), to `out`, and return
     what was written.
 
-    Raises SageError where a file is none of ours, two are not of one architecture, or the sum of the ranks is
+    fit: changes the files' matrices before they are summed, so that they fit each other. Raises SageError where a file is none of ours, two are not of one architecture, or the sum of the ranks is
     above 1024.
     """
     if len(files) < 2:
@@ -59,7 +63,8 @@ def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = No
             f"There are {len(files)} files and {len(strengths)} strengths; give one a file, or none."
         )
     parts = [read_lora(file) for file in files]
-    layers = joined_layers(parts, strengths, [Path(f).name for f in files])
+    summands = parts if fit is None else fit(parts, strengths)
+    layers = joined_layers(summands, strengths, [Path(f).name for f in files])
     merged = LoraFile(layers, joined_metadata(parts, strengths, Path(out).stem))
     if merged.rank > MAX_RANK:
         raise SageError(
@@ -67,7 +72,7 @@ def merge_loras(files: list[Path], out: Path, strengths: list[float] | None = No
             " them."
         )
     # A matrix in half precision times a strength is no half-precision number any more.
-    dtype = torch.float16 if all(exact(part, s) for part, s in zip(parts, strengths)) else torch.float32
+    dtype = torch.float16 if all(exact(part, s) for part, s in zip(summands, strengths)) else torch.float32
     write_lora(Path(out), Adapter({}, layers), merged.metadata, dtype)
     return merged
 

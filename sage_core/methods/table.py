@@ -45,7 +45,8 @@ class Training:
     words near the concept. styled: share of a thing's trajectories, and of retained prompts, that are in a
     style. dealt: the bank's states come in turn instead of at random. warmup: steps in which the learning
     rate rises, so that Adam's first steps, all of full size, do not shake a closed-form start; beta2: of
-    Adam.
+    Adam. refit: weight of the words that stay when the trained LoRA is refitted (see lora/refit.py); 0: it is
+    not.
     """
 
     steps: int = 16
@@ -68,6 +69,7 @@ class Training:
     solver_steps: int = 6
     guidance: float = 3.0
     fresh: bool = False
+    refit: float = 0.0
 
     @property
     def checks(self) -> int:
@@ -214,6 +216,7 @@ METHODS: dict[str, Method] = {
                 retain_trajectories=8,
                 styled=0.67,
                 dealt=True,
+                refit=4.0,
             ),
             searches=True,
             checks=True,

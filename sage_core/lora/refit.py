@@ -1,0 +1,101 @@
+"""The refit: a LoRA that changes what it was made for, and as little else as possible.
+
+Training moves a layer for the concept's prompts. What the same change does to all other prompts it only samples.
+But what a layer that reads text can read is known: every prompt can be listed, and needs no UNet pass. So the
+change D = B A of such a layer is replaced by the one that does the same on the concept's prompts and nothing on
+those that are kept:
+
+    min over D of  mean |(D - B A) x|^2 + p mean |D y|^2 + l |D|^2,    x: inputs for the concept, y: kept
+    D = B A G (G + p K + l I)^-1,    G = mean x x^T,  K = mean y y^T
+
+B stays, and A becomes A G (G + p K + l I)^-1: the rank is the same. Several LoRAs are joined by the same
+equation, with the sum of their G below and the B A G of each above: each does on its own concept's prompts what
+it did alone, where a plain sum of them does all others' changes too. (Regression means, Jin et al., arXiv
+2212.09849, merge whole models so, without inputs that are kept.)
+
+Layers that read pictures, and the second matrix of an MLP, four times as wide as the rest, stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..diffusion.model import DiffusionModel
+
+PROMPT = "prompt"  # the source of what K and V of cross-attention read
+KEYS_AND_VALUES = ("attn2_to_k", "attn2_to_v")
+ATTENTION_INPUT = re.compile(r"_[qv]_proj$")  # read what k_proj reads
+TOGETHER = 16  # prompts encoded at once
+RIDGE = 1e-3  # l, in units of the mean of the diagonal
+
+Moments = dict[str, torch.Tensor]  # by source: mean x x^T [in, in], float64 on the CPU
+
+
+def source(layer: str) -> str | None:
+    """What stands for the input of a layer; layers of one source read the same. None: it is not refitted."""
+    if layer.endswith(KEYS_AND_VALUES):
+        return PROMPT
+    if not layer.startswith("lora_te") or layer.endswith("fc2"):
+        return None
+    return ATTENTION_INPUT.sub("_k_proj", layer)
+
+
+@torch.no_grad()
+def moments(
+    model: DiffusionModel,
+    layers: dict[str, nn.Linear],
+    prompts: list[str],
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Moments:
+    """Second moments of what the layers read of the prompts, padding included, with whatever adapters are on.
+
+    on_batch: called with the number of prompts that are read.
+    """
+    found: Moments = {}
+
+    def add(key: str, read: torch.Tensor) -> None:
+        rows = read.flatten(0, -2).float()
+        product = rows.T @ rows
+        found[key] = found[key] + product if key in found else product
+
+    def hook(key: str) -> Callable:
+        return lambda module, args: add(key, args[0])
+
+    first = {source(name): layer for name, layer in reversed(layers.items())}
+    handles = [
+        layer.register_forward_pre_hook(hook(key))
+        for key, layer in first.items()
+        if key not in (None, PROMPT)
+    ]
+    try:
+        for i in range(0, len(prompts), TOGETHER):
+            part = prompts[i : i + TOGETHER]
+            add(PROMPT, model.text.encode(model.text.tokenize(part, truncate=True)).hidden)
+            on_batch(i + len(part))
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = len(prompts) * model.text.length
+    return {key: (moment / rows).cpu().double() for key, moment in found.items()}
+
+
+def refitted(
+    downs: list[torch.Tensor], own: list[torch.Tensor], kept: torch.Tensor, weight: float
+) -> list[torch.Tensor]:
+    """A G (G + p K + l I)^-1 of one layer for each of the LoRAs that are joined (one: it is refitted alone).
+
+    Args:
+        downs: A of each, [rank, in].
+        own: G of each, [in, in].
+        kept: K, [in, in]. Every LoRA adds `weight` of it.
+    """
+    whole = torch.stack(own).sum(0) + weight * len(own) * kept
+    whole.diagonal().add_(RIDGE * whole.diagonal().mean())
+    heard = torch.cat([down.detach().cpu().double() @ moment for down, moment in zip(downs, own)])
+    fitted = torch.linalg.solve(whole, heard.T).T  # `whole` is symmetric
+    parts = fitted.split([len(down) for down in downs])
+    return [new.to(down) for new, down in zip(parts, downs)]
