@@ -1,9 +1,8 @@
-"""Several erasures as one LoRA that is fitted to the model: each does what it did alone (see lora/refit.py)."""
+"""Several erasures as one LoRA, fitted to the model: each does what it did alone (see lora/refit.py)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import torch

@@ -50,7 +50,9 @@ def merge_loras(
     """Write the sum of erasure LoRAs, each times its strength (1 where none is given), to `out`, and return
     what was written.
 
-    fit: changes the files' matrices before they are summed, so that they fit each other. Raises SageError where a file is none of ours, two are not of one architecture, or the sum of the ranks is
+    fit: changes the files' matrices before they are summed, so that they fit each other.
+
+    Raises SageError where a file is none of ours, two are not of one architecture, or the sum of the ranks is
     above 1024.
     """
     if len(files) < 2:

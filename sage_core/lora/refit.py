@@ -1,16 +1,16 @@
 """The refit: a LoRA that changes what it was made for, and as little else as possible.
 
-Training moves a layer for the concept's prompts. What the same change does to all other prompts it only samples.
-But what a layer that reads text can read is known: every prompt can be listed, and needs no UNet pass. So the
-change D = B A of such a layer is replaced by the one that does the same on the concept's prompts and nothing on
-those that are kept:
+Training moves a layer for the concept's prompts. What the same change does to all other prompts, retention
+only samples. But what a layer that reads text can read is known: every prompt can be listed, and needs no
+UNet pass. So the change B A of such a layer is replaced by the one that does the same on the concept's
+prompts and nothing on those that are kept:
 
     min over D of  mean |(D - B A) x|^2 + p mean |D y|^2 + l |D|^2,    x: inputs for the concept, y: kept
     D = B A G (G + p K + l I)^-1,    G = mean x x^T,  K = mean y y^T
 
 B stays, and A becomes A G (G + p K + l I)^-1: the rank is the same. Several LoRAs are joined by the same
-equation, with the sum of their G below and the B A G of each above: each does on its own concept's prompts what
-it did alone, where a plain sum of them does all others' changes too. (Regression means, Jin et al., arXiv
+equation, with the sum of their G inside the inverse: each does on its own concept's prompts what it did
+alone, where a plain sum of them does all others' changes too. (Regression means, Jin et al., arXiv
 2212.09849, merge whole models so, without inputs that are kept.)
 
 Layers that read pictures, and the second matrix of an MLP, four times as wide as the rest, stay as they are.
