@@ -222,6 +222,11 @@ def sample(
     )
 
 
+def as_trained(model, latents: torch.Tensor) -> torch.Tensor:
+    """A sampler's latents at the scale at which the model was trained, float32."""
+    return model.model.process_latent_in(latents).float()
+
+
 @beside_the_page()
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     """ComfyUI's latents to images [n, H, W, 3] in [0, 1]."""

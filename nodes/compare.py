@@ -90,6 +90,18 @@ class CompareErasure(io.ComfyNode):
                         tooltip="Write the prompts under the pictures.",
                     )
                 ),
+                advanced(
+                    io.String.Input(
+                        "look_for",
+                        default="",
+                        optional=True,
+                        dynamic_prompts=False,
+                        tooltip=(
+                            "A concept, for example dog: the model before the erasure then says in which"
+                            " pictures it sees that. Takes about as long as drawing. Empty: nobody judges."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -114,8 +126,12 @@ class CompareErasure(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts="x", guidance=5.0):
+    def validate_inputs(cls, prompts="x", guidance=5.0, look_for=""):
         def check():
+            if look_for and look_for.strip():
+                from ..sage_core.spec import ErasureSpec
+
+                ErasureSpec(look_for)
             if prompts is not None:
                 lines(prompts)
             if guidance is not None and not (math.isfinite(guidance) and 1.0 <= guidance <= 30.0):
@@ -140,6 +156,7 @@ class CompareErasure(io.ComfyNode):
         guidance,
         size,
         captions=True,
+        look_for="",
     ) -> io.NodeOutput:
         from . import bridge
         from .pictures import grid
@@ -152,35 +169,72 @@ class CompareErasure(io.ComfyNode):
                 f"{len(wanted)} prompts with {images} pictures each are {len(wanted) * images}; at most"
                 f" {MAX_IMAGES} fit into one grid."
             )
-        messages, total = bridge.Messages(cls.hidden.unique_id), 2 * len(wanted) * steps
-        done = 0
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            messages("compare", done, total, f"drawing before and after: {done}/{total}")
-
-        sides = []
+        each = [p for p in wanted for _ in range(images)]
+        judged = 2 * len(each) if look_for.strip() else 0
+        count = _Counter(bridge.Messages(cls.hidden.unique_id), 2 * len(wanted) * steps + judged)
+        latents, sides = [], []
         for model, clip in ((model_before, clip_before), (model_after, clip_after)):
             drawn = [
                 bridge.sample(
-                    model, clip, p, [seed + i for i in range(images)], (size, size), steps, guidance, step
+                    model,
+                    clip,
+                    p,
+                    [seed + i for i in range(images)],
+                    (size, size),
+                    steps,
+                    guidance,
+                    count.step,
                 )
                 for p in wanted
             ]
-            sides.append(bridge.decode(vae, torch.cat(drawn)))
+            latents.append(torch.cat(drawn))
+            sides.append(bridge.decode(vae, latents[-1]))
         before, after = sides
         moved = (before - after).abs().mean((1, 2, 3)).tolist()
         drift = sum(moved) / len(moved)
-        per = [sum(moved[i * images : (i + 1) * images]) / images for i in range(len(wanted))]
-        names = [p for p in wanted for _ in range(images)] if captions else None
-        sheet = grid(
-            f"Before and after: mean drift {drift:.3f}",
-            [("before", list(before)), ("after", list(after))],
-            names,
-        )
-        report = "\n".join(f"{d:.4f}  {p}" for d, p in zip(per, wanted))
+        title, seen = f"Before and after: mean drift {drift:.3f}", None
+        if judged:
+            from .core_model import seen as seen_in
+
+            count.doing = f"looking for {look_for.strip()}"
+            both = torch.cat(latents)
+            found = seen_in(model_before, clip_before, look_for.strip(), each * 2, both, size, count.step)
+            seen = found[: len(each)], found[len(each) :]
+            title += f"; {look_for.strip()} seen in {sum(seen[0])} and {sum(seen[1])} of {len(each)}"
+        sheet = grid(title, [("before", list(before)), ("after", list(after))], each if captions else None)
+        report = "\n".join(_report(wanted, images, moved, seen))
         return io.NodeOutput(sheet, before, after, drift, report, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+class _Counter:
+    """Progress of the node: sampling steps, then pictures that are judged."""
+
+    def __init__(self, messages, total: int):
+        self.messages, self.total, self.done, self.doing = messages, total, 0, "drawing before and after"
+
+    def step(self) -> None:
+        self.done += 1
+        self.messages("compare", self.done, self.total, f"{self.doing}: {self.done}/{self.total}")
+
+
+def _report(
+    wanted: list[str], images: int, moved: list[float], seen: tuple[list[bool], list[bool]] | None
+) -> list[str]:
+    """A line a prompt: the mean drift of its pictures and, where they were judged, in how many of them the
+    concept is seen, before and after. With a line on how far the judge can be trusted.
+    """
+    rows = []
+    for i, prompt in enumerate(wanted):
+        part = slice(i * images, (i + 1) * images)
+        row = f"{sum(moved[part]) / images:.4f}"
+        if seen is not None:
+            row += f"  seen {sum(seen[0][part])} -> {sum(seen[1][part])} of {images}"
+        rows.append(f"{row}  {prompt}")
+    if seen is not None:
+        from ..sage_core.evaluate.judge import CANNOT
+
+        rows.append(f"Judged by the model before the erasure: {CANNOT}.")
+    return rows
 
 
 def lines(prompts: str) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
-from .graph_weights import checkpoint
+from .core_model import core_model
 from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import few, listed_name, lora_path, lora_stem, prompts_each
@@ -34,6 +34,9 @@ PHASES = {
     "look": "drawing the concept",
     "done": "saving",
 }
+
+
+TOGETHER = "together"  # in the name of the file that joins several erasures
 
 
 @dataclass
@@ -107,13 +110,9 @@ def run(
     from ..sage_core.jobs.make import Maker
 
     messages = bridge.Messages(node_id, own_face=True)
-    sampling = bridge.prediction(model)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
-    weights = checkpoint(model, clip)
-    bridge.free_memory()
     try:
-        core = _core(weights, sampling)
-        del weights
+        core = core_model(model, clip)
         recipes = [spec.recipe(core.knowledge.styles) for spec in specs]
         _forget_old_states(recipes)
         report, finished = _Reporter(messages), []
@@ -124,6 +123,7 @@ def run(
             tests = comparison_prompts(core, spec, prompts_each(len(specs)))
             report.begin(spec.concept, guess, Camera(model, vae))
             finished.append(_one(maker, report, recipe, first, tests))
+        together = _joined(core, report, finished, lora_name) if len(finished) > 1 else None
     except bridge.OutOfMemory as error:
         raise SageError(
             "There was not enough memory to train. Lower the resolution (advanced inputs) or the rank, train"
@@ -135,26 +135,18 @@ def run(
         gc.collect()
         bridge.free_memory()
     done = Done(model, clip, prompts=few([own.prompts for own in finished]))
-    for path in (own.path for own in finished):
+    paths = [own.path for own in finished]
+    for path in paths if together is None else [together]:
         done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
-        done.names.append(listed_name(path, bridge.loras_folder()))
+    files = paths if together is None else [*paths, together]
+    done.names = [listed_name(path, bridge.loras_folder()) for path in files]
     done.graph = stack_images([own.graph for own in finished])
     pictures = [own.pictures for own in finished if own.pictures is not None]
     done.pictures = stack_images(pictures) if pictures else None
-    _remember(values, [own.path for own in finished])
+    _remember(values, paths)
     found = [own.found for own in finished if own.found]
-    messages.send("sage.saved", {"names": done.names, "found": found})
+    messages.send("sage.saved", {"names": done.names, "found": found, "joined": together is not None})
     return done
-
-
-def _core(weights: dict[str, torch.Tensor], sampling: tuple) -> DiffusionModel:
-    """The core's model of the graph's weights: read and hashed once for all concepts."""
-    from ..sage_core.models import load_model
-
-    with bridge.training():
-        core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
-    core.on_pass = bridge.check_cancelled
-    return core
 
 
 def _one(maker: Maker, report: _Reporter, recipe: Recipe, first: Path, tests: list[str]) -> One:
@@ -180,6 +172,29 @@ def _one(maker: Maker, report: _Reporter, recipe: Recipe, first: Path, tests: li
         pictures = _shown(report, path)
     found = "" if made.checked is None else made.checked.sentence(recipe.concept)
     return One(path, left_graph(recipe.concept, made.left, made.losses), pictures, tests, found)
+
+
+def _joined(core: DiffusionModel, report: _Reporter, finished: list[One], lora_name: str) -> Path | None:
+    """One file of all, fitted to each other so that together they keep as much as one does; see jobs/join.py.
+
+    None where they cannot be joined: they are stacked then.
+    """
+    from ..sage_core.jobs.join import join_for
+    from ..sage_core.jobs.names import place_joined
+    from ..sage_core.lora.file import read_lora
+
+    first = lora_path(bridge.loras_folder(), lora_stem(lora_name, TOGETHER, True))
+    report.begin(f"all {len(finished)}", "", report.camera)
+    paths = [own.path for own in finished]
+    try:
+        path, file = place_joined(first, [read_lora(p) for p in paths], core)
+        if file is None:
+            with bridge.training():
+                join_for(core.to(bridge.device()), paths, path, on_event=report)
+        return path
+    except SageError as error:
+        report(f"they are stacked, not joined ({error})")
+        return None
 
 
 class _Reporter:

@@ -124,7 +124,8 @@ async function onSaved({ detail }) {
   const text = [`saved: ${detail.names.join(", ")}`, ...(detail.found ?? [])].join("\n");
   if (face) face.text.textContent = face.text.title = text;
   await app.refreshComboInNodes?.();
-  toast("success", "Erase Concept", `Saved ${detail.names.join(", ")}; load it with Load LoRA (model and CLIP) at strength 1.`);
+  const load = detail.joined ? `${detail.names.at(-1)}, which holds all of them,` : "it";
+  toast("success", "Erase Concept", `Saved ${detail.names.join(", ")}. Load ${load} with Load LoRA (model and CLIP) at strength 1.`);
 }
 
 function onError({ detail }) {

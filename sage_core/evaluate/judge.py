@@ -72,9 +72,13 @@ class ModelJudge:
     @torch.no_grad()
     def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
         """Whether each of the pictures [n, 3, H, W], values in [-1, 1], shows the word that is expected."""
+        return self.sees_latents(self.model.encode_images(images), expected, prompts)
+
+    @torch.no_grad()
+    def sees_latents(self, latents: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
+        """The same of latents [n, 4, h, w] at the scale at which the model was trained."""
+        asked = zip(latents.to(self.model.device), expected, prompts)
         with untouched():
-            latents = self.model.encode_images(images)
-            asked = zip(latents, expected, prompts)
             return [self._sees(z0[None], word, prompt.thing or THING_SHOWN) for z0, word, prompt in asked]
 
     def _sees(self, z0: torch.Tensor, word: str, thing: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from ..diffusion.model import DiffusionModel
@@ -59,11 +60,33 @@ def place(first: Path, recipe: Recipe, model: DiffusionModel) -> tuple[Path, Lor
     A file of another erasure is never overwritten: the next free number is taken. Raises SageError after
     10,000 of them.
     """
+    return _free(first, lambda path: found(path, recipe, model))
+
+
+def place_joined(
+    first: Path, parts: list[LoraFile], model: DiffusionModel
+) -> tuple[Path, LoraFile | None]:
+    """The same of a file that joins these, each at full strength."""
+    wanted = [spec | {"strength": spec.get("strength", 1.0)} for part in parts for spec in part.specs()]
+
+    def same(path: Path) -> LoraFile | None:
+        try:
+            file = read_lora(path)
+            made_for = file.metadata.get("sage.model_sha256")
+            return file if file.specs() == wanted and made_for == model.fingerprint else None
+        except SageError:
+            return None
+
+    return _free(first, same)
+
+
+def _free(first: Path, wanted: Callable[[Path], LoraFile | None]) -> tuple[Path, LoraFile | None]:
+    """The first path that is free or holds what is wanted, and that file."""
     for number in range(1, MOST_ALIKE):
         path = first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
         if not path.exists():
             return path, None
-        file = found(path, recipe, model)
+        file = wanted(path)
         if file is not None:
             return path, file
     raise SageError(f"There are {MOST_ALIKE:,} files named like {first.name}; choose another name.")

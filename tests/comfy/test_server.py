@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -169,6 +170,19 @@ def test_an_unchanged_queue_trains_nothing_and_a_deleted_file_is_trained_again(c
     assert "2" in server.cached(comfy.run(graph))
 
 
+def test_compare_erasure_reports_in_which_pictures_the_concept_is_seen(comfy, erased_dog):
+    """By the model before the erasure, in latents of ComfyUI's own sampler."""
+    graph = graphs.compare(dict(erased_dog[0]), "3", "a dog\na castle", images=4)
+    graph["3"]["inputs"] |= {"look_for": "dog", "steps": 12}
+    graph["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 4]}}
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    dog, castle, judge = outcome.outputs["4"]["text"][0].splitlines()
+    before, after = map(int, re.search(r"seen (\d) -> (\d) of 4  a dog", dog).groups())
+    assert before >= 3 and after == 0
+    assert "seen 0 -> 0 of 4  a castle" in castle and "Judged by the model before" in judge
+
+
 def test_a_file_of_another_erasure_is_never_overwritten(comfy):
     for seed in (0, 1, 0):
         assert comfy.run(graphs.erase("frog", steps=2, name="mine", vae=False, seed=seed)).status == "success"
@@ -177,10 +191,14 @@ def test_a_file_of_another_erasure_is_never_overwritten(comfy):
     )
 
 
-def test_several_concepts_become_a_file_each(comfy):
-    outcome = comfy.run(graphs.erase("frog | toad\nbanana", steps=2, name="many", vae=False))
+def test_several_concepts_become_a_file_each_and_one_of_all(comfy):
+    graph = graphs.erase("frog | toad\nbanana", steps=2, name="many", vae=False)
+    outcome = comfy.run(graph)
     assert outcome.status == "success", outcome.error
-    assert {"many-frog.safetensors", "many-banana.safetensors"} <= loras(comfy)
+    files = {"many-frog.safetensors", "many-banana.safetensors", "many-together.safetensors"}
+    assert files <= loras(comfy)
+    joined = read_lora(comfy.base / "models/loras/sage/many-together.safetensors")
+    assert [spec["concept"] for spec in joined.specs()] == ["frog", "banana"]
 
 
 def test_the_bundled_model_is_known_behind_another_erasure_and_its_styles_are_guessed(comfy):
