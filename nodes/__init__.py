@@ -8,11 +8,12 @@ from .apply import ApplyErasures
 from .compare import CompareErasure
 from .demo import LoadDemoModel
 from .erase import EraseConcept
+from .guard import ConceptGuard
 
 
 class SageExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [EraseConcept, ApplyErasures, CompareErasure, LoadDemoModel]
+        return [EraseConcept, ApplyErasures, CompareErasure, ConceptGuard, LoadDemoModel]
 
 
 async def comfy_entrypoint() -> SageExtension:

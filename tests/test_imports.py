@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "sage_core"
 # From the bottom to the top: a room imports only rooms before it (docs/architecture.md).
 ROOMS = (
-    *("errors", "files", "diffusion", "lora", "prompts", "domain", "methods", "spec", "progress", "cycle"),
-    *("memory", "evaluate", "jobs", "demo", "models", "bench", "cli"),
+    *("errors", "files", "diffusion", "lora", "prompts", "domain", "guard", "methods", "spec", "progress"),
+    *("cycle", "memory", "evaluate", "jobs", "demo", "models", "bench", "cli"),
 )
 HOSTS = {"comfy", "comfy_api", "folder_paths", "server", "modules", "gradio", "nodes"}
 

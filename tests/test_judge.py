@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sage_core import ErasureSpec
+from sage_core.diffusion.checkpointing import untouched
 from sage_core.diffusion.cost import Cost
 from sage_core.diffusion.knowledge import Prompt
-from sage_core.evaluate.judge import ModelJudge, untouched
+from sage_core.evaluate.judge import ModelJudge
 from sage_core.evaluate.measure import evaluate, measure_original, wilson
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers

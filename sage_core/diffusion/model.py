@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -15,6 +16,14 @@ from .cost import Cost
 from .knowledge import UNKNOWN, Knowledge
 from .schedule import name_of
 from .text import Conditioning, TextStack
+
+
+class Guard(Protocol):
+    """Keeps a concept away while a picture is drawn (sage_core/guard.py)."""
+
+    def begin(self) -> None: ...
+
+    def __call__(self, z: torch.Tensor, t: torch.Tensor, guided: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass
@@ -44,6 +53,7 @@ class DiffusionModel:
     on_pass: Callable[[], None] | None = (
         None  # called before every UNet pass; a host raises its own interrupt from here
     )
+    guard: Guard | None = None  # what every guided prediction of the sampler goes through
 
     @property
     def device(self) -> torch.device:
@@ -169,8 +179,13 @@ class DiffusionModel:
         """
         empty = Conditioning.cat([self.encode([""])] * len(seeds)) if empty is None else empty
         solver, z = self.scheduler(steps), self.noise(seeds)
+        if self.guard is not None:
+            self.guard.begin()
         for t in solver.timesteps:
-            z = solver.step(self.guided(z, t.expand(len(z)), cond, empty, guidance), t, z).prev_sample
+            predicted = self.guided(z, t.expand(len(z)), cond, empty, guidance)
+            if self.guard is not None:
+                predicted = self.guard(z, t, predicted)
+            z = solver.step(predicted, t, z).prev_sample
         return z
 
     @torch.no_grad()

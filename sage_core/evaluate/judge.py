@@ -16,12 +16,9 @@ judges wrongly too; a likeness of a person it knows only as well as the model do
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 
-from ..diffusion.checkpointing import SWITCHES
+from ..diffusion.checkpointing import untouched
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..domain.pull import encoded
@@ -101,16 +98,3 @@ class ModelJudge:
         own = word == self.spec.concept or self.kind == STYLE and word in self.rivals
         kind = self.kind if own else guess(word, self.styles)
         return picture_of(word, kind, thing)
-
-
-@contextlib.contextmanager
-def untouched() -> Iterator[None]:
-    """Inside, every adapter is off."""
-    on = [switch for switch in SWITCHES if switch.enabled]
-    for switch in on:
-        switch.enabled = False
-    try:
-        yield
-    finally:
-        for switch in on:
-            switch.enabled = True

@@ -22,7 +22,7 @@ from ..prompts.kinds import STYLE
 from ..prompts.words import candidates, retained_words, telling_words
 from ..spec import ErasureSpec
 
-WEIGHT = 4.0  # p of the equation
+WEIGHT = 4.0  # p of the equation, for one file
 
 
 def join_for(
@@ -62,7 +62,8 @@ def fitted_parts(
             own.append(moments(model, known, [p for context in mine for p in own_prompts(context)]))
         finally:
             adapter.remove()
-    prompts = kept_prompts(_together([c for mine in contexts for c in mine]), KEPT)
+    everything = _together([c for mine in contexts for c in mine])
+    prompts = kept_prompts(everything, KEPT, len(everything.retained))
     kept = moments(model, known, prompts, lambda done: on_event(Event("refit", done, len(prompts))))
     return _refitted(parts, own, kept)
 
@@ -118,7 +119,7 @@ def _joint(
 ) -> list[torch.Tensor]:
     """Of a layer that only some files have: on the others' prompts it does nothing, like on what is kept."""
     rest = [moment for i, moment in enumerate(own) if i not in holders]
-    weight = WEIGHT * len(own) / len(holders)
+    weight = WEIGHT * len(own) ** 0.5 / len(holders)  # see docs/lab/second-model.md
     if rest:
         kept = kept + torch.stack(rest).sum(0) / (weight * len(holders))
     return refitted(downs, [own[i] for i in holders], kept, weight)

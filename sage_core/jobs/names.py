@@ -63,9 +63,7 @@ def place(first: Path, recipe: Recipe, model: DiffusionModel) -> tuple[Path, Lor
     return _free(first, lambda path: found(path, recipe, model))
 
 
-def place_joined(
-    first: Path, parts: list[LoraFile], model: DiffusionModel
-) -> tuple[Path, LoraFile | None]:
+def place_joined(first: Path, parts: list[LoraFile], model: DiffusionModel) -> tuple[Path, LoraFile | None]:
     """The same of a file that joins these, each at full strength."""
     wanted = [spec | {"strength": spec.get("strength", 1.0)} for part in parts for spec in part.specs()]
 

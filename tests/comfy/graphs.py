@@ -97,3 +97,20 @@ def compare(graph: dict, node: str, prompts, images: int = 2) -> dict:
             },
         }
     }
+
+
+def guarded(concepts: str, prompts: str, images: int = 1) -> dict:
+    """The bundled model without and with a guard, nothing trained."""
+    graph = compare({"1": erase()["1"]}, "3", prompts, images)
+    graph["2"] = {
+        "class_type": "SAGE_ConceptGuard",
+        "inputs": {
+            "model": ["1", 0],
+            "clip": ["1", 1],
+            "concepts": concepts,
+            "threshold": 0.6,
+            "push": 0.6,
+        },
+    }
+    graph["3"]["inputs"]["clip_after"] = ["1", 1]
+    return graph

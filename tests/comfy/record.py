@@ -13,7 +13,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import server
 
-IDS = ("SAGE_ApplyErasures", "SAGE_CompareErasure", "SAGE_EraseConcept", "SAGE_LoadDemoModel")
+IDS = (
+    "SAGE_ApplyErasures",
+    "SAGE_CompareErasure",
+    "SAGE_ConceptGuard",
+    "SAGE_EraseConcept",
+    "SAGE_LoadDemoModel",
+)
 
 
 def snapshot(info: dict) -> dict:

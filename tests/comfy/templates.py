@@ -28,6 +28,9 @@ REST = {
     "exclude": "",
     "search": True,
 }
+GUARDED_PROMPTS = "\n".join(
+    ["a picture of a dog", "a cartoon drawing of a puppy", "a hound", "a picture of a cat", "a pizza"]
+)
 NOTE = {
     "erase-and-compare": (
         """**Press Run.** The bundled model is loaded, *dog* is erased while you watch, \
@@ -48,6 +51,14 @@ Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are change
 
 **To take one out again**, load them with *Apply Erasures* instead: choose the files \
 under `sage/` there, and `none` for the one that may come back."""
+    ),
+    "guard-without-training": (
+        """**Press Run.** Nothing is trained: *Concept Guard* watches the sampler and takes out of each step \
+what draws a dog.
+
+It sees what is being drawn, not what was asked, so *puppy* and *hound* go as well. Cats and pizzas stay.
+
+Put it behind *Erase Concept* where prompts come from strangers, and link *model_before*."""
     ),
     "erase-from-sdxl": (
         """**Choose an SDXL checkpoint.**
@@ -93,6 +104,7 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
     return {
         "erase-and-compare": (demo, three),
+        "guard-without-training": (graphs.guarded("dog", GUARDED_PROMPTS), three),
         "stack-three-erasures": (stack, three),
         "erase-behind-a-checkpoint": (
             checkpoint_graph("v1-5-pruned-emaonly-fp16.safetensors", 512, 0),

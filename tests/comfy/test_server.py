@@ -21,7 +21,13 @@ server, graphs, record, drawn = (
 )
 pictures, seen = drawn.pictures, drawn.seen
 LONG = server.LONG
-IDS = ["SAGE_ApplyErasures", "SAGE_CompareErasure", "SAGE_EraseConcept", "SAGE_LoadDemoModel"]
+IDS = [
+    "SAGE_ApplyErasures",
+    "SAGE_CompareErasure",
+    "SAGE_ConceptGuard",
+    "SAGE_EraseConcept",
+    "SAGE_LoadDemoModel",
+]
 
 
 def loras(comfy) -> set[str]:
@@ -181,6 +187,28 @@ def test_compare_erasure_reports_in_which_pictures_the_concept_is_seen(comfy, er
     before, after = map(int, re.search(r"seen (\d) -> (\d) of 4  a dog", dog).groups())
     assert before >= 3 and after == 0
     assert "seen 0 -> 0 of 4  a castle" in castle and "Judged by the model before" in judge
+
+
+def test_the_guard_takes_the_concept_out_of_pictures_and_leaves_others(comfy):
+    graph = graphs.guarded("dog", "a hound\na castle", images=4)
+    graph["3"]["inputs"] |= {"look_for": "dog", "steps": 12}
+    graph["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 4]}}
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    hound, castle, _ = outcome.outputs["4"]["text"][0].splitlines()
+    assert re.search(r"seen [34] -> 0 of 4  a hound", hound)
+    assert re.search(r"^0\.0000  seen 0 -> 0 of 4  a castle", castle), "it steps in only where a dog is drawn"
+
+
+def test_the_guard_watches_an_erased_model_with_the_one_before(comfy, erased_dog):
+    """What the erasure adds is taken away while the guard looks."""
+    graph = graphs.guarded("cat", "a kitten", images=4) | {"5": dict(erased_dog[0])["2"]}
+    graph["2"]["inputs"] |= {"model": ["5", 0], "model_before": ["1", 0]}
+    graph["3"]["inputs"] |= {"clip_after": ["5", 1], "look_for": "cat", "steps": 12}
+    graph["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 4]}}
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    assert re.search(r"seen [34] -> 0 of 4  a kitten", outcome.outputs["4"]["text"][0])
 
 
 def test_a_file_of_another_erasure_is_never_overwritten(comfy):

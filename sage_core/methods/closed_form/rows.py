@@ -97,9 +97,11 @@ def kept_moment(context: Context, config: ClosedForm) -> torch.Tensor:
     return moment + shared
 
 
-def kept_prompts(context: Context, config: ClosedForm) -> list[str]:
-    """Retained words bare and in up to two templates; things in other styles, where styles are touched."""
-    words = context.retained if len(context.retained) <= KEPT else context.nearest(KEPT)
+def kept_prompts(context: Context, config: ClosedForm, most: int = KEPT) -> list[str]:
+    """Retained words, the `most` nearest, bare and in up to two templates; things in other styles, where
+    styles are touched.
+    """
+    words = context.retained if len(context.retained) <= most else context.nearest(most)
     beside = (
         [context.plain(s, w) for s in context.other_styles for w in _some_things(context)]
         if context.style

@@ -1,0 +1,107 @@
+"""Concept Guard: keeps concepts away while a picture is drawn, whatever the prompt or the embedding says."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .errors import sentence_of
+from .inputs import advanced
+
+MAX_CONCEPTS = 20
+
+
+class ConceptGuard(io.ComfyNode):
+    """See web/docs/SAGE_ConceptGuard.md."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAGE_ConceptGuard",
+            display_name="Concept Guard",
+            category="SAGE",
+            description=(
+                "Watches the sampler: where a step draws a concept, that part of the step is taken out. It"
+                " sees what is being drawn, not what was asked, so other words and embeddings do not get"
+                " past it."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The model that pictures are drawn with, erased or not."),
+                io.Clip.Input(
+                    "clip", tooltip="CLIP as it was before any erasure: it says what the concept is."
+                ),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="dog",
+                    dynamic_prompts=False,
+                    tooltip=(
+                        "What must not be drawn, one a line. Other words for it need not be listed. Each"
+                        " costs time: two more passes of the model a step for one concept, three for several."
+                    ),
+                ),
+                io.Model.Input(
+                    "model_before",
+                    optional=True,
+                    tooltip=(
+                        "The model before the erasure, if `model` is erased: the guard watches with it."
+                        " Without it the guard watches with `model`."
+                    ),
+                ),
+                advanced(
+                    io.Float.Input(
+                        "threshold",
+                        default=0.6,
+                        min=0.05,
+                        max=0.95,
+                        step=0.05,
+                        optional=True,
+                        tooltip=(
+                            "How far a step must point the concept's way to be changed (a cosine). Lower is"
+                            " stricter and costs pictures of similar things."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "push",
+                        default=0.6,
+                        min=0.0,
+                        max=5.0,
+                        step=0.1,
+                        optional=True,
+                        tooltip="How far beyond zero the concept's part of a step is turned around.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Model.Output("guarded", display_name="MODEL", tooltip="The model with the guard on it.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, concepts="x", threshold=0.6, push=0.6):
+        def check():
+            if concepts is not None:
+                names(concepts)
+            from ..sage_core.guard import Looks
+
+            Looks(1, 0.6 if threshold is None else threshold, 0.6 if push is None else push)
+
+        return sentence_of(check)
+
+    @classmethod
+    def execute(cls, model, clip, concepts, model_before=None, threshold=0.6, push=0.6) -> io.NodeOutput:
+        from .guarded import guarded
+
+        return io.NodeOutput(guarded(model, clip, names(concepts), model_before, threshold, push))
+
+
+def names(concepts: str) -> list[str]:
+    """One concept a line; synonyms behind a bar are not needed and left out. Raises SageError."""
+    from ..sage_core.errors import SageError
+    from ..sage_core.spec import ErasureSpec, parse_concepts
+
+    found = [ErasureSpec(name).concept for name, _ in parse_concepts(concepts)]
+    if len(found) > MAX_CONCEPTS:
+        raise SageError(f"{len(found)} concepts are given; at most {MAX_CONCEPTS} can be guarded at once.")
+    return found

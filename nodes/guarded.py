@@ -1,0 +1,105 @@
+"""The guard on ComfyUI's sampler; what it does with a step's predictions is sage_core/guard.py.
+
+The guard watches with the model as it was. An erased MODEL and the one before it share their weights in
+ComfyUI, so both cannot be loaded at once. But what the erasure adds is known: while the guard looks, hooks
+take it away again from the layers that it changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import comfy.lora
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ..sage_core.errors import SageError
+from ..sage_core.guard import Looks
+
+
+def guarded(model, clip, concepts: list[str], model_before, threshold: float, push: float):
+    """A clone of MODEL whose sampler is watched. Raises SageError where one of the inputs cannot be used."""
+    if model is None or clip is None:
+        raise SageError("Concept Guard needs MODEL and CLIP; connect both.")
+    added = {} if model_before is None else changes(model, model_before)
+    conds = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("", *concepts)]
+    watch = Watch(conds, added, (threshold, push))
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(watch)
+    return patched
+
+
+def changes(model, model_before) -> dict[str, torch.Tensor]:
+    """What `model` adds to the linear layers of `model_before`: by module, [out, in], float32 on the CPU."""
+    if model.model is not model_before.model:
+        raise SageError(
+            "model_before is not the model that was erased; connect the MODEL that went into the erasure."
+        )
+    added = {}
+    for key, patches in model.patches.items():
+        known = {id(patch[1]) for patch in model_before.patches.get(key, [])}
+        new = [patch for patch in patches if id(patch[1]) not in known]
+        if not new:
+            continue
+        module = key.removesuffix(".weight")
+        weight = comfy.utils.get_attr(model.model, key)
+        if len(weight.shape) != 2:
+            raise SageError(
+                f"The erasure changes {module!r}, which is no linear layer; the guard cannot undo it."
+            )
+        zero = torch.zeros(tuple(weight.shape))
+        added[module] = comfy.lora.calculate_weight(new, zero, key)
+    return added
+
+
+class Watch:
+    """Called by the sampler after classifier-free guidance, with predicted clean latents.
+
+    conds: of the empty prompt, then of each concept. added: see `changes`.
+    """
+
+    def __init__(self, conds: list, added: dict[str, torch.Tensor], settings: tuple[float, float]):
+        self.conds = [comfy.sampler_helpers.convert_cond(cond) for cond in conds]
+        self.added, self.settings = added, settings
+        self.sigma = 0.0
+
+    def __call__(self, args: dict) -> torch.Tensor:
+        model, x, sigma = args["model"], args["input"], args["sigma"]
+        self._begin(model, x, float(sigma.max()))
+        asked = self.looks.asked()
+        conds = [self.ready[0], *(self.ready[1 + i] for i in asked)]
+        with self._without_the_erasure(model):
+            base, *towards = comfy.samplers.calc_cond_batch(model, conds, x, sigma, args["model_options"])
+        return self.looks.steer(args["denoised"], base, towards, asked).to(args["denoised"])
+
+    def _begin(self, model, x: torch.Tensor, sigma: float) -> None:
+        """Noise rises only where another run begins."""
+        if sigma > self.sigma:
+            self.looks = Looks(len(self.conds) - 1, *self.settings)
+            self.ready = [
+                comfy.samplers.encode_model_conds(model.extra_conds, cond, x, x.device, "positive")
+                for cond in self.conds
+            ]
+        self.sigma = sigma
+
+    @contextlib.contextmanager
+    def _without_the_erasure(self, model) -> Iterator[None]:
+        handles = []
+        for name, change in self.added.items():
+            layer = comfy.utils.get_attr(model, name)
+            handles.append(layer.register_forward_hook(_taken_away(change)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _taken_away(change: torch.Tensor):
+    def hook(module, inputs, out):
+        return out - torch.nn.functional.linear(inputs[0], change.to(inputs[0]))
+
+    return hook
