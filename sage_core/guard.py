@@ -47,6 +47,11 @@ class Looks:
         self.strongest = [0.0] * count
         self.cosines: list[list[float]] = []  # the largest of every look, one value a picture
 
+    @property
+    def steered(self) -> int:
+        """Steps at which something was taken out of one of the pictures."""
+        return sum(max(cosines) > self.threshold for cosines in self.cosines)
+
     def asked(self) -> list[int]:
         """Numbers of the concepts that the next step looks at."""
         ranked = sorted(range(len(self.strongest)), key=lambda i: -self.strongest[i])

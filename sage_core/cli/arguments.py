@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..lora.surfaces import SURFACES
-from .options import add_exclude, add_kind, add_model, add_running, add_settings
+from .options import add_exclude, add_guard, add_kind, add_model, add_running, add_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -194,6 +194,7 @@ def _generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--steps", type=int, default=20)
     sub.add_argument("--guidance", type=float, default=5.0)
+    add_guard(sub)
     sub.add_argument("--out", default="picture.png", metavar="PNG")
 
 

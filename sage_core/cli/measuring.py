@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..errors import SageError
-from ..spec import HOST_SYNTAX
+from ..spec import HOST_SYNTAX, ErasureSpec
 from .common import device_of, load, output_file, output_folder, say
 
 
@@ -21,7 +21,6 @@ def run_evaluate(args) -> dict:
     from ..jobs.make import about_file
     from ..lora.file import load_lora, read_lora
     from ..progress import Progress
-    from ..spec import ErasureSpec
 
     if not 1 <= args.images <= 10_000:
         raise SageError(f"--images is from 1 to 10000, not {args.images}.")
@@ -105,10 +104,21 @@ def run_generate(args) -> dict:
         load_lora(model, args.lora, args.strength)
     for note in _unread(model, args.prompt):
         print(f"sage-erase: {note}", file=sys.stderr)
+    guard = guard_of(model, args.guard)
+    model.guard = guard
     image = model.generate([args.prompt], [args.seed], args.steps, args.guidance)[0]
     write_picture(to_pil(image), path)
-    say(args, f"saved {path}")
-    return {"path": str(path), "prompt": args.prompt, "seed": args.seed}
+    steered = {} if guard is None else {"guarded_steps": guard.looks.steered}
+    did = "" if guard is None else f"; the guard stepped in at {guard.looks.steered} of {args.steps} steps"
+    say(args, f"saved {path}{did}")
+    return {"path": str(path), "prompt": args.prompt, "seed": args.seed} | steered
+
+
+def guard_of(model, concepts: list[str]):
+    """The guard against these concepts; None without any."""
+    from ..guard import Guard
+
+    return Guard(model, [ErasureSpec(concept).concept for concept in concepts]) if concepts else None
 
 
 def _unread(model, prompt: str) -> list[str]:

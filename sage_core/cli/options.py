@@ -92,3 +92,13 @@ def add_running(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="what the UNet predicts (default: detected from the model)",
     )
+
+
+def add_guard(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--guard",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a concept that is kept away while pictures are drawn, whatever the prompt says (repeatable)",
+    )

@@ -1,0 +1,90 @@
+"""The guard: what draws a concept is taken out of a step, and nothing else (sage_core/guard.py)."""
+
+import pytest
+import torch
+
+from sage_core.cli.main import main
+from sage_core.errors import SageError
+from sage_core.guard import ALL_LOOKS, WATCHED, Guard, Looks, steered
+
+BASE = torch.zeros(1, 1, 1, 3)
+
+
+def vector(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(1, 1, 1, -1)
+
+
+def test_what_points_the_concepts_way_is_turned_around():
+    """d = (3, 1), pull = (2, 0): the cosine is 3 / sqrt(10); 1.6 times its part along the pull is taken out."""
+    out, cosines = steered(vector(3.0, 1.0), vector(0.0, 0.0), [vector(2.0, 0.0)], 0.6, 0.6)
+    torch.testing.assert_close(out, vector(3 - 1.6 * 3, 1.0))
+    torch.testing.assert_close(cosines[0], torch.tensor([3 / 10**0.5]))
+
+
+@pytest.mark.parametrize("way", [(1.0, 3.0), (-3.0, 1.0), (0.0, 0.0)])
+def test_what_points_elsewhere_is_left_as_it_is(way):
+    guided = vector(*way)
+    out, _ = steered(guided, vector(0.0, 0.0), [vector(2.0, 0.0)], 0.6, 0.6)
+    assert torch.equal(out, guided)
+
+
+def test_each_picture_of_a_batch_is_judged_by_itself():
+    guided, base = torch.cat([vector(1.0, 0.0), vector(0.0, 1.0)]), torch.zeros(2, 1, 1, 2)
+    out, _ = steered(guided, base, [vector(1.0, 0.0).repeat(2, 1, 1, 1)], 0.5, 0.0)
+    torch.testing.assert_close(out, torch.cat([vector(0.0, 0.0), vector(0.0, 1.0)]))
+
+
+def test_clean_latents_are_steered_like_noise():
+    """Hosts predict x0 = z - sigma eps; the same formula holds for both."""
+    torch.manual_seed(0)
+    z, eps, base, toward = (torch.randn(2, 4, 3, 3) for _ in range(4))
+    by_noise, _ = steered(eps, base, [toward - base], 0.1, 0.6)
+    clean = [z - 7.0 * e for e in (eps, base, toward)]
+    by_clean, _ = steered(clean[0], clean[1], [clean[2] - clean[1]], 0.1, 0.6)
+    torch.testing.assert_close(by_clean, z - 7.0 * by_noise, rtol=1e-4, atol=1e-4)
+
+
+def test_many_concepts_are_all_looked_at_first_and_then_the_nearest():
+    looks = Looks(10)
+    base = torch.zeros(1, 1, 1, 10)
+    axes = torch.eye(10).view(10, 1, 1, 1, 10)
+    counts = []
+    for _ in range(5):
+        asked = looks.asked()
+        counts.append(len(asked))
+        looks.steer(axes[7] + 0.5 * axes[3], base, [axes[i] for i in asked], asked)
+    assert counts == [10] * ALL_LOOKS + [WATCHED] * 3 and set(looks.asked()) == {7, 3}
+
+
+@pytest.mark.parametrize("settings", [(0.0, 0.6), (1.0, 0.6), (0.6, -1.0), (float("nan"), 0.6), (0.6, 9.0)])
+def test_settings_that_mean_nothing_are_refused(settings):
+    with pytest.raises(SageError, match="guard's"):
+        Looks(1, *settings)
+
+
+def test_the_concept_goes_under_any_name_and_other_pictures_stay_bit_by_bit(demo):
+    judge = demo.knowledge.judge()
+    prompts = [p for p in judge.prompts("dog", (), 6, 0) if p.cell in ("synonyms", "far")]
+
+    def drawn():
+        return demo.generate([p.text for p in prompts], [p.seed for p in prompts], 8)
+
+    before = drawn()
+    demo.guard = Guard(demo, ["dog"])
+    after = drawn()
+    seen = judge.sees(after, [p.expected for p in prompts], prompts)
+    dogs = [i for i, p in enumerate(prompts) if p.cell == "synonyms"]
+    assert not any(seen[i] for i in dogs)
+    others = [i for i in range(len(prompts)) if i not in dogs]
+    assert sum(seen[i] for i in others) >= len(others) - 1
+    same = sum(torch.equal(before[i], after[i]) for i in others)
+    assert same >= len(others) / 2, "the guard does nothing where no step draws a dog"
+
+
+def test_generate_draws_with_a_guard(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["generate", "demo", "--prompt", "a hound", "--steps", "4"]
+    assert main([*command, "--out", "free.png"]) == 0
+    assert main([*command, "--out", "guarded.png", "--guard", "dog", "--guard", "cat"]) == 0
+    assert (tmp_path / "free.png").read_bytes() != (tmp_path / "guarded.png").read_bytes()
+    assert "stepped in" in capsys.readouterr().out
