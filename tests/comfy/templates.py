@@ -47,9 +47,9 @@ Or put *Erase Concept* behind your own checkpoint loader."""
 Use the MODEL **and** the CLIP that come out of *Erase Concept*: both are changed."""
     ),
     "stack-three-erasures": (
-        """Three concepts, three LoRAs, stacked.
+        """Three concepts: a LoRA each, and one of all that is passed on.
 
-**To take one out again**, load them with *Apply Erasures* instead: choose the files \
+**To take one out again**, load the single ones with *Apply Erasures* instead: choose the files \
 under `sage/` there, and `none` for the one that may come back."""
     ),
     "guard-without-training": (
