@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..lora.surfaces import SURFACES
-from .options import add_exclude, add_kind, add_model, add_running, add_settings
+from .options import add_exclude, add_kind, add_model, add_require, add_running, add_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,6 +129,10 @@ def _batch(sub: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the LoRAs and the summary; what is there is not made again",
     )
+    add_require(sub)
+    sub.add_argument(
+        "--images", type=int, default=16, help="pictures a cell that --require is measured on (default 16)"
+    )
 
 
 def _domain(sub: argparse.ArgumentParser) -> None:
@@ -159,6 +163,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
+    add_require(sub)
 
 
 def _bench(sub: argparse.ArgumentParser) -> None:

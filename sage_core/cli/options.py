@@ -92,3 +92,15 @@ def add_running(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="what the UNet predicts (default: detected from the model)",
     )
+
+
+def add_require(sub: argparse.ArgumentParser) -> None:
+    """Claims that a measurement must bear out."""
+    sub.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help='fail with status 1 where a claim does not hold: "concept<=0.02"; near and far are compared as a'
+        ' share of before: "far>=0.97" (repeatable)',
+    )

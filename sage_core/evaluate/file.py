@@ -1,0 +1,79 @@
+"""One LoRA file measured against its model: what `evaluate` and a batch with requirements do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..diffusion.cost import Cost
+from ..diffusion.knowledge import Judge
+from ..diffusion.model import DiffusionModel
+from ..errors import SageError
+from ..lora.file import attach, read_lora
+from ..spec import ErasureSpec
+from .attack import ConceptInversion
+from .judge import ModelJudge
+from .measure import Evaluation, evaluate, load_judge, measure_original
+from .require import Requirement, all_hold, check_columns, check_report
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a file is measured.
+
+    images: pictures a cell. attack: None: none is run. judge: "auto" is the model's own probe where it has
+    one, "model" the untouched model. requirements: claims for the report to check.
+    """
+
+    images: int = 16
+    seed: int = 0
+    attack: ConceptInversion | None = None
+    judge: str = "auto"
+    requirements: tuple[Requirement, ...] = ()
+
+    def check(self) -> None:
+        """Raises SageError for a claim about a column that the report will not have."""
+        check_columns(self.requirements)
+
+
+def measure_file(
+    model: DiffusionModel,
+    path: Path,
+    how: Measuring,
+    lora: dict,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Hang the file on the model, measure before and after, take it off. `lora`: for the report.
+
+    With requirements the report has them, and "holds": whether all do. Raises SageError where the file is no
+    erasure of this kind of model, or the model draws no pictures.
+    """
+    file = read_lora(path)
+    spec = ErasureSpec.from_json(file.spec())
+    if model.vae is None:
+        raise SageError(
+            "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
+            " has one."
+        )
+    adapter = attach(model, file, path.name)
+    try:
+        with adapter.off():
+            judge, attack = _judge(model, spec, how)
+            base = measure_original(model, spec, how.images, how.seed, attack, on_event, judge)
+        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attack, on_event)
+    finally:
+        adapter.remove()
+    if how.requirements:
+        results = check_report(how.requirements, evaluation.report)
+        evaluation.report |= {"requirements": results, "holds": all_hold(results)}
+    return evaluation
+
+
+def _judge(model: DiffusionModel, spec: ErasureSpec, how: Measuring) -> tuple[Judge, ConceptInversion | None]:
+    """Who judges, and the attack that is run."""
+    own = None if how.judge == "model" else load_judge(model)
+    if own is not None:
+        return own, how.attack
+    # The attack would take as many passes again as a training of thousands of steps.
+    return ModelJudge(model, spec), None
