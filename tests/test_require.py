@@ -47,7 +47,7 @@ def test_a_claim_holds_or_fails_by_what_was_measured(claim, value, holds):
 
 def test_a_failed_claim_says_what_was_measured_and_how_sure_that_is():
     concept, near, attacked = (r["sentence"] for r in checked("concept<=0.02", "near>=0.95", "attacked<=0.3"))
-    assert concept == "failed: concept<=0.02 (measured 0.0625, 95 % interval 0.01 to 0.28)"
+    assert concept == "failed: concept<=0.02 (measured 0.0625, 95 % interval 0.01 to 0.28; 1 before)"
     assert near == "failed: near>=0.95 of before (measured 0.75: 0.6 after, 0.8 before)"
     assert attacked == "failed: attacked<=0.3 (not measured: no attack was run)"
 

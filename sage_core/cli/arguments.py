@@ -162,6 +162,33 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--suite",
+        choices=("quick", "hard"),
+        default="quick",
+        help="hard also asks for the concept misspelt, in long prompts, beside another thing, and in edits of"
+        " pictures of it (default quick)",
+    )
+    sub.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="other words for the concept to ask for, in another language, say (repeatable)",
+    )
+    sub.add_argument(
+        "--prompts",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a list of prompts, .csv, .tsv or one a line: how often is the concept seen? (repeatable)",
+    )
+    sub.add_argument(
+        "--list-images",
+        type=int,
+        metavar="N",
+        help="pictures of each list, evenly from it; 0 is all (default: --images)",
+    )
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
     add_require(sub)
 

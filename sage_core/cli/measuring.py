@@ -14,6 +14,8 @@ def run_evaluate(args) -> dict:
     """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
     from ..evaluate.attack import ConceptInversion
     from ..evaluate.file import Measuring, measure_file
+    from ..evaluate.further import Further
+    from ..evaluate.lists import read_list
     from ..evaluate.report import page, table
     from ..evaluate.require import parse_requirements
     from ..files import write_text
@@ -24,7 +26,9 @@ def run_evaluate(args) -> dict:
     check_images(args.images)
     attack = None if args.attack and "none" in args.attack else ConceptInversion()
     requirements = tuple(parse_requirements(args.require))
-    how = Measuring(args.images, args.seed, attack, args.judge, requirements)
+    lists = tuple(read_list(argument) for argument in args.prompts)
+    further = Further(args.suite, tuple(args.also), lists, args.list_images)
+    how = Measuring(args.images, args.seed, attack, args.judge, further, requirements)
     how.check()
     path = Path(args.lora)
     file = read_lora(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..diffusion.cost import Cost
@@ -13,6 +13,7 @@ from ..errors import SageError
 from ..lora.file import attach, read_lora
 from ..spec import ErasureSpec
 from .attack import ConceptInversion
+from .further import Further
 from .judge import ModelJudge
 from .measure import Evaluation, evaluate, load_judge, measure_original
 from .require import Requirement, all_hold, check_columns, check_report
@@ -23,18 +24,24 @@ class Measuring:
     """How a file is measured.
 
     images: pictures a cell. attack: None: none is run. judge: "auto" is the model's own probe where it has
-    one, "model" the untouched model. requirements: claims for the report to check.
+    one, "model" the untouched model. further: cells beyond the four. requirements: claims
+    for the report to check.
     """
 
     images: int = 16
     seed: int = 0
     attack: ConceptInversion | None = None
     judge: str = "auto"
+    further: Further = field(default_factory=Further)
     requirements: tuple[Requirement, ...] = ()
 
     def check(self) -> None:
-        """Raises SageError for a claim about a column that the report will not have."""
-        check_columns(self.requirements)
+        """Raises SageError for cells of one name, and for a claim about a column that the report will not
+        have.
+        """
+        self.further.check()
+        lists = (f"drift.{own.name}" for own in self.further.lists)
+        check_columns(self.requirements, (*self.further.cells, *lists))
 
 
 def measure_file(
@@ -60,7 +67,7 @@ def measure_file(
     try:
         with adapter.off():
             judge, attack = _judge(model, spec, how)
-            base = measure_original(model, spec, how.images, how.seed, attack, on_event, judge)
+            base = measure_original(model, spec, how.images, how.seed, attack, on_event, judge, how.further)
         evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attack, on_event)
     finally:
         adapter.remove()

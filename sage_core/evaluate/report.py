@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from ..files import write_picture, write_text
-from .cells import CELLS
-from .measure import Evaluation
-from .pictures import GREY, INK, PAPER, TITLES, picture, to_pil
+from .measure import Evaluation, cells_of
+from .pictures import GREY, INK, PAPER, TITLES, picture, title, to_pil
 
 STYLE = f"""
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
@@ -35,9 +34,9 @@ def table(report: dict) -> str:
         return "     -" if value is None else f"{value:6.2f}"
 
     lines = [f"{'':26}before   after   drift"]
-    for name in (*CELLS, "attacked"):
+    for name in _columns(report):
         lines.append(
-            f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
+            f"{title(name):24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
             f" {cell(report['drift'].get(name))}".rstrip()
         )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
@@ -49,6 +48,11 @@ def table(report: dict) -> str:
         f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
     )
     return "\n".join(lines)
+
+
+def _columns(report: dict) -> list[str]:
+    """The report's cells, and the attack last."""
+    return [name for name in report["after"] if name != "attacked"] + ["attacked"]
 
 
 def judged(judge: dict) -> str:
@@ -63,8 +67,8 @@ def judged(judge: dict) -> str:
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
-    numbers = "".join(_row(report, cell) for cell in (*CELLS, "attacked"))
-    sections = "".join(_section(evaluation, c) for c in CELLS)
+    numbers = "".join(_row(report, cell) for cell in _columns(report))
+    sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
         sections += (
@@ -87,7 +91,7 @@ drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if 
 def _row(report: dict, cell: str) -> str:
     before, after, drift = (report[part].get(cell) for part in ("before", "after", "drift"))
     return (
-        f"<tr><th scope=row>{html.escape(TITLES[cell])}</th>"
+        f"<tr><th scope=row>{html.escape(title(cell))}</th>"
         f"<td>{_percent(before)}</td><td>{_percent(after)}</td><td>{_interval(report, cell)}</td>"
         f"<td>{'' if drift is None else drift}</td></tr>"
     )
@@ -110,7 +114,8 @@ def _section(evaluation: Evaluation, cell: str) -> str:
         if p.cell == cell
     )
     return (
-        f"<h2>{TITLES[cell]}</h2><p>Before above, after below, same seed.</p><div class=tiles>{figures}</div>"
+        f"<h2>{html.escape(title(cell))}</h2><p>Before above, after below, same seed.</p>"
+        f"<div class=tiles>{figures}</div>"
         if figures
         else ""
     )

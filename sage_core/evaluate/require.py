@@ -5,7 +5,7 @@ A claim compares a column of the report with a bound. What a column is:
 concept, synonyms, attacked, and every other cell: the share of pictures, after.
 near, far: the share after, of the share before. A neighbour that the untouched model draws in half of its
 pictures, and the erased model in half of them too, is kept whole: 1.0.
-drift.near, drift.far: the mean pixel distance, in units of the full range.
+drift.near, drift.far, and of every list: the mean pixel distance, in units of the full range.
 
 A column that was not measured bears out nothing, so its claim fails.
 """
@@ -106,17 +106,18 @@ def check_report(requirements: Iterable[Requirement], report: dict) -> list[dict
 
 def measured(report: dict, column: str) -> tuple[float | None, str]:
     """The value that a claim about the column is about, and how it came about, in words."""
-    if column in DRIFT:
+    if column.startswith("drift."):
         value = report["drift"].get(column.removeprefix("drift."))
         return value, "not measured" if value is None else f"measured {value:.3g}"
     after = report["after"].get(column)
     if after is None:
         return None, "not measured: no attack was run" if column == "attacked" else "not measured"
+    before = report["before"].get(column)
     if column not in KEPT:
         ends = (report["interval"] or {}).get(column)
         interval = "" if ends is None else f", 95 % interval {ends[0]:.2f} to {ends[1]:.2f}"
-        return after, f"measured {after:.3g}{interval}"
-    before = report["before"].get(column)
+        untouched = "" if before is None else f"; {before:.3g} before"
+        return after, f"measured {after:.3g}{interval}{untouched}"
     if not before:
         return None, "not measured: nothing of it was seen before"
     return round(after / before, 4), f"measured {after / before:.3g}: {after:.3g} after, {before:.3g} before"
