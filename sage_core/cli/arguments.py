@@ -156,9 +156,18 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--judge",
-        choices=("auto", "model"),
-        default="auto",
-        help="who judges the pictures: the model's own probe where it has one (auto), or the untouched model",
+        action="append",
+        metavar="JUDGE",
+        help="who judges the pictures: the model's own probe where it has one (auto, the default), the"
+        " untouched model (model), clip:FOLDER, classifier:FOLDER, or nudenet; repeatable: further ones judge"
+        " the same pictures",
+    )
+    sub.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a label of the classifier that means the concept (default: found by its name; repeatable)",
     )
     sub.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     sub.add_argument("--seed", type=int, default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SageError
@@ -15,6 +16,7 @@ def run_evaluate(args) -> dict:
     from ..evaluate.attack import ConceptInversion
     from ..evaluate.file import Measuring, measure_file
     from ..evaluate.further import Further
+    from ..evaluate.judges.choose import open_judge
     from ..evaluate.lists import read_list
     from ..evaluate.report import page, table
     from ..evaluate.require import parse_requirements
@@ -28,8 +30,16 @@ def run_evaluate(args) -> dict:
     requirements = tuple(parse_requirements(args.require))
     lists = tuple(read_list(argument) for argument in args.prompts)
     further = Further(args.suite, tuple(args.also), lists, args.list_images)
-    how = Measuring(args.images, args.seed, attack, args.judge, further, requirements)
+    how = Measuring(
+        args.images,
+        args.seed,
+        attack,
+        further=further,
+        requirements=requirements,
+    )
     how.check()
+    names = dict.fromkeys(args.judge or ("auto",))
+    how = replace(how, judges=tuple(open_judge(name, tuple(args.label)) for name in names))
     path = Path(args.lora)
     file = read_lora(path)
     file.spec()  # before a model is read for minutes

@@ -12,10 +12,12 @@ from ..diffusion.model import DiffusionModel
 from ..errors import SageError
 from ..lora.file import attach, read_lora
 from ..spec import ErasureSpec
+from .agreement import second_opinion
 from .attack import ConceptInversion
 from .further import Further
 from .judge import ModelJudge
-from .measure import Evaluation, evaluate, load_judge, measure_original
+from .judges.choose import Opened, own_or_model
+from .measure import Evaluation, evaluate, measure_original
 from .require import Requirement, all_hold, check_columns, check_report
 
 
@@ -23,15 +25,15 @@ from .require import Requirement, all_hold, check_columns, check_report
 class Measuring:
     """How a file is measured.
 
-    images: pictures a cell. attack: None: none is run. judge: "auto" is the model's own probe where it has
-    one, "model" the untouched model. further: cells beyond the four. requirements: claims
+    images: pictures a cell. attack: None: none is run. judges: see judges/choose.py; the first fills the
+    report's columns, the others judge the same pictures. further: cells beyond the four. requirements: claims
     for the report to check.
     """
 
     images: int = 16
     seed: int = 0
     attack: ConceptInversion | None = None
-    judge: str = "auto"
+    judges: tuple[Opened, ...] = (own_or_model,)
     further: Further = field(default_factory=Further)
     requirements: tuple[Requirement, ...] = ()
 
@@ -66,21 +68,24 @@ def measure_file(
     adapter = attach(model, file, path.name)
     try:
         with adapter.off():
-            judge, attack = _judge(model, spec, how)
-            base = measure_original(model, spec, how.images, how.seed, attack, on_event, judge, how.further)
+            first, *others = [make(model, spec) for make in how.judges]
+            attack = how.attack if _is_attacked(model, first) else None
+            base = measure_original(model, spec, how.images, how.seed, attack, on_event, first, how.further)
         evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attack, on_event)
     finally:
         adapter.remove()
+    opinions = []
+    for judge in others:
+        on_event(f"judging the same pictures by {judge.name}")
+        opinions.append(second_opinion(judge, base, evaluation, spec))
+    if opinions:
+        evaluation.report["further_judges"] = opinions
     if how.requirements:
         results = check_report(how.requirements, evaluation.report)
         evaluation.report |= {"requirements": results, "holds": all_hold(results)}
     return evaluation
 
 
-def _judge(model: DiffusionModel, spec: ErasureSpec, how: Measuring) -> tuple[Judge, ConceptInversion | None]:
-    """Who judges, and the attack that is run."""
-    own = None if how.judge == "model" else load_judge(model)
-    if own is not None:
-        return own, how.attack
-    # The attack would take as many passes again as a training of thousands of steps.
-    return ModelJudge(model, spec), None
+def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:
+    """Elsewhere the attack would take as many passes again as a training of thousands of steps."""
+    return model.knowledge.judge is not None and not isinstance(judge, ModelJudge)

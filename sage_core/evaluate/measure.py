@@ -89,7 +89,7 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
 
 
-def _judge(base: Baseline, spec: ErasureSpec) -> None:
+def judge_original(base: Baseline, spec: ErasureSpec) -> None:
     """Judge the original model's pictures."""
     base.seen = base.judge.sees(base.pictures, [p.expected for p in base.prompts], base.prompts)
     base.alarms = _alarms(base, base.judge.expected(spec.concept))
@@ -161,7 +161,7 @@ def measure_original(
     base = Baseline(judge, prompts, draw(model, prompts))
     if judge is not None:
         on_event(f"judging them by {judge.name}")
-        _judge(base, spec)
+        judge_original(base, spec)
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
@@ -192,7 +192,7 @@ def evaluate(
     seen = None
     if base.judge is not None:
         if base.seen is None:  # an original that was kept as a file
-            _judge(base, spec)
+            judge_original(base, spec)
         seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),

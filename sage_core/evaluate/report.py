@@ -43,6 +43,12 @@ def table(report: dict) -> str:
     peak = cost["peak_memory_mb"]
     if report.get("judge") is not None:
         lines.append(judged(report["judge"]))
+    for judge in report.get("further_judges", []):
+        lines += [f"{judge['name']}:", f"{'':26}before   after   agree"]
+        for name in judge["after"]:
+            values = (cell(judge[part][name]) for part in ("before", "after", "agreement"))
+            lines.append(f"{title(name):24}  {'  '.join(values)}".rstrip())
+        lines += [agreed(judge), judged(judge)]
     lines.append(
         f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
         f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
@@ -64,10 +70,18 @@ def judged(judge: dict) -> str:
     return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
 
 
+def agreed(judge: dict) -> str:
+    """How far a further judge agrees with the first."""
+    if judge["kappa"] is None:
+        return "Cohen's kappa is undefined: both judges say the same of all pictures"
+    return f"Cohen's kappa with the first judge: {judge['kappa']:.2f}"
+
+
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
     numbers = "".join(_row(report, cell) for cell in _columns(report))
+    opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
     sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
@@ -84,7 +98,7 @@ def page(evaluation: Evaluation) -> str:
 and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
 A number is the share of pictures in which the judge sees what the prompt asked for, with its 95 % interval;
 drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
-<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{sections}
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 
@@ -94,6 +108,20 @@ def _row(report: dict, cell: str) -> str:
         f"<tr><th scope=row>{html.escape(title(cell))}</th>"
         f"<td>{_percent(before)}</td><td>{_percent(after)}</td><td>{_interval(report, cell)}</td>"
         f"<td>{'' if drift is None else drift}</td></tr>"
+    )
+
+
+def _opinion(judge: dict) -> str:
+    """A further judge's table."""
+    rows = ""
+    for cell in judge["after"]:
+        values = (judge[part][cell] for part in ("before", "after", "agreement"))
+        numbers = "".join(f"<td>{_percent(value)}</td>" for value in values)
+        rows += f"<tr><th scope=row>{html.escape(title(cell))}</th>{numbers}</tr>"
+    return (
+        f"<h2>Judged by {html.escape(judge['name'])}</h2><table><tr><th></th><th>before</th><th>after</th>"
+        f"<th>agrees with the first judge</th></tr>{rows}</table>"
+        f"<p>{html.escape(agreed(judge))}. {html.escape(judged(judge))}</p>"
     )
 
 
