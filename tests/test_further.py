@@ -94,7 +94,7 @@ def test_pictures_come_in_the_order_of_their_prompts(demo):
     assert torch.allclose(draw(demo, prompts, drawn), drawn, atol=1e-4)
 
 
-def test_reports_show_every_cell_and_escape_what_a_list_says(demo):
+def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):
     spec, further = ErasureSpec("dog"), Further("hard", (), (LIST,))
     base = measure_original(demo, spec, 2, attack=None, further=further)
     evaluation = evaluate(demo, base, spec, Cost(), 0.0, LORA, 2, attack=None)
@@ -104,8 +104,12 @@ def test_reports_show_every_cell_and_escape_what_a_list_says(demo):
     shown = table(report)
     assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "mine"))
     whole = page(evaluation)
+    assert "The first" not in whole and whole.count("alt='before'") == len(base.prompts)
     assert "<h2>mine</h2>" in whole and "a &lt;b&gt;dog" in whole and "<b>dog" not in whole
     assert picture(evaluation).height > 11 * 192
+    monkeypatch.setattr("sage_core.evaluate.report.MOST_SHOWN", 1)
+    few = page(evaluation)
+    assert "The first 1 of 2." in few and few.count("alt='before'") == len(report["after"]) - 1
 
 
 def test_two_cells_of_one_name_are_refused():

@@ -91,7 +91,9 @@ def test_evaluate_ends_with_status_1_where_a_claim_fails(here, capsys):
     capsys.readouterr()
     assert cli.main([*quick, "--require", "concept>=0", "--require", "drift.far<=1"]) == 0
     assert "holds: concept>=0 (measured" in capsys.readouterr().out
-    assert cli.main([*quick, "--require", "concept>=0", "--require", "attacked<=1", "--json"]) == 1
+    page = ["--html", "r.html", "--json"]
+    assert cli.main([*quick, "--require", "concept>=0", "--require", "attacked<=1", *page]) == 1
+    assert "<li>failed: attacked&lt;=1 (not" in (here / "r.html").read_text(encoding="utf-8")
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert [r["holds"] for r in report["requirements"]] == [True, False] and report["holds"] is False

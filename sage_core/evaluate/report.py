@@ -14,6 +14,7 @@ from ..files import write_picture, write_text
 from .measure import Evaluation, cells_of
 from .pictures import GREY, INK, PAPER, TITLES, picture, title, to_pil
 
+MOST_SHOWN = 100  # pictures of a cell on the page
 STYLE = f"""
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
        color: {INK}; background: {PAPER} }}
@@ -81,6 +82,7 @@ def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
     numbers = "".join(_row(report, cell) for cell in _columns(report))
+    claims = _claims(report) if "requirements" in report else ""
     opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
     sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
     if evaluation.attacked is not None:
@@ -96,9 +98,9 @@ def page(evaluation: Evaluation) -> str:
 <h1>Erased: {concept}</h1>
 <p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
 and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
-A number is the share of pictures in which the judge sees what the prompt asked for, with its 95 % interval;
-drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
-<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{opinions}{sections}
+A number is the share of pictures in which the judge sees what the prompt asked for (of a list of prompts: the
+erased concept), with its 95 % interval; drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{claims}{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 
@@ -134,18 +136,26 @@ def _interval(report: dict, cell: str) -> str:
     return "" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"
 
 
+def _claims(report: dict) -> str:
+    """What was required, and whether it holds."""
+    lines = "".join(f"<li>{html.escape(result['sentence'])}</li>" for result in report["requirements"])
+    return f"<h2>Required</h2><ul>{lines}</ul>"
+
+
 def _section(evaluation: Evaluation, cell: str) -> str:
-    figures = "".join(
-        f"<figure><img alt='before' src='{_data(evaluation.before[i])}'><img alt='after'"
-        f" src='{_data(evaluation.after[i])}'>{html.escape(p.text)}</figure>"
-        for i, p in enumerate(evaluation.prompts)
-        if p.cell == cell
-    )
+    """A cell's pictures, as many as somebody looks at."""
+    index = [i for i, prompt in enumerate(evaluation.prompts) if prompt.cell == cell]
+    if not index:
+        return ""
+    figures = ""
+    for i in index[:MOST_SHOWN]:
+        before, after = _data(evaluation.before[i]), _data(evaluation.after[i])
+        words = html.escape(evaluation.prompts[i].text)
+        figures += f"<figure><img alt='before' src='{before}'><img alt='after' src='{after}'>{words}</figure>"
+    some = f" The first {MOST_SHOWN} of {len(index)}." if len(index) > MOST_SHOWN else ""
     return (
-        f"<h2>{html.escape(title(cell))}</h2><p>Before above, after below, same seed.</p>"
+        f"<h2>{html.escape(title(cell))}</h2><p>Before above, after below, same seed.{some}</p>"
         f"<div class=tiles>{figures}</div>"
-        if figures
-        else ""
     )
 
 

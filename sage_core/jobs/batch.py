@@ -109,6 +109,7 @@ def run_jobs(
         try:
             row |= _make(maker, spec, folder / file)
             if gate is not None:
+                model.to(device)  # where nothing was trained, it is not there yet
                 row |= _measure(model, folder / file, gate, report, draw=preview is not False)
             rows.append(row)
         except SageError as error:
