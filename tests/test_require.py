@@ -73,6 +73,12 @@ def test_what_is_no_claim_is_refused_in_a_sentence(claim, words):
         checked(claim)
 
 
+def test_a_judge_that_is_blind_to_the_concept_bears_nothing_out():
+    blind = REPORT | {"before": REPORT["before"] | {"concept": 0.0}}
+    (result,) = check_report(parse_requirements(["concept<=1"]), blind)
+    assert not result["holds"] and "in no picture of the untouched model" in result["sentence"]
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

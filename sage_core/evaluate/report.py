@@ -99,7 +99,8 @@ def page(evaluation: Evaluation) -> str:
 <p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
 and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
 A number is the share of pictures in which the judge sees what the prompt asked for (of a list of prompts: the
-erased concept), with its 95 % interval; drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
+erased concept), with its 95 % interval; drift is the mean pixel distance.</p>
+<p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
 <table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{claims}{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
