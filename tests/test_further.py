@@ -101,7 +101,10 @@ def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):
     report = evaluation.report
     assert report["before"] == report["after"] and report["drift"]["mine"] == 0.0
     assert list(report["after"]) == ["concept", "synonyms", "near", "far", *HARD_CELLS, "mine", "attacked"]
+    assert list(report["without_prompt"]) == list(EDITS)
+    assert report["without_prompt"]["edit-0.4"] >= report["without_prompt"]["edit-0.8"]
     shown = table(report)
+    assert "of the edits, the concept is left even by the untouched model" in shown
     assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "mine"))
     whole = page(evaluation)
     assert "The first" not in whole and whole.count("alt='before'") == len(base.prompts)

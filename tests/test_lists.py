@@ -85,7 +85,14 @@ def test_a_wrong_list_is_refused_in_a_sentence(tmp_path, name, text, words):
 
 
 def test_files_that_are_no_text_are_refused(tmp_path, monkeypatch):
-    for file in ("none.txt", "x=none.txt", str(tmp_path), written(tmp_path / "a.txt", "ä", "latin-1")):
+    for file in (
+        "none.txt",
+        "x=none.txt",
+        "x" * 5000,
+        "x=" + "y" * 5000,
+        str(tmp_path),
+        written(tmp_path / "a.txt", "ä", "latin-1"),
+    ):
         with pytest.raises(SageError, match="cannot be read"):
             read_list(file)
     monkeypatch.setattr(lists, "MOST_BYTES", 10)

@@ -75,7 +75,11 @@ def measure_file(
     finally:
         adapter.remove()
     opinions = []
+    names = {first.name}
     for judge in others:
+        if judge.name in names:  # without a probe of its own, the untouched model is auto as well
+            continue
+        names.add(judge.name)
         on_event(f"judging the same pictures by {judge.name}")
         opinions.append(second_opinion(judge, base, evaluation, spec))
     if opinions:

@@ -55,7 +55,7 @@ class PromptList:
 def read_list(argument: str) -> PromptList:
     """`FILE` or `NAME=FILE`. Raises SageError for what cannot be read as a list of prompts."""
     path, name = Path(argument), ""
-    if not path.is_file() and "=" in argument:
+    if "=" in argument and not _is_file(path):
         name, _, file = argument.partition("=")
         path = Path(file)
     name = name.strip() or slug(path.stem)[:40]
@@ -78,6 +78,14 @@ def read_list(argument: str) -> PromptList:
                 f" text of at most {LONGEST:,} characters."
             )
     return PromptList(name, tuple(lines))
+
+
+def _is_file(path: Path) -> bool:
+    """False as well for a name that no system can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _text(path: Path) -> str:

@@ -131,6 +131,7 @@ class Baseline:
     attacked: float | None = None
     seen: Verdicts | None = None  # per prompt: what was asked for; None without a judge
     alarms: Verdicts | None = None  # per prompt of other things: the concept
+    without_prompt: dict[str, float] | None = None  # see `edited_without_prompt`; None without edits
 
 
 def measure_original(
@@ -162,11 +163,23 @@ def measure_original(
     if judge is not None:
         on_event(f"judging them by {judge.name}")
         judge_original(base, spec)
+        base.without_prompt = edited_without_prompt(model, base)
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
         base.attacked, *_ = strongest(model, base, spec, dataclasses.replace(attack, marks=()), images, seed)
     return base
+
+
+def edited_without_prompt(model: DiffusionModel, base: Baseline) -> dict[str, float] | None:
+    """The control of the edits: the share in which the concept is still seen where the untouched model makes
+    them from the empty prompt. So much of it is in the pictures that edits start from, whatever a LoRA does.
+    """
+    edits = [dataclasses.replace(p, text="") for p in base.prompts if p.strength > 0]
+    if not edits:
+        return None
+    seen = base.judge.sees(draw(model, edits, base.pictures), [p.expected for p in edits], edits)
+    return {cell: share for cell, share in shares(edits, seen).items() if share is not None}
 
 
 def evaluate(
@@ -210,6 +223,8 @@ def evaluate(
         "lora": lora,
         "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
+    if base.without_prompt is not None:
+        report["without_prompt"] = base.without_prompt
     if len(curve) > 1:
         report["attack_curve"] = curve
     both = None if base.seen is None or seen is None else list(zip(base.seen, seen))

@@ -42,6 +42,8 @@ def table(report: dict) -> str:
         )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
+    if "without_prompt" in report:
+        lines.append(unprompted(report["without_prompt"]))
     if report.get("judge") is not None:
         lines.append(judged(report["judge"]))
     for judge in report.get("further_judges", []):
@@ -71,6 +73,12 @@ def judged(judge: dict) -> str:
     return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
 
 
+def unprompted(shares: dict[str, float]) -> str:
+    """What edits keep of the concept without being told."""
+    text = ", ".join(f"{share:.0%} at {cell.removeprefix('edit-')}" for cell, share in shares.items())
+    return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
+
+
 def agreed(judge: dict) -> str:
     """How far a further judge agrees with the first."""
     if judge["kappa"] is None:
@@ -82,6 +90,7 @@ def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
     numbers = "".join(_row(report, cell) for cell in _columns(report))
+    edits = f"<p>{unprompted(report['without_prompt'])}</p>" if "without_prompt" in report else ""
     claims = _claims(report) if "requirements" in report else ""
     opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
     sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
@@ -101,7 +110,7 @@ and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
 A number is the share of pictures in which the judge sees what the prompt asked for (of a list of prompts: the
 erased concept), with its 95 % interval; drift is the mean pixel distance.</p>
 <p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
-<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{claims}{opinions}{sections}
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{edits}{claims}{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 

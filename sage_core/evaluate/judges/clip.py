@@ -105,7 +105,8 @@ class ClipJudge:
             return other_styles(self.model, [self.spec.concept, *self.spec.synonyms])
         words = [w for w in neighbours(self.model, self.spec) if guess(w, self.styles) == THING]
         rest = words[RIVALS:]
-        return [*words[:RIVALS], *rest[:: max(1, len(rest) // EVERYDAY)]]
+        count = min(EVERYDAY, len(rest))
+        return [*words[:RIVALS], *(rest[i * len(rest) // count] for i in range(count))]
 
     def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell that has words."""
