@@ -75,8 +75,11 @@ def test_what_is_no_claim_is_refused_in_a_sentence(claim, words):
 
 def test_a_judge_that_is_blind_to_the_concept_bears_nothing_out():
     blind = REPORT | {"before": REPORT["before"] | {"concept": 0.0}}
-    (result,) = check_report(parse_requirements(["concept<=1"]), blind)
-    assert not result["holds"] and "in no picture of the untouched model" in result["sentence"]
+    blind["before"] |= {"long": 0.0, "mine": 0.5}
+    blind["after"] = REPORT["after"] | {"long": 0.0, "mine": 0.0}
+    *unseen, seen = check_report(parse_requirements(["concept<=1", "long<=1", "mine<=0.1"]), blind)
+    assert not any(r["holds"] for r in unseen) and seen["holds"]
+    assert all("in no picture of the untouched model" in r["sentence"] for r in unseen)
 
 
 @pytest.fixture

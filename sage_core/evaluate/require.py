@@ -7,8 +7,8 @@ near, far: the share after, of the share before. A neighbour that the untouched 
 pictures, and the erased model in half of them too, is kept whole: 1.0.
 drift.near, drift.far, and of every list: the mean pixel distance, in units of the full range.
 
-A column that was not measured bears out nothing, so its claim fails. Nor does the concept's, where the judge
-does not see the concept before either: it may be blind to it.
+A column that was not measured bears out nothing, so its claim fails. So does one about a share of
+what is asked for, where the judge sees the concept neither there before, nor under its name: it may be blind.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def measured(report: dict, column: str) -> tuple[float | None, str]:
     if after is None:
         return None, "not measured: no attack was run" if column == "attacked" else "not measured"
     before = report["before"].get(column)
-    if column == "concept" and not before:
+    if column not in KEPT and not before and not report["before"]["concept"]:
         return None, "not measured: the judge sees the concept in no picture of the untouched model"
     if column not in KEPT:
         ends = (report["interval"] or {}).get(column)
