@@ -15,7 +15,7 @@ def vector(*values: float) -> torch.Tensor:
 
 
 def test_what_points_the_concepts_way_is_turned_around():
-    """d = (3, 1), pull = (2, 0): the cosine is 3 / sqrt(10); 1.6 times its part along the pull is taken out."""
+    """d = (3, 1), pull = (2, 0): the cosine is 3 / sqrt(10); 1.6 times its part along the pull goes."""
     out, cosines = steered(vector(3.0, 1.0), vector(0.0, 0.0), [vector(2.0, 0.0)], 0.6, 0.6)
     torch.testing.assert_close(out, vector(3 - 1.6 * 3, 1.0))
     torch.testing.assert_close(cosines[0], torch.tensor([3 / 10**0.5]))

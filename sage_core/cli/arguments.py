@@ -7,7 +7,15 @@ from pathlib import Path
 
 from .. import __version__
 from ..lora.surfaces import SURFACES
-from .options import add_exclude, add_guard, add_kind, add_model, add_running, add_settings
+from .options import (
+    add_exclude,
+    add_guard,
+    add_kind,
+    add_model,
+    add_require,
+    add_running,
+    add_settings,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,6 +137,10 @@ def _batch(sub: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the LoRAs and the summary; what is there is not made again",
     )
+    add_require(sub)
+    sub.add_argument(
+        "--images", type=int, default=16, help="pictures a cell that --require is measured on (default 16)"
+    )
 
 
 def _domain(sub: argparse.ArgumentParser) -> None:
@@ -152,13 +164,50 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--judge",
-        choices=("auto", "model"),
-        default="auto",
-        help="who judges the pictures: the model's own probe where it has one (auto), or the untouched model",
+        action="append",
+        metavar="JUDGE",
+        help="who judges the pictures: the model's own probe where it has one (auto, the default), the"
+        " untouched model (model), clip:FOLDER, classifier:FOLDER, or nudenet; repeatable: further ones judge"
+        " the same pictures",
+    )
+    sub.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a label of the classifier that means the concept (default: found by its name; repeatable)",
     )
     sub.add_argument("--images", type=int, default=16, help="pictures a cell (default 16)")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--suite",
+        choices=("quick", "hard"),
+        default="quick",
+        help="hard also asks for the concept misspelt, in long prompts, beside another thing, and in edits of"
+        " pictures of it (default quick)",
+    )
+    sub.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="other words for the concept to ask for, in another language, say (repeatable)",
+    )
+    sub.add_argument(
+        "--prompts",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a list of prompts, .csv, .tsv or one a line: how often is the concept seen? (repeatable)",
+    )
+    sub.add_argument(
+        "--list-images",
+        type=int,
+        metavar="N",
+        help="pictures of each list, evenly from it; 0 is all (default: --images)",
+    )
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
+    add_require(sub)
 
 
 def _bench(sub: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from ..errors import SageError
@@ -33,6 +34,22 @@ def given(args) -> dict:
 def say(args, text: str) -> None:
     if args.json is not True:
         print(text)
+
+
+def check_images(count: int) -> None:
+    """Raises SageError for a number of pictures a cell that cannot be drawn."""
+    if not 1 <= count <= 10_000:
+        raise SageError(f"--images is from 1 to 10000, not {count}.")
+
+
+def say_claims(args, results: list[dict], concept: str = "") -> None:
+    """A line for every claim of --require; what failed goes to standard error. concept: of several."""
+    for result in results:
+        line = f"{concept}: {result['sentence']}" if concept else result["sentence"]
+        if result["holds"]:
+            say(args, line)
+        else:
+            print(line, file=sys.stderr)
 
 
 def say_kind(progress, model, spec) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import SageError
-from .common import device_of, given, load, output_file, output_folder, say, say_kind
+from .common import (
+    check_images,
+    device_of,
+    given,
+    load,
+    output_file,
+    output_folder,
+    say,
+    say_claims,
+    say_kind,
+)
 
 
 def run_demo(args) -> dict:
@@ -82,27 +92,40 @@ def run_erase(args) -> dict:
 
 
 def run_batch(args) -> dict:
-    """Every erasure of a job file; one that fails does not stop the others."""
+    """Every erasure of a job file; one that fails, or for which a claim does not hold, does not stop the
+    others.
+    """
+    from ..evaluate.file import Measuring
+    from ..evaluate.require import parse_requirements
     from ..files import check_room
     from ..jobs.batch import as_markdown, read_jobs, run_jobs, share_rows, write_summary
     from ..progress import Progress
 
+    check_images(args.images)
+    gate = None
+    if args.require:
+        gate = Measuring(args.images, requirements=tuple(parse_requirements(args.require)))
+        gate.check()
     specs = read_jobs(args.jobs, given(args))
     folder = output_folder(args.out)
     check_room(folder / "summary.json")
     progress, device = Progress(quiet=args.json is True), device_of(args.device)
-    rows = share_rows(run_jobs(load(args, device, "cpu"), specs, folder, device, progress, args.preview))
+    model = load(args, device, "cpu")
+    rows = share_rows(run_jobs(model, specs, folder, device, progress, args.preview, gate))
     if rows is None:
         return {}
     write_summary(rows, folder)
     say(args, f"\n{as_markdown(rows)}\nLoRAs and summary in {folder}")
+    for row in rows:
+        say_claims(args, row.get("requirements", []), row["concept"])
     failed = [row for row in rows if "error" in row]
     if failed:
         raise SageError(
             f"{len(failed)} of {len(rows)} erasures failed (first {failed[0]['concept']!r}:"
             f" {failed[0]['error']}); the others are in {folder}."
         )
-    return {"erasures": rows}
+    held = all(row.get("holds", True) for row in rows)
+    return {"erasures": rows} | ({"holds": held} if gate else {})
 
 
 def _planned(args, model, spec, recipe, plan) -> dict:

@@ -34,14 +34,17 @@ MODULES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 failed with one sentence on standard error, 2 usage, 130 interrupted."""
+    """Exit status: 0 done, 1 failed with one sentence on standard error or a line for every claim that does
+    not hold, 2 usage, 130 interrupted.
+    """
     escape_unprintable()
     args = parser().parse_args([_text(a) for a in (sys.argv[1:] if argv is None else map(str, argv))])
     _quiet_libraries()
     with _interrupt() as interrupted:
         try:
-            _print_result(args, command_named(args.command)(args))
-            return 0
+            result = command_named(args.command)(args)
+            _print_result(args, result)
+            return 1 if result.get("holds") is False else 0  # a claim of --require
         except SageError as error:
             print(f"sage-erase: {error}", file=sys.stderr)
             return 1

@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SageError
 from ..spec import HOST_SYNTAX, ErasureSpec
-from .common import device_of, load, output_file, output_folder, say
+from .common import check_images, device_of, load, output_file, output_folder, say, say_claims
 
 
 def run_evaluate(args) -> dict:
     """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
-    from ..diffusion.cost import Cost
     from ..evaluate.attack import ConceptInversion
-    from ..evaluate.judge import ModelJudge
-    from ..evaluate.measure import evaluate, load_judge, measure_original
+    from ..evaluate.file import Measuring, measure_file
+    from ..evaluate.further import Further
+    from ..evaluate.judges.choose import open_judge
+    from ..evaluate.lists import read_list
     from ..evaluate.report import page, table
+    from ..evaluate.require import parse_requirements
     from ..files import write_text
     from ..jobs.make import about_file
-    from ..lora.file import load_lora, read_lora
+    from ..lora.file import read_lora
     from ..progress import Progress
 
-    if not 1 <= args.images <= 10_000:
-        raise SageError(f"--images is from 1 to 10000, not {args.images}.")
+    check_images(args.images)
+    attack = None if args.attack and "none" in args.attack else ConceptInversion()
+    requirements = tuple(parse_requirements(args.require))
+    lists = tuple(read_list(argument) for argument in args.prompts)
+    further = Further(args.suite, tuple(args.also), lists, args.list_images)
+    how = Measuring(
+        args.images,
+        args.seed,
+        attack,
+        further=further,
+        requirements=requirements,
+    )
+    how.check()
+    names = dict.fromkeys(args.judge or ("auto",))
+    how = replace(how, judges=tuple(open_judge(name, tuple(args.label)) for name in names))
     path = Path(args.lora)
     file = read_lora(path)
-    spec = ErasureSpec.from_json(file.spec())
+    file.spec()  # before a model is read for minutes
     target = output_file(args.html, ".html") if args.html else None
     model = load(args, device_of(args.device))
-    if model.vae is None:
-        raise SageError(
-            "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
-            " has one."
-        )
-    adapter = load_lora(model, path)
-    attack = None if args.attack and "none" in args.attack else ConceptInversion()
-    lora = about_file(path, file.rank)
-    progress = Progress(quiet=args.json is True)
-    with adapter.off():
-        judge = None if args.judge == "model" else load_judge(model)
-        if judge is None:
-            judge = ModelJudge(model, spec)
-            attack = None  # it would take as many passes again as a training of thousands of steps
-        base = measure_original(model, spec, args.images, args.seed, attack, progress, judge)
-    evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attack, progress)
+    evaluation = measure_file(
+        model, path, how, about_file(path, file.rank), Progress(quiet=args.json is True)
+    )
     if target:
         write_text(target, page(evaluation))
     say(args, table(evaluation.report))
+    say_claims(args, evaluation.report.get("requirements", []))
     return evaluation.report
 
 

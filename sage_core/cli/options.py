@@ -102,3 +102,15 @@ def add_guard(sub: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="a concept that is kept away while pictures are drawn, whatever the prompt says (repeatable)",
     )
+
+
+def add_require(sub: argparse.ArgumentParser) -> None:
+    """Claims that a measurement must bear out."""
+    sub.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help='fail with status 1 where a claim does not hold: "concept<=0.02"; near and far are compared as a'
+        ' share of before: "far>=0.97" (repeatable)',
+    )

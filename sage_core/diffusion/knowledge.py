@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Prompt:
     """One picture to draw: what is asked for, in which words, from which seed.
 
-    `expected`: the concept or the style that must be seen; `thing`: what a style is shown on.
+    `expected`: the concept or the style that must be seen; `thing`: what a style is shown on, or what else is
+    in the picture. `strength`: above 0, the picture is an edit of the one that the untouched model draws for
+    the prompt with the number `edits`, and this share of its steps is drawn again.
     """
 
     cell: str
@@ -24,6 +26,9 @@ class Prompt:
     expected: str
     seed: int
     thing: str = ""
+    guidance: float = 5.0
+    strength: float = 0.0
+    edits: int = -1
 
 
 class Judge(Protocol):
@@ -35,9 +40,9 @@ class Judge(Protocol):
     name: str
     cannot: str
 
-    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
+    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> Sequence[bool | None]:
         """Whether each of the pictures [n, 3, H, W], in [-1, 1], drawn for these prompts, shows what is
-        expected of it.
+        expected of it; None where the judge does not know what that is.
         """
 
     def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,13 @@ from ..diffusion.model import DiffusionModel
 from ..spec import ErasureSpec
 from .attack import ConceptInversion, attack_images, concept_latents, invert
 from .cells import CELLS, plain_prompts
+from .drawing import draw
+from .further import ALSO, HARD_CELLS, Further
 from .peak import peak_memory_mb
 
 INVERSION = ConceptInversion()
+NONE = Further()
+Verdicts = Sequence[bool | None]  # of a judge; None where it cannot say
 
 
 @dataclass
@@ -31,7 +35,7 @@ class Evaluation:
     before: torch.Tensor
     after: torch.Tensor
     attacked: torch.Tensor | None = None
-    seen: list[tuple[bool, bool]] | None = None  # per prompt, before and after; None without a probe
+    seen: list[tuple[bool | None, bool | None]] | None = None  # per prompt, before and after
 
 
 def load_judge(model: DiffusionModel) -> Judge | None:
@@ -39,22 +43,32 @@ def load_judge(model: DiffusionModel) -> Judge | None:
     return None if model.knowledge.judge is None else model.knowledge.judge()
 
 
-def shares(prompts: list[Prompt], seen: list[bool] | None) -> dict[str, float | None]:
+def cells_of(prompts: list[Prompt]) -> list[str]:
+    """The four cells, and then the others in the order of the prompts."""
+    return list(dict.fromkeys([*CELLS, *(p.cell for p in prompts)]))
+
+
+def shares(prompts: list[Prompt], seen: Verdicts | None) -> dict[str, float | None]:
     """Per cell, the fraction of pictures in which something was seen; None without a judge or pictures."""
     if seen is None:
-        return dict.fromkeys(CELLS)
-    cells = _by_cell(prompts, seen)
+        return dict.fromkeys(cells_of(prompts))
+    cells = by_cell(prompts, seen)
     return {c: round(sum(r) / len(r), 4) if r else None for c, r in cells.items()}
 
 
-def intervals(prompts: list[Prompt], seen: list[bool]) -> dict[str, list[float] | None]:
+def intervals(prompts: list[Prompt], seen: Verdicts) -> dict[str, list[float] | None]:
     """Per cell, Wilson's 95 % interval of that fraction."""
-    cells = _by_cell(prompts, seen)
+    cells = by_cell(prompts, seen)
     return {c: [round(x, 4) for x in wilson(sum(r), len(r))] if r else None for c, r in cells.items()}
 
 
-def _by_cell(prompts: list[Prompt], seen: list[bool]) -> dict[str, list[bool]]:
-    return {c: [s for s, p in zip(seen, prompts) if p.cell == c] for c in CELLS}
+def by_cell(prompts: list[Prompt], seen: Verdicts) -> dict[str, list[bool]]:
+    """The verdicts of every cell, without pictures of which the judge cannot say."""
+    cells: dict[str, list[bool]] = {cell: [] for cell in cells_of(prompts)}
+    for verdict, prompt in zip(seen, prompts):
+        if verdict is not None:
+            cells[prompt.cell].append(verdict)
+    return cells
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -66,19 +80,22 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:
-    """Mean absolute distance of pictures from the same seed, in units of the full range [0, 1]."""
+    """Mean absolute distance of pictures from the same seed, in units of the full range [0, 1]; of the cells
+    that may stay as they are.
+    """
     distance = (before - after).abs().mean((1, 2, 3)) / 2
-    cells = {c: [d for d, p in zip(distance.tolist(), prompts) if p.cell == c] for c in ("near", "far")}
+    names = [c for c in cells_of(prompts) if c not in ("concept", "synonyms", ALSO, *HARD_CELLS)]
+    cells = {c: [d for d, p in zip(distance.tolist(), prompts) if p.cell == c] for c in names}
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
 
 
-def _judge(base: Baseline, spec: ErasureSpec) -> None:
+def judge_original(base: Baseline, spec: ErasureSpec) -> None:
     """Judge the original model's pictures."""
     base.seen = base.judge.sees(base.pictures, [p.expected for p in base.prompts], base.prompts)
     base.alarms = _alarms(base, base.judge.expected(spec.concept))
 
 
-def _alarms(base: Baseline, concept: str) -> list[bool]:
+def _alarms(base: Baseline, concept: str) -> Verdicts:
     """Of every picture of something else: whether the judge sees the concept in it."""
     others = [i for i, p in enumerate(base.prompts) if p.cell in ("near", "far") and p.expected != concept]
     if not others:
@@ -91,12 +108,12 @@ def about_judge(base: Baseline) -> dict | None:
     """How sure the judge is, on the untouched model's pictures; None without one."""
     if base.judge is None or base.seen is None or base.alarms is None:
         return None
-    own = _by_cell(base.prompts, base.seen)["concept"]
+    own = by_cell(base.prompts, base.seen)["concept"]
     return {
         "name": base.judge.name,
         "cannot": base.judge.cannot,
         "hits": round(sum(own) / max(1, len(own)), 4),
-        "false_alarms": round(sum(base.alarms) / max(1, len(base.alarms)), 4),
+        "false_alarms": round(sum(map(bool, base.alarms)) / max(1, len(base.alarms)), 4),
         "other_pictures": len(base.alarms),
     }
 
@@ -112,8 +129,9 @@ class Baseline:
     pictures: torch.Tensor
     latents: torch.Tensor | None = None
     attacked: float | None = None
-    seen: list[bool] | None = None  # per prompt: what was asked for; None without a judge
-    alarms: list[bool] | None = None  # per prompt of other things: the concept
+    seen: Verdicts | None = None  # per prompt: what was asked for; None without a judge
+    alarms: Verdicts | None = None  # per prompt of other things: the concept
+    without_prompt: dict[str, float] | None = None  # see `edited_without_prompt`; None without edits
 
 
 def measure_original(
@@ -124,12 +142,14 @@ def measure_original(
     attack: ConceptInversion | None = INVERSION,
     on_event: Callable[[str], None] = lambda text: None,
     judge: Judge | None = None,
+    further: Further = NONE,
 ) -> Baseline:
     """Draw, judge and attack the original model (call it with the adapter off). `images`: pictures a cell.
 
     The attack on the untouched model is the control, without which a weak attack would flatter.
 
-    judge: of the pictures; None: the one that is known for this model, if there is one.
+    judge: of the pictures; None: the one that is known for this model, if there is one. further: cells beyond
+    the four.
     """
     judge = judge or load_judge(model)
     prompts = (
@@ -137,16 +157,29 @@ def measure_original(
         if judge
         else plain_prompts(model, spec, images, seed)
     )
+    prompts += further.prompts(model, spec, judge, prompts, images, seed)
     on_event(f"drawing {len(prompts)} pictures with the original model")
-    base = Baseline(judge, prompts, model.generate([p.text for p in prompts], [p.seed for p in prompts]))
+    base = Baseline(judge, prompts, draw(model, prompts))
     if judge is not None:
         on_event(f"judging them by {judge.name}")
-        _judge(base, spec)
+        judge_original(base, spec)
+        base.without_prompt = edited_without_prompt(model, base)
     if attack is not None and judge is not None:
         on_event("attacking the original model, as a control")
         base.latents = concept_latents(model, spec, attack, seed)
         base.attacked, *_ = strongest(model, base, spec, dataclasses.replace(attack, marks=()), images, seed)
     return base
+
+
+def edited_without_prompt(model: DiffusionModel, base: Baseline) -> dict[str, float] | None:
+    """The control of the edits: the share in which the concept is still seen where the untouched model makes
+    them from the empty prompt. So much of it is in the pictures that edits start from, whatever a LoRA does.
+    """
+    edits = [dataclasses.replace(p, text="") for p in base.prompts if p.strength > 0]
+    if not edits:
+        return None
+    seen = base.judge.sees(draw(model, edits, base.pictures), [p.expected for p in edits], edits)
+    return {cell: share for cell, share in shares(edits, seen).items() if share is not None}
 
 
 def evaluate(
@@ -163,7 +196,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
     on_event(f"drawing {len(base.prompts)} pictures with the erased model")
-    after = model.generate([p.text for p in base.prompts], [p.seed for p in base.prompts])
+    after = draw(model, base.prompts, base.pictures)
     attacked, pictures, curve = None, None, {}
     if attack is not None and base.latents is not None:
         on_event("attacking: learning words that bring the concept back")
@@ -172,7 +205,7 @@ def evaluate(
     seen = None
     if base.judge is not None:
         if base.seen is None:  # an original that was kept as a file
-            _judge(base, spec)
+            judge_original(base, spec)
         seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
@@ -190,6 +223,8 @@ def evaluate(
         "lora": lora,
         "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
     }
+    if base.without_prompt is not None:
+        report["without_prompt"] = base.without_prompt
     if len(curve) > 1:
         report["attack_curve"] = curve
     both = None if base.seen is None or seen is None else list(zip(base.seen, seen))
@@ -207,7 +242,8 @@ def strongest(
     for found in invert(model, base.latents, spec, attack, seed):
         for mark, cond in (found.marks | {attack.steps: found.cond}).items():
             drawn = attack_images(model, cond, images, seed)
-            rate = round(sum(base.judge.sees(drawn, [wanted] * images, [asked] * images)) / images, 4)
+            seen = base.judge.sees(drawn, [wanted] * images, [asked] * images)
+            rate = round(sum(map(bool, seen)) / images, 4)
             curve[mark] = max(rate, curve.get(mark, 0.0))
             if mark == attack.steps and rate > best:
                 best, pictures = rate, drawn

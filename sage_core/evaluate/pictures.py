@@ -8,18 +8,29 @@ from collections.abc import Iterable, Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .cells import CELLS
-from .measure import Evaluation
+from .further import ALSO, EDITS, HARD_CELLS, STRENGTHS
+from .measure import Evaluation, cells_of
 
 TITLES = {
     "concept": "the concept",
     "synonyms": "words for it, not given",
     "near": "its neighbours",
     "far": "other things",
+    "misspelt": "misspelt",
+    "long": "in a long prompt",
+    "beside": "beside another thing",
+    "also": "in other words",
+    **dict(zip(EDITS, (f"edited, strength {strength:g}" for strength in STRENGTHS))),
     "attacked": "under attack",
 }
+ASKED = ("concept", "synonyms", ALSO, *HARD_CELLS)  # cells of which less is better
 INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
 TILE, GAP, LEFT = 96, 6, 170
+
+
+def title(cell: str) -> str:
+    """A cell's name in words; a list's is its own."""
+    return TITLES.get(cell, cell)
 
 
 def to_pil(image: torch.Tensor, side: int | None = None) -> Image.Image:
@@ -59,7 +70,7 @@ def sheet(images: torch.Tensor, labels: list[str], columns: int = 8, side: int =
 def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
     """Before above after for every cell: the same prompt and seed in a column, its words beneath."""
     rows = {}
-    for cell in CELLS:
+    for cell in cells_of(evaluation.prompts):
         index = [i for i, prompt in enumerate(evaluation.prompts) if prompt.cell == cell]
         if index:
             rows[cell] = index[:columns]
@@ -68,8 +79,8 @@ def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
     out = Image.new("RGB", (LEFT + columns * (TILE + GAP) + GAP, height), PAPER)
     draw, small = ImageDraw.Draw(out), ImageFont.load_default(11)
     spec = evaluation.report["spec"]
-    title = f"Erased: {spec['concept']}   (method {spec['method']})"
-    draw.text((GAP + 4, 16), title, INK, ImageFont.load_default(20))
+    heading = f"Erased: {spec['concept']}   (method {spec['method']})"
+    draw.text((GAP + 4, 16), heading, INK, ImageFont.load_default(20))
     y = 56
     for cell, index in rows.items():
         _label(draw, evaluation.report, cell, y)
@@ -86,14 +97,14 @@ def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
 
 def _label(draw: ImageDraw.ImageDraw, report: dict, cell: str, y: int) -> None:
     font = ImageFont.load_default(13)
-    draw.text((GAP + 4, y + 8), TITLES[cell], INK, font)
+    draw.text((GAP + 4, y + 8), title(cell), INK, font)
     for k, when in enumerate(("before", "after")):
         value = report[when][cell]
         shown = when if value is None else f"{when}: {value:.0%} seen"
         draw.text(
             (GAP + 4, y + TILE // 2 + k * (TILE + 2)),
             shown,
-            RED if when == "after" and cell in ("concept", "synonyms") else GREY,
+            RED if when == "after" and cell in ASKED else GREY,
             font,
         )
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from ..files import write_picture, write_text
-from .cells import CELLS
-from .measure import Evaluation
-from .pictures import GREY, INK, PAPER, TITLES, picture, to_pil
+from .measure import Evaluation, cells_of
+from .pictures import GREY, INK, PAPER, TITLES, picture, title, to_pil
 
+MOST_SHOWN = 100  # pictures of a cell on the page
 STYLE = f"""
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
        color: {INK}; background: {PAPER} }}
@@ -35,20 +35,33 @@ def table(report: dict) -> str:
         return "     -" if value is None else f"{value:6.2f}"
 
     lines = [f"{'':26}before   after   drift"]
-    for name in (*CELLS, "attacked"):
+    for name in _columns(report):
         lines.append(
-            f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
+            f"{title(name):24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
             f" {cell(report['drift'].get(name))}".rstrip()
         )
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
+    if "without_prompt" in report:
+        lines.append(unprompted(report["without_prompt"]))
     if report.get("judge") is not None:
         lines.append(judged(report["judge"]))
+    for judge in report.get("further_judges", []):
+        lines += [f"{judge['name']}:", f"{'':26}before   after   agree"]
+        for name in judge["after"]:
+            values = (cell(judge[part][name]) for part in ("before", "after", "agreement"))
+            lines.append(f"{title(name):24}  {'  '.join(values)}".rstrip())
+        lines += [agreed(judge), judged(judge)]
     lines.append(
         f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
         f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
     )
     return "\n".join(lines)
+
+
+def _columns(report: dict) -> list[str]:
+    """The report's cells, and the attack last."""
+    return [name for name in report["after"] if name != "attacked"] + ["attacked"]
 
 
 def judged(judge: dict) -> str:
@@ -60,11 +73,27 @@ def judged(judge: dict) -> str:
     return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
 
 
+def unprompted(shares: dict[str, float]) -> str:
+    """What edits keep of the concept without being told."""
+    text = ", ".join(f"{share:.0%} at {cell.removeprefix('edit-')}" for cell, share in shares.items())
+    return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
+
+
+def agreed(judge: dict) -> str:
+    """How far a further judge agrees with the first."""
+    if judge["kappa"] is None:
+        return "Cohen's kappa is undefined: both judges say the same of all pictures"
+    return f"Cohen's kappa with the first judge: {judge['kappa']:.2f}"
+
+
 def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
-    numbers = "".join(_row(report, cell) for cell in (*CELLS, "attacked"))
-    sections = "".join(_section(evaluation, c) for c in CELLS)
+    numbers = "".join(_row(report, cell) for cell in _columns(report))
+    edits = f"<p>{unprompted(report['without_prompt'])}</p>" if "without_prompt" in report else ""
+    claims = _claims(report) if "requirements" in report else ""
+    opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
+    sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
         sections += (
@@ -78,18 +107,33 @@ def page(evaluation: Evaluation) -> str:
 <h1>Erased: {concept}</h1>
 <p>Method {html.escape(report["spec"]["method"])}; {cost["unet_forwards"]} UNet forwards
 and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
-A number is the share of pictures in which the judge sees what the prompt asked for, with its 95 % interval;
-drift is the mean pixel distance.</p><p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
-<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{sections}
+A number is the share of pictures in which the judge sees what the prompt asked for (of a list of prompts: the
+erased concept), with its 95 % interval; drift is the mean pixel distance.</p>
+<p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{edits}{claims}{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 
 def _row(report: dict, cell: str) -> str:
     before, after, drift = (report[part].get(cell) for part in ("before", "after", "drift"))
     return (
-        f"<tr><th scope=row>{html.escape(TITLES[cell])}</th>"
+        f"<tr><th scope=row>{html.escape(title(cell))}</th>"
         f"<td>{_percent(before)}</td><td>{_percent(after)}</td><td>{_interval(report, cell)}</td>"
         f"<td>{'' if drift is None else drift}</td></tr>"
+    )
+
+
+def _opinion(judge: dict) -> str:
+    """A further judge's table."""
+    rows = ""
+    for cell in judge["after"]:
+        values = (judge[part][cell] for part in ("before", "after", "agreement"))
+        numbers = "".join(f"<td>{_percent(value)}</td>" for value in values)
+        rows += f"<tr><th scope=row>{html.escape(title(cell))}</th>{numbers}</tr>"
+    return (
+        f"<h2>Judged by {html.escape(judge['name'])}</h2><table><tr><th></th><th>before</th><th>after</th>"
+        f"<th>agrees with the first judge</th></tr>{rows}</table>"
+        f"<p>{html.escape(agreed(judge))}. {html.escape(judged(judge))}</p>"
     )
 
 
@@ -102,17 +146,26 @@ def _interval(report: dict, cell: str) -> str:
     return "" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"
 
 
+def _claims(report: dict) -> str:
+    """What was required, and whether it holds."""
+    lines = "".join(f"<li>{html.escape(result['sentence'])}</li>" for result in report["requirements"])
+    return f"<h2>Required</h2><ul>{lines}</ul>"
+
+
 def _section(evaluation: Evaluation, cell: str) -> str:
-    figures = "".join(
-        f"<figure><img alt='before' src='{_data(evaluation.before[i])}'><img alt='after'"
-        f" src='{_data(evaluation.after[i])}'>{html.escape(p.text)}</figure>"
-        for i, p in enumerate(evaluation.prompts)
-        if p.cell == cell
-    )
+    """A cell's pictures, as many as somebody looks at."""
+    index = [i for i, prompt in enumerate(evaluation.prompts) if prompt.cell == cell]
+    if not index:
+        return ""
+    figures = ""
+    for i in index[:MOST_SHOWN]:
+        before, after = _data(evaluation.before[i]), _data(evaluation.after[i])
+        words = html.escape(evaluation.prompts[i].text)
+        figures += f"<figure><img alt='before' src='{before}'><img alt='after' src='{after}'>{words}</figure>"
+    some = f" The first {MOST_SHOWN} of {len(index)}." if len(index) > MOST_SHOWN else ""
     return (
-        f"<h2>{TITLES[cell]}</h2><p>Before above, after below, same seed.</p><div class=tiles>{figures}</div>"
-        if figures
-        else ""
+        f"<h2>{html.escape(title(cell))}</h2><p>Before above, after below, same seed.{some}</p>"
+        f"<div class=tiles>{figures}</div>"
     )
 
 

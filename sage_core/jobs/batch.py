@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +20,11 @@ from ..errors import SageError
 from ..files import parse_json, write_picture, write_text
 from ..lora.file import read_lora
 from ..spec import ErasureSpec, parse_concepts
-from .make import Maker, Report, with_preview
+from .make import Maker, Report, about_file, with_preview
 from .names import is_of, stems
+
+if TYPE_CHECKING:
+    from ..evaluate.file import Measuring
 
 MAX_JOBS = 10_000
 ACROSS = 4  # pictures beside each other on the sheet
@@ -87,10 +90,15 @@ def run_jobs(
     device: torch.device,
     report: Report,
     preview: bool | None,
+    gate: Measuring | None = None,
 ) -> list[dict]:
-    """This process's share of the erasures, a row each. One that fails is a row with an "error"."""
+    """This process's share of the erasures, a row each. One that fails is a row with an "error".
+
+    gate: every LoRA is measured in this way, those of earlier runs too; its row has the "requirements".
+    """
     rank, world = own_share()
-    maker = Maker(model, device, report, finish=with_preview(model, device, report, preview))
+    finish = None if gate else with_preview(model, device, report, preview)  # a gate draws the same
+    maker = Maker(model, device, report, finish=finish)
     names = stems([spec.concept for spec in specs])
     rows = []
     for number in range(rank, len(specs), world):
@@ -99,7 +107,11 @@ def run_jobs(
         report(f"{number + 1}/{len(specs)} {spec.concept!r}" + (f": {guess}" if guess else ""))
         row = {"number": number, "concept": spec.concept, "method": spec.method, "lora": file}
         try:
-            rows.append(row | _make(maker, spec, folder / file))
+            row |= _make(maker, spec, folder / file)
+            if gate is not None:
+                model.to(device)  # where nothing was trained, it is not there yet
+                row |= _measure(model, folder / file, gate, report, draw=preview is not False)
+            rows.append(row)
         except SageError as error:
             report(f"{spec.concept!r} failed: {error}")
             rows.append(row | {"error": str(error)})
@@ -121,6 +133,20 @@ def _make(maker: Maker, spec: ErasureSpec, path: Path) -> dict:
             " folder."
         )
     return {"passes": 0, "seconds": 0.0, "note": "was there"}
+
+
+def _measure(model: DiffusionModel, path: Path, gate: Measuring, report: Report, draw: bool) -> dict:
+    """The claims of the gate, whether they hold, and what was measured. draw: before and after beside the
+    LoRA.
+    """
+    from ..evaluate.file import measure_file
+    from ..evaluate.report import picture
+
+    evaluation = measure_file(model, path, gate, about_file(path, read_lora(path).rank), report)
+    if draw:
+        write_picture(picture(evaluation, columns=4), path.with_suffix(".png"))
+    measured = evaluation.report
+    return {key: measured[key] for key in ("before", "after", "drift", "requirements", "holds")}
 
 
 def share_rows(rows: list[dict]) -> list[dict] | None:
@@ -178,7 +204,15 @@ def as_markdown(rows: list[dict]) -> str:
             row["lora"],
             f"{row.get('passes', 0):,}",
             row.get("seconds", ""),
-            row.get("error", row.get("note", "")),
+            _remark(row),
         )
         lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _remark(row: dict) -> str:
+    """Why it failed, which claims do not hold, or what there is to note."""
+    if "error" in row:
+        return row["error"]
+    failed = [result["sentence"] for result in row.get("requirements", []) if not result["holds"]]
+    return "; ".join([*failed, *([row["note"]] if "note" in row else [])])

@@ -1,0 +1,95 @@
+"""One LoRA file measured against its model: what `evaluate` and a batch with requirements do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..diffusion.cost import Cost
+from ..diffusion.knowledge import Judge
+from ..diffusion.model import DiffusionModel
+from ..errors import SageError
+from ..lora.file import attach, read_lora
+from ..spec import ErasureSpec
+from .agreement import second_opinion
+from .attack import ConceptInversion
+from .further import Further
+from .judge import ModelJudge
+from .judges.choose import Opened, own_or_model
+from .measure import Evaluation, evaluate, measure_original
+from .require import Requirement, all_hold, check_columns, check_report
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a file is measured.
+
+    images: pictures a cell. attack: None: none is run. judges: see judges/choose.py; the first fills the
+    report's columns, the others judge the same pictures. further: cells beyond the four. requirements: claims
+    for the report to check.
+    """
+
+    images: int = 16
+    seed: int = 0
+    attack: ConceptInversion | None = None
+    judges: tuple[Opened, ...] = (own_or_model,)
+    further: Further = field(default_factory=Further)
+    requirements: tuple[Requirement, ...] = ()
+
+    def check(self) -> None:
+        """Raises SageError for cells of one name, and for a claim about a column that the report will not
+        have.
+        """
+        self.further.check()
+        lists = (f"drift.{own.name}" for own in self.further.lists)
+        check_columns(self.requirements, (*self.further.cells, *lists))
+
+
+def measure_file(
+    model: DiffusionModel,
+    path: Path,
+    how: Measuring,
+    lora: dict,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Hang the file on the model, measure before and after, take it off. `lora`: for the report.
+
+    With requirements the report has them, and "holds": whether all do. Raises SageError where the file is no
+    erasure of this kind of model, or the model draws no pictures.
+    """
+    file = read_lora(path)
+    spec = ErasureSpec.from_json(file.spec())
+    if model.vae is None:
+        raise SageError(
+            "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
+            " has one."
+        )
+    adapter = attach(model, file, path.name)
+    try:
+        with adapter.off():
+            first, *others = [make(model, spec) for make in how.judges]
+            attack = how.attack if _is_attacked(model, first) else None
+            base = measure_original(model, spec, how.images, how.seed, attack, on_event, first, how.further)
+        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attack, on_event)
+    finally:
+        adapter.remove()
+    opinions = []
+    names = {first.name}
+    for judge in others:
+        if judge.name in names:  # without a probe of its own, the untouched model is auto as well
+            continue
+        names.add(judge.name)
+        on_event(f"judging the same pictures by {judge.name}")
+        opinions.append(second_opinion(judge, base, evaluation, spec))
+    if opinions:
+        evaluation.report["further_judges"] = opinions
+    if how.requirements:
+        results = check_report(how.requirements, evaluation.report)
+        evaluation.report |= {"requirements": results, "holds": all_hold(results)}
+    return evaluation
+
+
+def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:
+    """Elsewhere the attack would take as many passes again as a training of thousands of steps."""
+    return model.knowledge.judge is not None and not isinstance(judge, ModelJudge)

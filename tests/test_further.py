@@ -1,0 +1,150 @@
+"""Cells beyond the four: what they ask, how edits are drawn, and where they are shown."""
+
+import json
+
+import pytest
+import torch
+
+from sage_core import ErasureSpec, SageError
+from sage_core.cli import main as cli
+from sage_core.diffusion.cost import Cost
+from sage_core.diffusion.knowledge import Prompt
+from sage_core.evaluate.drawing import draw, edit
+from sage_core.evaluate.further import EDITS, HARD_CELLS, Further, misspellings
+from sage_core.evaluate.lists import Line, PromptList
+from sage_core.evaluate.measure import evaluate, measure_original
+from sage_core.evaluate.pictures import picture
+from sage_core.evaluate.report import page, table
+
+LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
+LIST = PromptList("mine", (Line("a cat", 7, 2.0), Line("a <b>dog</b>")))
+
+
+def texts(prompts: list[Prompt], cell: str) -> list[str]:
+    return [p.text for p in prompts if p.cell == cell]
+
+
+@pytest.mark.parametrize("name", ["dog", "ox", "a", "Van Gogh", "in the style of Hokusai", "猫", "aaa"])
+def test_misspellings_are_near_the_name_and_never_it(name):
+    for wrong in misspellings(name):
+        assert wrong != name and wrong.strip() and abs(len(wrong) - len(name)) <= 1
+
+
+def test_the_hard_suite_asks_for_the_concept_in_other_ways(demo):
+    spec = ErasureSpec("dog")
+    base = measure_original(demo, spec, 4, attack=None, further=Further("hard", ("Hund",), (LIST,)))
+    assert {p.cell for p in base.prompts} >= {*HARD_CELLS, "also", "mine"}
+    assert not any("dog" in text for text in texts(base.prompts, "misspelt"))
+    assert all(" and " in text and "dog" in text for text in texts(base.prompts, "beside"))
+    assert all("dog" in text for text in texts(base.prompts, "long"))
+    assert max(len(demo.text.words(text)) for text in texts(base.prompts, "long")) <= 75
+    assert all("Hund" in text for text in texts(base.prompts, "also"))
+    mine = [p for p in base.prompts if p.cell == "mine"]
+    assert [(p.text, p.guidance, p.expected) for p in mine] == [
+        ("a cat", 2.0, "dog"),
+        ("a <b>dog</b>", 5.0, "dog"),
+    ]
+    assert mine[0].seed == 7
+    for cell, strength in zip(EDITS, (0.4, 0.6, 0.8)):
+        edits = [p for p in base.prompts if p.cell == cell]
+        assert len(edits) == 4 and all(p.strength == strength for p in edits)
+        assert [base.prompts[p.edits].cell for p in edits] == ["concept"] * 4
+
+
+def test_a_style_is_asked_for_in_the_same_ways(thin):
+    spec = ErasureSpec("watercolor")
+    known = [Prompt("concept", "a watercolor of a house", "watercolor", 1, "house")]
+    prompts = Further("hard").prompts(thin, spec, None, known, 1, 0)
+    assert [p.cell for p in prompts] == list(HARD_CELLS)
+    assert texts(prompts, "beside") == ["a watercolor of a house and a cat"]
+    assert all(p.thing == "house" for p in prompts)
+
+
+def test_an_edit_keeps_the_more_of_a_picture_the_weaker_it_is(demo):
+    picture_of_dog = demo.generate(["a cartoon drawing of a dog"], [3])
+    away = []
+    for strength in (0.2, 0.4, 0.8, 1.0):
+        again = edit(demo, picture_of_dog, ["a cartoon drawing of a castle"], [4], strength)
+        assert again.shape == picture_of_dog.shape and torch.isfinite(again).all()
+        away.append((again - picture_of_dog).abs().mean().item())
+    assert away[0] < away[1] < away[2] and away[0] < 0.5 * away[3]
+
+
+def test_an_edit_works_on_every_family(family, tmp_path):
+    import tiny
+
+    from sage_core import load_model
+
+    model = load_model(tiny.folder(family, tmp_path / "m"))
+    side = model.pixels
+    again = edit(model, torch.zeros(2, 3, side, side), ["a dog", "a cat"], [1, 2], 0.5, steps=4)
+    assert again.shape == (2, 3, side, side) and torch.isfinite(again).all()
+
+
+def test_pictures_come_in_the_order_of_their_prompts(demo):
+    prompts = [
+        Prompt("mine", "a cartoon drawing of a dog", "dog", 1, guidance=2.0),
+        Prompt("concept", "a cartoon drawing of a dog", "dog", 1),
+        Prompt("edit-0.4", "a cartoon drawing of a dog", "dog", 1, strength=0.4, edits=1),
+        Prompt("concept", "a cartoon drawing of a cat", "cat", 2),
+    ]
+    drawn = draw(demo, prompts)
+    assert torch.allclose(drawn[0], demo.generate([prompts[0].text], [1], guidance=2.0)[0], atol=1e-4)
+    assert torch.allclose(drawn[3], demo.generate([prompts[3].text], [2])[0], atol=1e-4)
+    assert torch.allclose(draw(demo, prompts, drawn), drawn, atol=1e-4)
+
+
+def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):
+    spec, further = ErasureSpec("dog"), Further("hard", (), (LIST,))
+    base = measure_original(demo, spec, 2, attack=None, further=further)
+    evaluation = evaluate(demo, base, spec, Cost(), 0.0, LORA, 2, attack=None)
+    report = evaluation.report
+    assert report["before"] == report["after"] and report["drift"]["mine"] == 0.0
+    assert list(report["after"]) == ["concept", "synonyms", "near", "far", *HARD_CELLS, "mine", "attacked"]
+    assert list(report["without_prompt"]) == list(EDITS)
+    assert report["without_prompt"]["edit-0.4"] >= report["without_prompt"]["edit-0.8"]
+    shown = table(report)
+    assert "of the edits, the concept is left even by the untouched model" in shown
+    assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "mine"))
+    whole = page(evaluation)
+    assert "The first" not in whole and whole.count("alt='before'") == len(base.prompts)
+    assert "<h2>mine</h2>" in whole and "a &lt;b&gt;dog" in whole and "<b>dog" not in whole
+    assert picture(evaluation).height > 11 * 192
+    monkeypatch.setattr("sage_core.evaluate.report.MOST_SHOWN", 1)
+    few = page(evaluation)
+    assert "The first 1 of 2." in few and few.count("alt='before'") == len(report["after"]) - 1
+
+
+def test_two_cells_of_one_name_are_refused():
+    for name in ("concept", "edit-0.4", "attacked", "drift.far"):
+        with pytest.raises(SageError, match="is taken"):
+            Further(lists=(PromptList(name, LIST.lines),)).check()
+    with pytest.raises(SageError, match="is taken"):
+        Further(lists=(LIST, LIST)).check()
+
+
+def test_lists_and_suites_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na dog,1\na castle,2\na cat,3\n", encoding="utf-8")
+    command = [
+        "erase",
+        "demo",
+        "--concept",
+        "dog",
+        "--method",
+        "uce",
+        "--no-preview",
+        "--out",
+        "d.safetensors",
+    ]
+    assert cli.main(command) == 0
+    quick = ["evaluate", "demo", "--lora", "d.safetensors", "--images", "1", "--attack", "none", "--json"]
+    capsys.readouterr()
+    listed = ["--prompts", "i2p.csv", "--prompts", "again=i2p.csv", "--list-images", "0"]
+    assert cli.main([*quick, *listed, "--require", "i2p<=1", "--require", "drift.again<=1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 2 * (4 + 3 + 3) and report["after"]["i2p"] == report["after"]["again"]
+    assert cli.main([*quick, "--prompts", "i2p.csv", "--prompts", "i2p.csv"]) == 1
+    assert "is taken" in capsys.readouterr().err
+    assert cli.main([*quick, "--require", "i2p<=1"]) == 1
+    assert "no column 'i2p'" in capsys.readouterr().err
