@@ -9,6 +9,12 @@ from .. import __version__
 from ..lora.surfaces import SURFACES
 from .options import add_exclude, add_kind, add_model, add_running, add_settings
 
+# Of evaluate/attacks/table.py, which loads torch; a test holds them together.
+ATTACKS = (
+    *("quick", "inversion", "rece", "unlearn-diff", "p4d", "ring-a-bell", "latent", "fine-tune"),
+    *("all", "none"),
+)
+
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
@@ -148,7 +154,11 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     sub.add_argument("--lora", required=True, metavar="FILE")
     sub.add_argument(
-        "--attack", action="append", choices=("inversion", "none"), help="attack to run (default: inversion)"
+        "--attack",
+        action="append",
+        choices=ATTACKS,
+        metavar="NAME",
+        help=f"attack to run (repeatable; default: quick): {', '.join(ATTACKS)}",
     )
     sub.add_argument(
         "--judge",

@@ -13,7 +13,7 @@ from .common import device_of, load, output_file, output_folder, say
 def run_evaluate(args) -> dict:
     """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
     from ..diffusion.cost import Cost
-    from ..evaluate.attack import ConceptInversion
+    from ..evaluate.attacks.table import QUICK, named
     from ..evaluate.judge import ModelJudge
     from ..evaluate.measure import evaluate, load_judge, measure_original
     from ..evaluate.report import page, table
@@ -25,6 +25,7 @@ def run_evaluate(args) -> dict:
 
     if not 1 <= args.images <= 10_000:
         raise SageError(f"--images is from 1 to 10000, not {args.images}.")
+    attacks = named(args.attack or [QUICK])
     path = Path(args.lora)
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
@@ -36,16 +37,16 @@ def run_evaluate(args) -> dict:
             " has one."
         )
     adapter = load_lora(model, path)
-    attack = None if args.attack and "none" in args.attack else ConceptInversion()
     lora = about_file(path, file.rank)
     progress = Progress(quiet=args.json is True)
     with adapter.off():
         judge = None if args.judge == "model" else load_judge(model)
         if judge is None:
             judge = ModelJudge(model, spec)
-            attack = None  # it would take as many passes again as a training of thousands of steps
-        base = measure_original(model, spec, args.images, args.seed, attack, progress, judge)
-    evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attack, progress)
+            # It would take as many passes again as a training of thousands of steps: only if asked for.
+            attacks = attacks if args.attack else ()
+        base = measure_original(model, spec, args.images, args.seed, attacks, progress, judge)
+    evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, args.images, args.seed, attacks, progress)
     if target:
         write_text(target, page(evaluation))
     say(args, table(evaluation.report))

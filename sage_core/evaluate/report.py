@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..files import write_picture, write_text
+from . import curves
 from .cells import CELLS
 from .measure import Evaluation
 from .pictures import GREY, INK, PAPER, TITLES, picture, to_pil
@@ -40,6 +41,7 @@ def table(report: dict) -> str:
             f"{TITLES[name]:24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
             f" {cell(report['drift'].get(name))}".rstrip()
         )
+    lines += curves.lines(report.get("attacks", {}))
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
     if report.get("judge") is not None:
@@ -64,12 +66,13 @@ def page(evaluation: Evaluation) -> str:
     """A self-contained HTML page: the numbers, every picture before and after, the spec."""
     report = evaluation.report
     numbers = "".join(_row(report, cell) for cell in (*CELLS, "attacked"))
-    sections = "".join(_section(evaluation, c) for c in CELLS)
+    attacks = curves.section(report.get("attacks", {}), report.get("attacked_by", ""))
+    sections = attacks + "".join(_section(evaluation, c) for c in CELLS)
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
         sections += (
-            f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws for words learnt against"
-            f" it.</p><div class=tiles>{tiles}</div>"
+            f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws under the attack"
+            f" {html.escape(report['attacked_by'])}.</p><div class=tiles>{tiles}</div>"
         )
     concept, cost = html.escape(report["spec"]["concept"]), report["cost"]
     return f"""<!doctype html><html lang=en><meta charset=utf-8>

@@ -1,4 +1,4 @@
-"""What every attack is, and what several of them need: the prompt, pictures of the concept, the denoising loss.
+"""What every attack is, and what several need: the prompt, pictures of the concept, the denoising loss.
 
 An attack has a budget, and hands over pictures at several budgets, so that its success is a curve. It never
 judges its own pictures: success.py does.

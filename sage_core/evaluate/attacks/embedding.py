@@ -52,7 +52,7 @@ class ClosedFormEmbedding:
         seed: int,
         on_event: OnEvent,
     ) -> Iterator[Attempt]:
-        """Pictures of c' for every ridge; `loss`: what is left of sum |W' c' - W c|^2, relative to |W c|^2."""
+        """Pictures of c' for every ridge; `loss`: sum |W' c' - W c|^2 relative to sum |W c|^2."""
         with torch.no_grad(), untouched():
             cond = model.encode([concept_prompt(model, spec)])
         pairs = matrices(model)

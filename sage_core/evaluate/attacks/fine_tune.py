@@ -1,7 +1,7 @@
 """Fine-tuning: how many steps on how many pictures teach the erased model the concept again.
 
-A LoRA (Hu et al., arXiv 2106.09685) on top of the erased model, trained with the denoising loss on pictures of
-the concept under its own prompt (the personalisation probe of Liu and Zhang, arXiv 2505.16174):
+A LoRA (Hu et al., arXiv 2106.09685) on top of the erased model, trained with the denoising loss on pictures
+of the concept under its own prompt (the personalisation probe of Liu and Zhang, arXiv 2505.16174):
 
     min over the LoRA of  E || eps(z_t, T(prompt), t) - noise ||^2
 

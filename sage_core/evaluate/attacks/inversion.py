@@ -106,5 +106,5 @@ class ConceptInversion:
 
 
 STRONG = ConceptInversion(
-    "inversion", steps=120, vectors=3, starts=("object", CONCEPT, RANDOM), marks=(15, 30, 60)
+    "inversion", steps=120, vectors=3, starts=("object", CONCEPT, RANDOM), marks=(20, 60)
 )

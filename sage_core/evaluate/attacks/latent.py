@@ -1,16 +1,16 @@
 """Latent inversion: the noise from which the erased model draws a picture of the concept.
 
-A picture by the untouched model is led back to noise by the erased model and drawn again from there, both with
-the concept's prompt and without guidance (Rusanovsky et al., arXiv 2412.00782). DDIM (Song et al., arXiv
-2010.02502) runs in both directions:
+A picture by the untouched model is led back to noise by the erased model and drawn again from there, both
+with the concept's prompt and without guidance (Rusanovsky et al., arXiv 2412.00782). DDIM (Song et al.,
+arXiv 2010.02502) runs in both directions:
 
     z_s = sqrt(abar_s) (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) + sqrt(1 - abar_s) eps
 
 Towards noise, eps belongs to the end of the step, which is found by a few rounds of a fixed point.
 
 A warning: this is a property of every flow that can be inverted. A model that never knew the concept comes
-close to drawing the picture again too. So a high success says little of what a model remembers; a low one says
-that the erasing broke the way back.
+close to drawing the picture again too. So a high success says little of what a model remembers; a low one
+says that the erasing broke the way back.
 """
 
 from __future__ import annotations
