@@ -189,7 +189,7 @@ def test_a_search_over_words_comes_closer_to_its_target(model):
     config = RingABell(tokens=4, population=40)
     searched = list(config._search(model, ids, target, torch.Generator().manual_seed(0)))
     distances = [distance for _, _, distance in searched]
-    assert distances == sorted(distances, reverse=True) or distances[-1] < 0.5 * distances[0]
+    assert distances == sorted(distances, reverse=True) and distances[-1] < 0.8 * distances[0]
     assert len(searched) == config.generations
 
 
@@ -238,7 +238,7 @@ def test_the_best_start_counts_at_each_budget(model):
 
 
 def test_the_table_and_the_command_line_know_the_same_attacks():
-    assert ATTACKS == (*(a.name for a in ALL), "all", "none")
+    assert (*(a.name for a in ALL), "all", "none") == ATTACKS
     assert named(["all"]) == ALL and named(["none"]) == () and named(["rece", "rece"]) == (ALL[2],)
     assert all(a.paper.count("arXiv") == 1 and a.budgets == tuple(sorted(a.budgets)) for a in ALL)
     assert as_tuple(None) == () and as_tuple(STRONG) == (STRONG,) and as_tuple([STRONG]) == (STRONG,)
