@@ -1,17 +1,20 @@
 """Attacks: budgets are honoured, what they find is what their equation says, and they find what is there."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from sage_core import ErasureSpec, SageError
 from sage_core.cli.arguments import ATTACKS
+from sage_core.cli.main import main
 from sage_core.diffusion.checkpointing import SWITCHES
+from sage_core.diffusion.cost import Cost
 from sage_core.evaluate import curves
 from sage_core.evaluate.attacks import latent, ring_a_bell
 from sage_core.evaluate.attacks.base import Attempt, concept_latents
-from sage_core.evaluate.attacks.embedding import ClosedFormEmbedding, matrices, still_means
+from sage_core.evaluate.attacks.embedding import ClosedFormEmbedding, matrices, moments, still_means
 from sage_core.evaluate.attacks.fine_tune import FineTuning
 from sage_core.evaluate.attacks.inversion import RANDOM, STRONG, ConceptInversion
 from sage_core.evaluate.attacks.latent import LatentInversion
@@ -21,7 +24,8 @@ from sage_core.evaluate.attacks.success import Outcome, as_tuple, attacked, stro
 from sage_core.evaluate.attacks.table import ALL, named
 from sage_core.evaluate.attacks.unlearn_diff import UnlearnDiffAtk, project
 from sage_core.evaluate.attacks.words import allowed, check_length
-from sage_core.evaluate.measure import about_attack
+from sage_core.evaluate.measure import about_attack, evaluate, measure_original
+from sage_core.evaluate.report import page, table
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers
 
@@ -115,12 +119,12 @@ def test_the_closed_form_is_the_direct_solution(model):
     """Least squares over all K and V, stacked, with the penalty as further rows."""
     adapter = erased(model, "random")
     try:
-        pairs = matrices(model)
+        pairs, read = list(matrices(model)), moments(model)
     finally:
         adapter.remove()
     c = model.encode(["a drawing of a dog"]).hidden[0].detach().double()
     ridge = 0.05
-    found, left = still_means(pairs, c, ridge)
+    found, left = still_means(read, c, ridge)
     new, old = torch.cat([b for _, b in pairs]), torch.cat([a for a, _ in pairs])
     assert not torch.allclose(new, old)
     weight = (ridge * (new.T @ new).trace() / new.shape[1]).sqrt()
@@ -134,7 +138,7 @@ def test_the_closed_form_is_the_direct_solution(model):
 
 def test_the_closed_form_on_the_untouched_model_is_the_concept_itself(model):
     c = model.encode(["a drawing of a dog"]).hidden[0].detach()
-    found, left = still_means(matrices(model), c, 0.1)
+    found, left = still_means(moments(model), c, 0.1)
     torch.testing.assert_close(found.float(), c, atol=1e-4, rtol=1e-4)
     assert left < 1e-10
 
@@ -145,7 +149,7 @@ def test_the_closed_form_sees_the_erased_matrices_and_the_untouched_ones(model):
         name = next(n for n in adapter.layers if n.endswith("attn2_to_k"))
         layer = adapter.layers[name]
         change = adapter.up[name] @ adapter.down[name]
-        before, after = matrices(model)[0]  # both lists are in the order of the UNet's layers
+        before, after = next(matrices(model))  # both lists are in the order of the UNet's layers
         torch.testing.assert_close(before.float(), layer.weight.detach(), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(after.float(), (layer.weight + change).detach(), atol=1e-5, rtol=1e-4)
     finally:
@@ -261,8 +265,8 @@ def test_the_report_has_a_row_and_a_curve_for_each_attack():
     about = about_attack(Outcome(attack, {10: 0.0, 150: 0.25}, start="thing"), Base(), 8)
     assert about["budget"] == [10, 150] and about["success"] == [0.0, 0.25]
     assert about["untouched"] == [0.5, 1.0] and about["interval"][0] < 0.25 < about["interval"][1]
-    page = curves.section({"quick": about}, "quick")
-    assert page.count("<polyline") == 2 and "2308.01508" in page and "http" not in page
+    shown = curves.section({"quick": about}, "quick")
+    assert shown.count("<polyline") == 2 and "2308.01508" in shown and "http" not in shown
     assert len(curves.lines({"quick": about})) == 1 and "0.25" in curves.lines({"quick": about})[0]
     assert curves.section({}, "") == "" and curves.lines({}) == []
 
@@ -274,3 +278,29 @@ def test_an_attack_finds_the_concept_in_the_untouched_model(model, attack):
     latents = concept_latents(model, SPEC, 16, 0)
     least = {"ring-a-bell": 0.0, "p4d": 0.0}.get(attack.name, 0.75)
     assert attacked(model, SPEC, attack, latents, sees_dogs(model), 4, 0).success >= least
+
+
+def test_no_attack_beside_others_is_refused_before_a_model_is_read(capsys):
+    given = ["evaluate", "demo", "--lora", "none.safetensors", "--attack", "none", "--attack", "rece"]
+    assert main(given) == 1
+    assert "--attack none means no attack" in capsys.readouterr().err
+
+
+def test_attacks_are_in_the_report_and_the_strongest_is_the_headline(model, tmp_path):
+    """As evaluate measures: a control for each, and the page and table that show them."""
+    spec, attacks = ErasureSpec("dog"), (SMALL[0], SMALL[1])
+    base = measure_original(model, spec, 2, attack=attacks)
+    about = {"path": "x.safetensors", "bytes": 1, "rank": 1}
+    evaluation = evaluate(model, base, spec, Cost(), 0.0, about, 2, attack=attacks)
+    report = evaluation.report
+    assert list(report["attacks"]) == ["quick", "rece"]
+    best = report["attacks"][report["attacked_by"]]
+    assert (
+        report["after"]["attacked"]
+        == best["success"][-1]
+        == max(a["success"][-1] for a in report["attacks"].values())
+    )
+    assert report["before"]["attacked"] == best["untouched"][-1]
+    assert all(a["success"] == a["untouched"] for a in report["attacks"].values()), "nothing was erased"
+    assert "rece" in table(report) and "<svg" in page(evaluation)
+    assert json.loads(json.dumps(report))["attacks"] == report["attacks"]

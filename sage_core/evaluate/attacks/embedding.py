@@ -55,45 +55,55 @@ class ClosedFormEmbedding:
         """Pictures of c' for every ridge; `loss`: sum |W' c' - W c|^2 relative to sum |W c|^2."""
         with torch.no_grad(), untouched():
             cond = model.encode([concept_prompt(model, spec)])
-        pairs = matrices(model)
+        read = moments(model)
         for ridge in self.ridges:
-            states, left = still_means(pairs, cond.hidden[0], ridge)
+            states, left = still_means(read, cond.hidden[0], ridge)
             found = Conditioning(states[None].to(cond.hidden), cond.pooled)
             yield Attempt(1, attack_images(model, found, images, seed), f"ridge {ridge:g}", left)
 
 
 @torch.no_grad()
-def matrices(model: DiffusionModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def matrices(model: DiffusionModel) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(W, W') of every K and V of the cross-attention, [out, width] in float64: untouched, and as it is."""
-    pairs = []
     for name, layer in linear_layers(model).items():
         if name.startswith("lora_unet_") and name.endswith(READ_BY):
             # The rows of the unit matrix through the layer, so that every hook on it has its say.
             unit = torch.eye(layer.in_features, device=model.device, dtype=model.dtype)
             with untouched():
                 before = layer(unit).T.cpu().double()
-            pairs.append((before, layer(unit).T.cpu().double()))
-    return pairs
+            yield before, layer(unit).T.cpu().double()
 
 
-def still_means(
-    pairs: list[tuple[torch.Tensor, torch.Tensor]], concept: torch.Tensor, ridge: float
-) -> tuple[torch.Tensor, float]:
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all K and V, [width, width]: of W'^T W', W'^T W and W^T W. A large model's matrices
+    themselves would fill the memory.
+    """
+
+    erased: torch.Tensor
+    both: torch.Tensor
+    untouched: torch.Tensor
+
+
+def moments(model: DiffusionModel) -> Moments:
+    """Of the model as it is against the untouched one."""
+    erased: torch.Tensor | float = 0.0
+    both: torch.Tensor | float = 0.0
+    own: torch.Tensor | float = 0.0
+    for before, after in matrices(model):
+        erased, both, own = erased + after.T @ after, both + after.T @ before, own + before.T @ before
+    return Moments(torch.as_tensor(erased), torch.as_tensor(both), torch.as_tensor(own))
+
+
+def still_means(read: Moments, concept: torch.Tensor, ridge: float) -> tuple[torch.Tensor, float]:
     """c' [n, width] of states c [n, width], and the share of the squared readings that it misses.
 
-    (sum W'^T W' + l I) c' = sum W'^T W c + l c.
+    (sum W'^T W' + l I) c' = (sum W'^T W + l I) c.
     """
     c = concept.detach().cpu().double()
     width = c.shape[1]
-    left, right = c.new_zeros(width, width), c.new_zeros(width, width)
-    for before, after in pairs:
-        left += after.T @ after
-        right += after.T @ before
-    weight = ridge * left.trace() / width
-    eye = torch.eye(width, dtype=c.dtype)
-    found = torch.linalg.solve(left + weight * eye, (right + weight * eye) @ c.T).T
-    missed = whole = 0.0
-    for before, after in pairs:
-        missed += float((after @ found.T - before @ c.T).square().sum())
-        whole += float((before @ c.T).square().sum())
-    return found, missed / max(whole, 1e-30)
+    penalty = ridge * read.erased.trace() / width * torch.eye(width, dtype=c.dtype)
+    found = torch.linalg.solve(read.erased + penalty, (read.both + penalty) @ c.T).T
+    whole = (c @ read.untouched * c).sum()
+    missed = (found @ read.erased * found).sum() - 2 * (found @ read.both * c).sum() + whole
+    return found, float(missed.clamp_min(0) / whole.clamp_min(1e-30))
