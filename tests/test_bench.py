@@ -10,10 +10,10 @@ from sage_core.bench.bench import Plan, as_markdown, missing, name_of, run, work
 from sage_core.bench.published import counted_up
 from sage_core.bench.spread import spread
 from sage_core.errors import SageError
-from sage_core.evaluate.attack import ConceptInversion
+from sage_core.evaluate.attacks.inversion import ConceptInversion
 from sage_core.methods.table import METHODS
 
-ATTACK = ConceptInversion(steps=2, latents=2, solver_steps=2, starts=("concept",), marks=(1,))
+ATTACK = ConceptInversion(steps=2, latents=2, starts=("concept",), marks=(1,))
 PLAN = Plan(("uce", "rece"), ("guitar",), (0,), images=1, attack=ATTACK, cost_steps=1)
 
 

@@ -11,7 +11,7 @@ import torch
 from sage_core import ErasureSpec, comparison_prompts, load_model
 from sage_core.cycle.run import build_context
 from sage_core.demo.vocabulary import BUNDLED
-from sage_core.evaluate.attack import template_of
+from sage_core.evaluate.attacks.base import template_of
 from sage_core.evaluate.cells import plain_prompts
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers

@@ -21,7 +21,7 @@ from ..cycle.run import erase
 from ..diffusion.model import DiffusionModel
 from ..diffusion.weights import opened
 from ..errors import SageError
-from ..evaluate.attack import ConceptInversion
+from ..evaluate.attacks.inversion import ConceptInversion
 from ..evaluate.measure import Baseline, evaluate, load_judge, measure_original
 from ..evaluate.report import write_report
 from ..files import write_atomically, write_text
@@ -150,11 +150,14 @@ def original(model: DiffusionModel, spec: ErasureSpec, plan: Plan, out: Path) ->
         with opened(path) as f:
             judge = load_judge(model)
             prompts = judge.prompts(spec.concept, spec.synonyms, plan.images, spec.seed)
-            attacked = float(f.metadata()["attacked"])
-            return Baseline(judge, prompts, f.get_tensor("pictures"), f.get_tensor("latents"), attacked)
-    base = measure_original(model, spec, plan.images, spec.seed, plan.attack)
+            attacked = {plan.attack.steps: float(f.metadata()["attacked"])}
+            tensors = f.get_tensor("pictures"), f.get_tensor("latents")
+            return Baseline(judge, prompts, *tensors, {plan.attack.name: attacked})
+    whole = dataclasses.replace(plan.attack, marks=())  # of the control only the end is kept
+    base = measure_original(model, spec, plan.images, spec.seed, whole)
+    attacked = base.untouched[whole.name][whole.steps]
     tensors = {"pictures": base.pictures.contiguous(), "latents": base.latents.contiguous()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(base.attacked)}))
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"attacked": str(attacked)}))
     return base
 
 

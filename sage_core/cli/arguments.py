@@ -17,6 +17,12 @@ from .options import (
     add_settings,
 )
 
+# Of evaluate/attacks/table.py, which loads torch; a test holds them together.
+ATTACKS = (
+    *("quick", "inversion", "rece", "unlearn-diff", "p4d", "ring-a-bell", "latent", "fine-tune"),
+    *("all", "none"),
+)
+
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
@@ -160,7 +166,11 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     sub.add_argument("--lora", required=True, metavar="FILE")
     sub.add_argument(
-        "--attack", action="append", choices=("inversion", "none"), help="attack to run (default: inversion)"
+        "--attack",
+        action="append",
+        choices=ATTACKS,
+        metavar="NAME",
+        help=f"attack to run (repeatable; default: quick): {', '.join(ATTACKS)}",
     )
     sub.add_argument(
         "--judge",
@@ -206,6 +216,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures of each list, evenly from it; 0 is all (default: --images)",
     )
+    add_guard(sub)
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
     add_require(sub)
 

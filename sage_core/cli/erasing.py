@@ -21,7 +21,7 @@ from .common import (
 def run_demo(args) -> dict:
     """The whole way on the bundled model: erase, save, measure, report."""
     from ..cycle.run import erase
-    from ..evaluate.attack import ConceptInversion
+    from ..evaluate.attacks.inversion import ConceptInversion
     from ..evaluate.report import table, write_report
     from ..files import check_room, claimed, slug
     from ..jobs.make import save_measured

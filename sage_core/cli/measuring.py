@@ -13,7 +13,7 @@ from .common import check_images, device_of, load, output_file, output_folder, s
 
 def run_evaluate(args) -> dict:
     """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
-    from ..evaluate.attack import ConceptInversion
+    from ..evaluate.attacks.table import QUICK, named
     from ..evaluate.file import Measuring, measure_file
     from ..evaluate.further import Further
     from ..evaluate.judges.choose import open_judge
@@ -26,16 +26,17 @@ def run_evaluate(args) -> dict:
     from ..progress import Progress
 
     check_images(args.images)
-    attack = None if args.attack and "none" in args.attack else ConceptInversion()
     requirements = tuple(parse_requirements(args.require))
     lists = tuple(read_list(argument) for argument in args.prompts)
     further = Further(args.suite, tuple(args.also), lists, args.list_images)
     how = Measuring(
         args.images,
         args.seed,
-        attack,
+        named(args.attack or [QUICK]),
+        asked=bool(args.attack),
         further=further,
         requirements=requirements,
+        guarded=tuple(args.guard),
     )
     how.check()
     names = dict.fromkeys(args.judge or ("auto",))

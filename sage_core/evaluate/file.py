@@ -10,10 +10,11 @@ from ..diffusion.cost import Cost
 from ..diffusion.knowledge import Judge
 from ..diffusion.model import DiffusionModel
 from ..errors import SageError
+from ..guard import Guard
 from ..lora.file import attach, read_lora
 from ..spec import ErasureSpec
 from .agreement import second_opinion
-from .attack import ConceptInversion
+from .attacks.base import Attack
 from .further import Further
 from .judge import ModelJudge
 from .judges.choose import Opened, own_or_model
@@ -25,17 +26,20 @@ from .require import Requirement, all_hold, check_columns, check_report
 class Measuring:
     """How a file is measured.
 
-    images: pictures a cell. attack: None: none is run. judges: see judges/choose.py; the first fills the
-    report's columns, the others judge the same pictures. further: cells beyond the four. requirements: claims
-    for the report to check.
+    images: pictures a cell. attacks: run where a probe judges, and elsewhere only if they were asked for.
+    judges: see judges/choose.py; the first fills the report's columns, the others judge the same pictures.
+    further: cells beyond the four. requirements: claims for the report to check. guarded: concepts that a
+    guard keeps away from the erased model's pictures.
     """
 
     images: int = 16
     seed: int = 0
-    attack: ConceptInversion | None = None
+    attacks: tuple[Attack, ...] = ()
+    asked: bool = False
     judges: tuple[Opened, ...] = (own_or_model,)
     further: Further = field(default_factory=Further)
     requirements: tuple[Requirement, ...] = ()
+    guarded: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises SageError for cells of one name, and for a claim about a column that the report will not
@@ -69,10 +73,13 @@ def measure_file(
     try:
         with adapter.off():
             first, *others = [make(model, spec) for make in how.judges]
-            attack = how.attack if _is_attacked(model, first) else None
-            base = measure_original(model, spec, how.images, how.seed, attack, on_event, first, how.further)
-        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attack, on_event)
+            attacks = how.attacks if how.asked or _is_attacked(model, first) else ()
+            base = measure_original(model, spec, how.images, how.seed, attacks, on_event, first, how.further)
+            if how.guarded:
+                model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
+        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event)
     finally:
+        model.guard = None
         adapter.remove()
     opinions = []
     names = {first.name}
@@ -82,6 +89,8 @@ def measure_file(
         names.add(judge.name)
         on_event(f"judging the same pictures by {judge.name}")
         opinions.append(second_opinion(judge, base, evaluation, spec))
+    if how.guarded:
+        evaluation.report["guarded"] = list(how.guarded)
     if opinions:
         evaluation.report["further_judges"] = opinions
     if how.requirements:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,15 +15,18 @@ from ..diffusion.cost import Cost
 from ..diffusion.knowledge import Judge, Prompt
 from ..diffusion.model import DiffusionModel
 from ..spec import ErasureSpec
-from .attack import ConceptInversion, attack_images, concept_latents, invert
+from .attacks.base import Attack, concept_latents
+from .attacks.inversion import ConceptInversion
+from .attacks.success import Outcome, as_tuple, attacked, strongest
 from .cells import CELLS, plain_prompts
 from .drawing import draw
 from .further import ALSO, HARD_CELLS, Further
 from .peak import peak_memory_mb
 
-INVERSION = ConceptInversion()
+QUICK = ConceptInversion()
 NONE = Further()
 Verdicts = Sequence[bool | None]  # of a judge; None where it cannot say
+Attacks = Attack | Sequence[Attack] | None  # one, several or none
 
 
 @dataclass
@@ -120,15 +123,15 @@ def about_judge(base: Baseline) -> dict | None:
 
 @dataclass
 class Baseline:
-    """What the original model does: its pictures for all prompts, latents of the concept, the attack's
-    control.
+    """What the original model does: its pictures for all prompts, latents of the concept, and the attacks'
+    control: their success on it by budget, by name.
     """
 
     judge: Judge | None
     prompts: list[Prompt]
     pictures: torch.Tensor
     latents: torch.Tensor | None = None
-    attacked: float | None = None
+    untouched: dict[str, dict[int, float]] = field(default_factory=dict)
     seen: Verdicts | None = None  # per prompt: what was asked for; None without a judge
     alarms: Verdicts | None = None  # per prompt of other things: the concept
     without_prompt: dict[str, float] | None = None  # see `edited_without_prompt`; None without edits
@@ -139,7 +142,7 @@ def measure_original(
     spec: ErasureSpec,
     images: int = 16,
     seed: int = 0,
-    attack: ConceptInversion | None = INVERSION,
+    attack: Attacks = QUICK,
     on_event: Callable[[str], None] = lambda text: None,
     judge: Judge | None = None,
     further: Further = NONE,
@@ -164,10 +167,11 @@ def measure_original(
         on_event(f"judging them by {judge.name}")
         judge_original(base, spec)
         base.without_prompt = edited_without_prompt(model, base)
-    if attack is not None and judge is not None:
-        on_event("attacking the original model, as a control")
-        base.latents = concept_latents(model, spec, attack, seed)
-        base.attacked, *_ = strongest(model, base, spec, dataclasses.replace(attack, marks=()), images, seed)
+    attacks = as_tuple(attack)
+    if attacks and judge is not None:
+        base.latents = concept_latents(model, spec, max(1, *(a.latents for a in attacks)), seed)
+        for outcome in _attacked(model, base, spec, attacks, images, seed, on_event, "original"):
+            base.untouched[outcome.attack.name] = outcome.curve
     return base
 
 
@@ -191,16 +195,17 @@ def evaluate(
     lora: dict,
     images: int = 16,
     seed: int = 0,
-    attack: ConceptInversion | None = INVERSION,
+    attack: Attacks = QUICK,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
     on_event(f"drawing {len(base.prompts)} pictures with the erased model")
     after = draw(model, base.prompts, base.pictures)
-    attacked, pictures, curve = None, None, {}
-    if attack is not None and base.latents is not None:
-        on_event("attacking: learning words that bring the concept back")
-        attacked, pictures, curve = strongest(model, base, spec, attack, images, seed)
+    outcomes = []
+    if base.latents is not None:
+        outcomes = _attacked(model, base, spec, as_tuple(attack), images, seed, on_event, "erased")
+    best = strongest(outcomes)
+    control = best and base.untouched.get(best.attack.name, {}).get(best.attack.budgets[-1])
     peak = peak_memory_mb()
     seen = None
     if base.judge is not None:
@@ -209,8 +214,8 @@ def evaluate(
         seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
-        "before": shares(base.prompts, base.seen) | {"attacked": base.attacked},
-        "after": shares(base.prompts, seen) | {"attacked": attacked},
+        "before": shares(base.prompts, base.seen) | {"attacked": control},
+        "after": shares(base.prompts, seen) | {"attacked": best and best.success},
         "interval": None if seen is None else intervals(base.prompts, seen),
         "judge": about_judge(base),
         "drift": drift(base.prompts, base.pictures, after),
@@ -221,30 +226,58 @@ def evaluate(
             "peak_memory_mb": None if peak is None else round(peak, 1),
         },
         "lora": lora,
-        "images": 2 * (len(base.prompts) + (images if pictures is not None else 0)),
+        "images": 2 * (len(base.prompts) + (images if best else 0)),
     }
     if base.without_prompt is not None:
         report["without_prompt"] = base.without_prompt
-    if len(curve) > 1:
-        report["attack_curve"] = curve
+    if best is not None:
+        report["attacked_by"] = best.attack.name
+        report["attacks"] = {o.attack.name: about_attack(o, base, images) for o in outcomes}
+        if len(best.curve) > 1:
+            report["attack_curve"] = best.curve
     both = None if base.seen is None or seen is None else list(zip(base.seen, seen))
-    return Evaluation(report, base.prompts, base.pictures, after, pictures, both)
+    return Evaluation(report, base.prompts, base.pictures, after, best and best.pictures, both)
 
 
-def strongest(
-    model: DiffusionModel, base: Baseline, spec: ErasureSpec, attack: ConceptInversion, images: int, seed: int
-) -> tuple[float, torch.Tensor, dict[int, float]]:
-    """The highest success over all starts of the attack, its pictures, and the highest after each of the
-    attack's marks.
-    """
-    wanted, best, pictures, curve = base.judge.expected(spec.concept), -1.0, None, {}
+def _attacked(
+    model: DiffusionModel,
+    base: Baseline,
+    spec: ErasureSpec,
+    attacks: tuple[Attack, ...],
+    images: int,
+    seed: int,
+    on_event: Callable[[str], None],
+    which: str,
+) -> list[Outcome]:
+    """What each attack leads to on the model as it is; which: "original" or "erased", for the user."""
+    judge, latents = base.judge, base.latents
+    assert judge is not None and latents is not None
+    wanted = judge.expected(spec.concept)
     asked = next(p for p in base.prompts if p.cell == "concept")
-    for found in invert(model, base.latents, spec, attack, seed):
-        for mark, cond in (found.marks | {attack.steps: found.cond}).items():
-            drawn = attack_images(model, cond, images, seed)
-            seen = base.judge.sees(drawn, [wanted] * images, [asked] * images)
-            rate = round(sum(map(bool, seen)) / images, 4)
-            curve[mark] = max(rate, curve.get(mark, 0.0))
-            if mark == attack.steps and rate > best:
-                best, pictures = rate, drawn
-    return best, pictures, curve
+
+    def sees(pictures: torch.Tensor) -> list[bool]:
+        seen = judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))
+        return [bool(verdict) for verdict in seen]
+
+    outcomes = []
+    for number, attack in enumerate(attacks, 1):
+        on_event(f"attacking the {which} model, {number} of {len(attacks)}: {attack.title} ({attack.name})")
+        outcomes.append(attacked(model, spec, attack, latents, sees, images, seed, on_event))
+    return outcomes
+
+
+def about_attack(outcome: Outcome, base: Baseline, images: int) -> dict:
+    """An attack in the report: success by budget, the 95 % interval of the last, the untouched model's."""
+    attack, control = outcome.attack, base.untouched.get(outcome.attack.name, {})
+    low, high = wilson(round(outcome.success * images), images)
+    return {
+        "title": attack.title,
+        "paper": attack.paper,
+        "unit": attack.unit,
+        "budget": list(attack.budgets),
+        "success": [outcome.curve[b] for b in attack.budgets],
+        "interval": [round(low, 4), round(high, 4)],
+        "untouched": [control.get(b) for b in attack.budgets],
+        "start": outcome.start,
+        "found": outcome.found,
+    }

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..files import write_picture, write_text
+from . import curves
 from .measure import Evaluation, cells_of
 from .pictures import GREY, INK, PAPER, TITLES, picture, title, to_pil
 
@@ -40,6 +41,7 @@ def table(report: dict) -> str:
             f"{title(name):24}  {cell(report['before'][name])}  {cell(report['after'][name])} "
             f" {cell(report['drift'].get(name))}".rstrip()
         )
+    lines += curves.lines(report.get("attacks", {}))
     cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
     peak = cost["peak_memory_mb"]
     if "without_prompt" in report:
@@ -93,12 +95,13 @@ def page(evaluation: Evaluation) -> str:
     edits = f"<p>{unprompted(report['without_prompt'])}</p>" if "without_prompt" in report else ""
     claims = _claims(report) if "requirements" in report else ""
     opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
-    sections = "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
+    attacks = curves.section(report.get("attacks", {}), report.get("attacked_by", ""))
+    sections = attacks + "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
     if evaluation.attacked is not None:
         tiles = "".join(f"<figure><img alt='attack' src='{_data(i)}'></figure>" for i in evaluation.attacked)
         sections += (
-            f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws for words learnt against"
-            f" it.</p><div class=tiles>{tiles}</div>"
+            f"<h2>{TITLES['attacked']}</h2><p>What the erased model draws under the attack"
+            f" {html.escape(report['attacked_by'])}.</p><div class=tiles>{tiles}</div>"
         )
     concept, cost = html.escape(report["spec"]["concept"]), report["cost"]
     return f"""<!doctype html><html lang=en><meta charset=utf-8>

@@ -28,8 +28,7 @@ from ..methods.recipe import Recipe
 from ..progress import Event
 
 if TYPE_CHECKING:
-    from ..evaluate.attack import ConceptInversion
-    from ..evaluate.measure import Evaluation
+    from ..evaluate.measure import Attacks, Evaluation
 
 COPIES = 4  # of the adapter in a state: its weights, Adam's two moments, and a little for the bank
 
@@ -181,7 +180,7 @@ def save_measured(
     erasure: Erasure,
     path: Path,
     images: int,
-    attack: ConceptInversion | None,
+    attack: Attacks,
     report: Report,
 ) -> Evaluation:
     """Save the LoRA, then measure it, put the result into its metadata and a preview picture beside it."""
