@@ -6,6 +6,7 @@ import torch
 
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel, together
+from ..diffusion.text import Conditioning
 
 STEPS = 20
 EDIT_SEED = 7_000  # further: an edit's noise is not the noise that its picture was drawn from
@@ -53,7 +54,7 @@ def edit(
     for i in range(0, len(prompts), batch):
         part = slice(i, i + batch)
         cond = model.text.encode(model.text.tokenize(prompts[part], truncate=True))
-        empty = cond.cat([model.encode([""])] * len(cond))
+        empty = Conditioning.cat([model.encode([""])] * len(cond))
         solver = model.scheduler(steps)
         begin = steps - min(steps, max(1, round(steps * strength)))
         times = solver.timesteps[begin:]

@@ -7,6 +7,7 @@ cannot say anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ class ClassifierJudge:
             own |= found
         return own
 
-    def _some(self, numbers) -> str:
+    def _some(self, numbers: Iterable[int]) -> str:
+        """Labels by their numbers, as many as a sentence holds."""
         names = [self.network.labels[i] for i in numbers]
         return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "")
 
