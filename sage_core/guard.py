@@ -105,18 +105,24 @@ class Guard:
 
 
 def steered(
-    guided: torch.Tensor, base: torch.Tensor, pulls: list[torch.Tensor], threshold: float, push: float
+    guided: torch.Tensor,
+    base: torch.Tensor,
+    pulls: list[torch.Tensor],
+    threshold: float,
+    push: float,
+    slope: float | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """(the prediction without the pulls that it follows, its cosine with each of them [n]).
 
     Noise or predicted clean latents alike, since both are linear in each other. guided, base, pulls:
-    [n, 4, h, w].
+    [n, 4, h, w]. slope: of a sigmoid in place of the step at the threshold, for who needs its gradient.
     """
     way, cosines = guided - base, []
     for pull in pulls:
         along = _dot(way, pull)
         cosine = along / (_dot(way, way) * _dot(pull, pull)).sqrt().clamp_min(1e-12)
-        share = torch.where(cosine > threshold, (1 + push) * along / _dot(pull, pull).clamp_min(1e-12), 0.0)
+        gate = cosine > threshold if slope is None else torch.sigmoid(slope * (cosine - threshold))
+        share = gate * (1 + push) * along / _dot(pull, pull).clamp_min(1e-12)
         way = way - share.view(-1, 1, 1, 1) * pull
         cosines.append(cosine)
     return base + way, cosines

@@ -178,10 +178,23 @@ class DiffusionModel:
         `empty` defaults to the empty prompt, encoded with the current adapter.
         """
         empty = Conditioning.cat([self.encode([""])] * len(seeds)) if empty is None else empty
-        solver, z = self.scheduler(steps), self.noise(seeds)
+        solver = self.scheduler(steps)
+        return self.denoise(self.noise(seeds), solver, solver.timesteps, cond, empty, guidance)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        z: torch.Tensor,
+        solver,
+        times: torch.Tensor,
+        cond: Conditioning,
+        empty: Conditioning,
+        guidance: float,
+    ) -> torch.Tensor:
+        """Latents z [n, 4, h, w], noisy as at the first of the solver's `times`, denoised; past the guard."""
         if self.guard is not None:
             self.guard.begin()
-        for t in solver.timesteps:
+        for t in times:
             predicted = self.guided(z, t.expand(len(z)), cond, empty, guidance)
             if self.guard is not None:
                 predicted = self.guard(z, t, predicted)

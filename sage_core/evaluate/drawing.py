@@ -61,7 +61,5 @@ def edit(
         solver.set_begin_index(begin)
         z0, noise = model.encode_images(pictures[part].to(model.device)), model.noise(seeds[part])
         z = solver.add_noise(z0, noise, times[:1].expand(len(z0)))
-        for t in times:
-            z = solver.step(model.guided(z, t.expand(len(z)), cond, empty, guidance), t, z).prev_sample
-        images.append(model.decode(z))
+        images.append(model.decode(model.denoise(z, solver, times, cond, empty, guidance)))
     return torch.cat(images)

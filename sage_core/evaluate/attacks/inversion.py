@@ -17,9 +17,10 @@ from typing import ClassVar
 import torch
 
 from ...diffusion.model import DiffusionModel
+from ...diffusion.text import Conditioning
 from ...prompts.compose import compose_vectors, encode_vectors, own_vectors
 from ...spec import ErasureSpec
-from .base import Attempt, OnEvent, attack_images, denoising_loss, random_noised, template_of
+from .base import Attempt, Noised, OnEvent, attack_images, denoising_loss, random_noised, template_of
 
 CONCEPT, RANDOM = "concept", "random"  # starts that are no word
 
@@ -80,7 +81,7 @@ class ConceptInversion:
         for step in range(1, self.steps + 1):
             states = random_noised(model, latents, self.batch, generator)
             with torch.enable_grad():
-                loss = denoising_loss(model, states, encode_vectors(model.text, prompts, free))
+                loss = self.loss(model, spec, states, encode_vectors(model.text, prompts, free))
                 gradients = torch.autograd.grad(loss, free)
             for v, g in zip(free, gradients):
                 v.grad = g
@@ -92,6 +93,12 @@ class ConceptInversion:
                 tail = losses[-max(1, step // 4) :]
                 pictures = attack_images(model, cond, images, seed)
                 yield Attempt(step, pictures, start, sum(tail) / len(tail))
+
+    def loss(
+        self, model: DiffusionModel, spec: ErasureSpec, states: Noised, cond: Conditioning
+    ) -> torch.Tensor:
+        """What the search makes small; `cond` has one row."""
+        return denoising_loss(model, states, cond)
 
     def _first(self, model, spec, start: str, generator) -> list[torch.Tensor]:
         """The embeddings to start from, [vectors, width], one tensor an encoder."""
