@@ -41,6 +41,7 @@ class ClosedFormEmbedding:
     title: ClassVar[str] = "an embedding in closed form"
     paper: ClassVar[str] = "RECE, Gong et al., arXiv 2407.12383"
     unit: ClassVar[str] = "solutions"
+    telling: ClassVar[bool] = True
     budgets: ClassVar[tuple[int, ...]] = (1,)
 
     def run(
