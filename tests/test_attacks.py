@@ -81,7 +81,7 @@ def test_an_attack_keeps_to_its_budget_and_leaves_the_model_as_it_was(model, dog
     assert all(a.pictures.shape == (2, 3, 64, 64) and torch.isfinite(a.pictures).all() for a in attempts)
     assert all(torch.equal(a, b) for a, b in zip(before, model.unet.parameters()))
     assert _hooks(model) == hooks and len(SWITCHES) == switches
-    assert said or attack.unit == "solutions"
+    assert said or attack.unit == "solution"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,8 @@ def test_the_best_start_counts_at_each_budget(model):
     outcome = attacked(model, SPEC, Scripted(), torch.zeros(1), sees, 4, 0)
     assert outcome.curve == {1: 0.25, 2: 0.5} and outcome.success == 0.5 and outcome.start == "b"
     assert strongest([Outcome(Scripted(), {2: 0.1}), outcome]) is outcome and strongest([]) is None
+    words = Outcome(ClosedFormEmbedding(), {1: 0.1})
+    assert strongest([outcome, words]) is words, "an inverted picture says nothing of what a model knows"
 
 
 def test_the_table_and_the_command_line_know_the_same_attacks():
@@ -276,7 +278,7 @@ def test_the_report_has_a_row_and_a_curve_for_each_attack():
 def test_an_attack_finds_the_concept_in_the_untouched_model(model, attack):
     """The control. What an attack cannot find there, it says nothing about elsewhere."""
     latents = concept_latents(model, SPEC, 16, 0)
-    least = {"ring-a-bell": 0.0, "p4d": 0.0}.get(attack.name, 0.75)
+    least = 0.0 if attack.name == "p4d" else 0.75  # p4d finds it on one of the two small models
     assert attacked(model, SPEC, attack, latents, sees_dogs(model), 4, 0).success >= least
 
 

@@ -1,6 +1,9 @@
 """Every attack on the untouched model and on several erasures of it: `python -m sage_core.bench.attacks`.
 
 One JSON file a concept and a method, written after every attack, so that a run that was stopped goes on.
+
+With --pictures the pictures of the concept, and their judge, are another model's. So a model is attacked that
+never knew the concept: what an attack brings there, it has brought along.
 """
 
 from __future__ import annotations
@@ -31,16 +34,24 @@ def listed(text: str) -> list[str]:
 
 
 def measure(
-    model: DiffusionModel, concept: str, method: str, attacks: tuple[Attack, ...], images: int, out: Path
+    model: DiffusionModel,
+    teacher: DiffusionModel,
+    concept: str,
+    method: str,
+    attacks: tuple[Attack, ...],
+    images: int,
+    out: Path,
 ) -> None:
-    """What is missing in this method's file: erase, run the attacks, and write after each."""
+    """What is missing in this method's file: erase, run the attacks, and write after each. teacher: the model
+    that draws and judges the concept.
+    """
     path = out / f"{slug(concept)}-{method}.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     missing = [attack for attack in attacks if attack.name not in done]
     if not missing:
         return
     spec = ErasureSpec(concept) if method == UNTOUCHED else ErasureSpec(concept, method=method)
-    judge = load_judge(model)
+    judge = load_judge(teacher)
     assert judge is not None, "the attacks are measured on the small models, which have a judge"
     wanted = judge.expected(concept)
     asked = Prompt("concept", concept_prompt(model, spec), wanted, 0)
@@ -48,7 +59,9 @@ def measure(
     def sees(pictures: torch.Tensor) -> list[bool]:
         return judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))
 
-    latents = concept_latents(model, spec, max(1, *(a.latents for a in attacks)), 0)
+    latents = concept_latents(teacher, spec, max(1, *(a.latents for a in attacks)), 0)
+    if teacher is not model:
+        latents = model.encode_images(teacher.decode(latents))
     erasure = None if method == UNTOUCHED else erase(model, spec)
     try:
         for attack in missing:
@@ -89,6 +102,7 @@ def markdown(out: Path, concept: str, methods: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--pictures", metavar="MODEL", help="who draws and judges (default: the model)")
     parser.add_argument("--concepts", default="dog,owl")
     parser.add_argument("--methods", default=f"{UNTOUCHED},sage,sage-robust,rece")
     parser.add_argument("--attacks", default="all")
@@ -96,9 +110,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model, attacks = load_model(args.model), named(listed(args.attacks))
+    teacher = load_model(args.pictures) if args.pictures else model
     for concept in listed(args.concepts):
         for method in listed(args.methods):
-            measure(model, concept, method, attacks, args.images, args.out)
+            measure(model, teacher, concept, method, attacks, args.images, args.out)
     for concept in listed(args.concepts):
         print(f"\n{markdown(args.out, concept, listed(args.methods))}")
 

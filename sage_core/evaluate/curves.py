@@ -45,9 +45,10 @@ def section(attacks: dict[str, dict], strongest: str) -> str:
     sources = "; ".join(f"{name}: {attack['paper']}" for name, attack in attacks.items())
     return (
         f"<h2>Attacks</h2><p>Share of pictures in which the concept is back; the best of each attack's starts"
-        f" counts. The strongest here: {html.escape(strongest)}. Red: the erased model; grey: the untouched"
-        f" one, the most that an attack can show.</p><table><tr><th></th><th>before</th><th>after</th><th>"
-        f"</th><th>budget</th></tr>{rows(attacks)}</table><div class=tiles>{curves}</div>"
+        f" counts. A latent can be inverted by a model that never knew the concept: it is not counted as the"
+        f" strongest. The strongest here: {html.escape(strongest)}. Red: the erased model; grey: the"
+        f" untouched one, the most that an attack can show.</p><table><tr><th></th><th>before</th>"
+        f"<th>after</th><th></th><th>budget</th></tr>{rows(attacks)}</table><div class=tiles>{curves}</div>"
         f"<p>{html.escape(sources)}</p>"
     )
 

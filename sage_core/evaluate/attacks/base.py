@@ -45,7 +45,8 @@ class Attack(Protocol):
     """A frozen config.
 
     name: on the command line. paper: where it is from. title: in a sentence. unit: of the budget.
-    latents: pictures of the concept, by the untouched model, that it is given.
+    latents: pictures of the concept, by the untouched model, that it is given. telling: its success says
+    that the model still knows the concept; False where a model that never did is attacked as well.
     """
 
     @property
@@ -58,6 +59,8 @@ class Attack(Protocol):
     def unit(self) -> str: ...
     @property
     def latents(self) -> int: ...
+    @property
+    def telling(self) -> bool: ...
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -40,7 +40,8 @@ class ClosedFormEmbedding:
     latents: int = 0
     title: ClassVar[str] = "an embedding in closed form"
     paper: ClassVar[str] = "RECE, Gong et al., arXiv 2407.12383"
-    unit: ClassVar[str] = "solutions"
+    unit: ClassVar[str] = "solution"
+    telling: ClassVar[bool] = True
     budgets: ClassVar[tuple[int, ...]] = (1,)
 
     def run(

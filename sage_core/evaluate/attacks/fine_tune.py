@@ -42,6 +42,7 @@ class FineTuning:
     title: ClassVar[str] = "fine-tuning"
     paper: ClassVar[str] = "Liu and Zhang, arXiv 2505.16174"
     unit: ClassVar[str] = "steps"
+    telling: ClassVar[bool] = True
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -49,6 +49,7 @@ class ConceptInversion:
     title: ClassVar[str] = "concept inversion"
     paper: ClassVar[str] = "Pham et al., arXiv 2308.01508"
     unit: ClassVar[str] = "steps"
+    telling: ClassVar[bool] = True
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ arXiv 2010.02502) runs in both directions:
 
 Towards noise, eps belongs to the end of the step, which is found by a few rounds of a fixed point.
 
-A warning: this is a property of every flow that can be inverted. A model that never knew the concept comes
-close to drawing the picture again too. So a high success says little of what a model remembers; a low one
-says that the erasing broke the way back.
+A warning: this is a property of every flow that can be inverted. Seven pictures of eight of a thing that a
+model never learnt come back too (docs/lab/attacks.md). So a high success says nothing of what a model
+remembers, and the attack is not `telling`: it is reported, but not as the strongest.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LatentInversion:
     title: ClassVar[str] = "latent inversion"
     paper: ClassVar[str] = "Rusanovsky et al., arXiv 2412.00782"
     unit: ClassVar[str] = "DDIM steps"
+    telling: ClassVar[bool] = False
 
     @property
     def budgets(self) -> tuple[int, ...]:

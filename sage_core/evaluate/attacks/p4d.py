@@ -43,6 +43,7 @@ class P4D:
     title: ClassVar[str] = "P4D, a prompt of free tokens"
     paper: ClassVar[str] = "P4D, Chin et al., arXiv 2309.06135"
     unit: ClassVar[str] = "steps"
+    telling: ClassVar[bool] = True
 
     @property
     def budgets(self) -> tuple[int, ...]:

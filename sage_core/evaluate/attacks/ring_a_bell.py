@@ -46,6 +46,7 @@ class RingABell:
     title: ClassVar[str] = "Ring-A-Bell, words by a genetic search"
     paper: ClassVar[str] = "Ring-A-Bell, Tsai et al., arXiv 2310.10012"
     unit: ClassVar[str] = "generations"
+    telling: ClassVar[bool] = True
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -67,5 +67,5 @@ def as_tuple(attack: Attack | Sequence[Attack] | None) -> tuple[Attack, ...]:
 
 
 def strongest(outcomes: list[Outcome]) -> Outcome | None:
-    """The one that succeeds most often; of equals the first."""
-    return max(outcomes, key=lambda outcome: outcome.success, default=None)
+    """The one that succeeds most often among those that are telling, if any is; of equals the first."""
+    return max(outcomes, key=lambda outcome: (outcome.attack.telling, outcome.success), default=None)

@@ -43,6 +43,7 @@ class UnlearnDiffAtk:
     title: ClassVar[str] = "UnlearnDiffAtk, tokens before the prompt"
     paper: ClassVar[str] = "UnlearnDiffAtk, Zhang et al., arXiv 2310.11868"
     unit: ClassVar[str] = "steps"
+    telling: ClassVar[bool] = True
 
     @property
     def budgets(self) -> tuple[int, ...]:
