@@ -1,8 +1,7 @@
 """The embedding that the erased model still reads as the concept, in closed form (RECE, arXiv 2407.12383).
 
 The UNet reads a prompt through the K and V of its cross-attention alone. With W the untouched matrices and W'
-the erased ones, the states that W' reads as W reads the concept's states c solve a ridge regression (eq. 8 of
-the paper):
+the erased ones, the states that W' reads as W reads the concept's states c solve a ridge regression:
 
     c' = argmin sum |W' c' - W c|^2 + l |c' - c|^2
 

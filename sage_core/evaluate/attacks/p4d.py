@@ -1,5 +1,5 @@
 """P4D (Chin et al., arXiv 2309.06135): a whole prompt of real tokens that makes the erased model predict what
-the untouched one predicts for the concept (eq. 3 of the paper),
+the untouched one predicts for the concept,
 
     min over P of  E || eps_erased(z_t, T(P), t) - eps_0(z_t, T(concept), t) ||^2
 

@@ -1,7 +1,7 @@
 """Ring-A-Bell (Tsai et al., arXiv 2310.10012): words whose reading holds the concept, found without the UNet.
 
-The concept's direction is taken from pairs of prompts with and without it, by the untouched text encoder f
-(eq. 3 and 4 of the paper), and put on top of a neutral prompt:
+The concept's direction is taken from pairs of prompts with and without it, by the untouched text encoder f,
+and put on top of a neutral prompt:
 
     c = mean of (f(with) - f(without)),    target = f(neutral) + eta c
 

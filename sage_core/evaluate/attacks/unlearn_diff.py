@@ -1,7 +1,7 @@
 """UnlearnDiffAtk (Zhang et al., arXiv 2310.11868): real tokens in front of the prompt, found by gradients.
 
 The erased model itself serves as the classifier: the adversarial tokens make it explain a noised picture of
-the concept well (eq. 6 of the paper),
+the concept well,
 
     min over d of  E || eps_erased(z_t, T(d + prompt), t) - noise ||^2
 
