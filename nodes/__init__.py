@@ -9,11 +9,12 @@ from .compare import CompareErasure
 from .demo import LoadDemoModel
 from .erase import EraseConcept
 from .guard import ConceptGuard
+from .red_team import RedTeam
 
 
 class SageExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [EraseConcept, ApplyErasures, CompareErasure, ConceptGuard, LoadDemoModel]
+        return [EraseConcept, ApplyErasures, CompareErasure, ConceptGuard, LoadDemoModel, RedTeam]
 
 
 async def comfy_entrypoint() -> SageExtension:

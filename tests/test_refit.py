@@ -100,7 +100,7 @@ def test_moments_are_those_of_what_the_layers_read(demo):
     layers = surface_layers(demo, "both")
     prompts = ["a dog", "a cat on a mat", "a house"]
     found = moments(demo, layers, prompts)
-    hidden = demo.encode(prompts).hidden.flatten(0, 1).double()
+    hidden = demo.encode(prompts).hidden.flatten(0, 1).detach()
     torch.testing.assert_close(found[PROMPT], hidden.T @ hidden / len(hidden), rtol=1e-4, atol=1e-5)
     assert set(found) == {source(name) for name in layers} - {None}
 

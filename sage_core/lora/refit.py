@@ -32,7 +32,7 @@ ATTENTION_INPUT = re.compile(r"_[qv]_proj$")  # read what k_proj reads
 TOGETHER = 16  # prompts encoded at once
 RIDGE = 1e-3  # l, in units of the mean of the diagonal
 
-Moments = dict[str, torch.Tensor]  # by source: mean x x^T [in, in], float64 on the CPU
+Moments = dict[str, torch.Tensor]  # by source: mean x x^T [in, in], float32 on the CPU
 
 
 def source(layer: str) -> str | None:
@@ -59,8 +59,8 @@ def moments(
 
     def add(key: str, read: torch.Tensor) -> None:
         rows = read.flatten(0, -2).float()
-        product = rows.T @ rows
-        found[key] = found[key] + product if key in found else product
+        product = (rows.T @ rows).cpu()  # SDXL's sums would take 0.7 GB of a graphics card
+        found[key] = found[key].add_(product) if key in found else product
 
     def hook(key: str) -> Callable:
         return lambda module, args: add(key, args[0])
@@ -80,7 +80,7 @@ def moments(
         for handle in handles:
             handle.remove()
     rows = len(prompts) * model.text.length
-    return {key: (moment / rows).cpu().double() for key, moment in found.items()}
+    return {key: moment.div_(rows) for key, moment in found.items()}
 
 
 def refitted(
@@ -93,7 +93,8 @@ def refitted(
         own: G of each, [in, in].
         kept: K, [in, in]. Every LoRA adds `weight` of it.
     """
-    whole = torch.stack(own).sum(0) + weight * len(own) * kept
+    own = [moment.double() for moment in own]
+    whole = torch.stack(own).sum(0) + weight * len(own) * kept.double()
     whole.diagonal().add_(RIDGE * whole.diagonal().mean())
     heard = torch.cat([down.detach().cpu().double() @ moment for down, moment in zip(downs, own)])
     fitted = torch.linalg.solve(whole, heard.T).T  # `whole` is symmetric

@@ -19,6 +19,7 @@ IDS = (
     "SAGE_ConceptGuard",
     "SAGE_EraseConcept",
     "SAGE_LoadDemoModel",
+    "SAGE_RedTeam",
 )
 
 

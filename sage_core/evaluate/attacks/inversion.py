@@ -10,7 +10,7 @@ used: starts are a neutral word, random embeddings and the concept's own tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,6 +70,19 @@ class ConceptInversion:
             yield from self._from(model, spec, latents[: self.latents], images, seed, start)
 
     def _from(self, model, spec, latents, images, seed, start) -> Iterator[Attempt]:
+        for step, cond, loss in self.search(model, spec, latents, seed, start):
+            yield Attempt(step, attack_images(model, cond, images, seed), start, loss)
+
+    def search(
+        self,
+        model: DiffusionModel,
+        spec: ErasureSpec,
+        latents: torch.Tensor,
+        seed: int,
+        start: str,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[int, Conditioning, float]]:
+        """(step, conditioning of the attack's prompt [1 row], loss) at every budget, from one start."""
         generator = torch.Generator().manual_seed(seed)
         prompts = compose_vectors(model.text, self.vectors, template_of(model, spec))
         free = self._first(model, spec, start, generator)
@@ -88,12 +101,12 @@ class ConceptInversion:
                 v.grad = g
             optimizer.step()
             losses.append(loss.item())
+            on_step()
             if step in self.budgets:
                 with torch.no_grad():
                     cond = encode_vectors(model.text, prompts, free)
                 tail = losses[-max(1, step // 4) :]
-                pictures = attack_images(model, cond, images, seed)
-                yield Attempt(step, pictures, start, sum(tail) / len(tail))
+                yield step, cond, sum(tail) / len(tail)
 
     def loss(
         self, model: DiffusionModel, spec: ErasureSpec, states: Noised, cond: Conditioning
