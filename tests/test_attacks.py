@@ -273,13 +273,19 @@ def test_the_report_has_a_row_and_a_curve_for_each_attack():
     assert curves.section({}, "") == "" and curves.lines({}) == []
 
 
+CHEAPER = {  # of the table's budgets
+    "inversion": {"steps": 40, "starts": ("concept",), "marks": ()},
+    "fine-tune": {"steps": 20, "marks": (), "pictures": (16,)},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", [a for a in ALL if a.name != "quick"], ids=lambda a: a.name)
 def test_an_attack_finds_the_concept_in_the_untouched_model(model, attack):
     """The control. What an attack cannot find there, it says nothing about elsewhere."""
+    attack = dataclasses.replace(attack, **CHEAPER.get(attack.name, {}))
     latents = concept_latents(model, SPEC, 16, 0)
-    least = 0.0 if attack.name == "p4d" else 0.75  # p4d finds it on one of the two small models
-    assert attacked(model, SPEC, attack, latents, sees_dogs(model), 4, 0).success >= least
+    assert attacked(model, SPEC, attack, latents, sees_dogs(model), 4, 0).success >= 0.75
 
 
 def test_no_attack_beside_others_is_refused_before_a_model_is_read(capsys):

@@ -113,7 +113,7 @@ def test_the_concepts_prompts_are_moved_as_before_and_the_others_hardly(demo, co
     adapter = random_adapter(demo, 1, 0.1)
     recipe = ErasureSpec(concept, kind=kind).recipe(demo.knowledge.styles)
     context = build_context(demo, recipe, adapter)
-    own, kept = own_prompts(context), kept_prompts(context, KEPT)
+    own, kept = own_prompts(context), kept_prompts(context, KEPT)[::5]
     assert all(concept in prompt for prompt in own) and not any(concept in prompt for prompt in kept)
     passes = demo.cost.passes
     before = moved(demo, adapter, own), moved(demo, adapter, kept)
