@@ -114,3 +114,26 @@ def guarded(concepts: str, prompts: str, images: int = 1) -> dict:
     }
     graph["3"]["inputs"]["clip_after"] = ["1", 1]
     return graph
+
+
+def attacked_and_guarded(steps: int = 60, images: int = 4) -> dict:
+    """Erase, attack, and draw what the attack found: with the erased model, and with the guard on it."""
+    graph = erase("dog")
+    graph["3"] = {
+        "class_type": "SAGE_RedTeam",
+        "inputs": {
+            "model_before": ["1", 0],
+            "clip_before": ["1", 1],
+            "model": ["2", 0],
+            "clip": ["2", 1],
+            "concept": "dog",
+            "steps": steps,
+        },
+    }
+    graph["4"] = guarded("dog", "")["2"]
+    graph["4"]["inputs"] |= {"model": ["2", 0], "model_before": ["1", 0]}
+    for first, model, prefix in ((10, "2", "attacked"), (20, "4", "guarded")):
+        graph = draw(graph, first, [model, 0], ["2", 1], "", images, steps=12, prefix=prefix)
+        del graph[str(first)]  # the attack's conditioning takes the prompt's place
+        graph[str(first + 3)]["inputs"]["positive"] = ["3", 0]
+    return graph

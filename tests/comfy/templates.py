@@ -60,6 +60,12 @@ It sees what is being drawn, not what was asked, so *puppy* and *hound* go as we
 
 Put it behind *Erase Concept* where prompts come from strangers, and link *model_before*."""
     ),
+    "attack-and-guard": (
+        """**Press Run.** *dog* is erased. Then *Red Team* learns words that bring it back. They are drawn \
+twice: with the erased model, and with *Concept Guard* on it.
+
+An erasure does not withstand whoever learns embeddings for it. The guard sees what is drawn."""
+    ),
     "erase-from-sdxl": (
         """**Choose an SDXL checkpoint.**
 
@@ -101,9 +107,26 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     }
     demo = graphs.compare(graphs.erase("dog", **REST), "3", TEST_PROMPTS, 1)
     stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", TEST_PROMPTS, 1)
+    attacked = {
+        "1": (0, 0),
+        "2": (300, 0),
+        "3": (820, 0),
+        "4": (820, 380),
+        "11": (1180, 0),
+        "12": (1180, 180),
+        "13": (1540, 0),
+        "14": (1880, 0),
+        "15": (2080, 0),
+        "21": (1180, 420),
+        "22": (1180, 600),
+        "23": (1540, 420),
+        "24": (1880, 420),
+        "25": (2080, 420),
+    }
     three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
     return {
         "erase-and-compare": (demo, three),
+        "attack-and-guard": (graphs.attacked_and_guarded(), attacked),
         "guard-without-training": (graphs.guarded("dog", GUARDED_PROMPTS), three),
         "stack-three-erasures": (stack, three),
         "erase-behind-a-checkpoint": (
@@ -169,11 +192,28 @@ def pictures(running, names: list[str]) -> None:
     for name in names:
         with pages.opened(running) as (page, _):
             pages.open_template(page, name)
-            if "SAGE_CompareErasure" in (FOLDER / f"{name}.json").read_text(encoding="utf-8"):
+            text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+            if "SAGE_CompareErasure" in text:
                 run_and_draw(running, page, name)
+            elif "SAGE_RedTeam" in text:
+                pages.press_run(page)
+                outcome = running.wait(_queued(running)[0], 400)
+                rows = [outcome.outputs[node]["images"] for node in ("15", "25")]
+                thumbnail(_sheet(running, rows), FOLDER / f"{name}.jpg")
             else:
                 shot = page.screenshot(clip={"x": 60, "y": 80, "width": 1500, "height": 750})
                 thumbnail(Image.open(io.BytesIO(shot)), FOLDER / f"{name}.jpg")
+
+
+def _sheet(running, rows: list[list[dict]]) -> Image.Image:
+    """Saved pictures, a row each list, enlarged without smoothing them away."""
+    side = 128
+    sheet = Image.new("RGB", (side * len(rows[0]), side * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for x, about in enumerate(row):
+            picture = Image.open(io.BytesIO(running.image(about))).convert("RGB")
+            sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x * side, y * side))
+    return sheet
 
 
 def run_and_draw(running, page, name: str) -> None:

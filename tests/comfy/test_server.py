@@ -214,27 +214,10 @@ def test_the_guard_watches_an_erased_model_with_the_one_before(comfy, erased_dog
 
 def test_the_red_team_finds_the_leak_and_the_guard_closes_it(comfy, erased_dog):
     """What it learns draws dogs with the erased model, and none with the guard on it."""
-    graph = dict(erased_dog[0])
-    graph["3"] = {
-        "class_type": "SAGE_RedTeam",
-        "inputs": {
-            "model_before": ["1", 0],
-            "clip_before": ["1", 1],
-            "model": ["2", 0],
-            "clip": ["2", 1],
-            "concept": "dog",
-            "steps": 60,
-        },
-    }
-    graph["4"] = graphs.guarded("dog", "")["2"]
-    graph["4"]["inputs"] |= {"model": ["2", 0], "model_before": ["1", 0]}
-    rates = []
-    for first, model in ((10, "2"), (20, "4")):
-        drawn = graphs.draw(graph, first, [model, 0], ["2", 1], "a dog", 8, steps=12, prefix=f"red{model}")
-        drawn[str(first + 3)]["inputs"]["positive"] = ["3", 0]
-        outcome = comfy.run(drawn, 400)
-        assert outcome.status == "success", outcome.error
-        rates.append(seen(pictures(comfy, outcome, str(first + 5)), "dog"))
+    graph = graphs.attacked_and_guarded(images=8) | {"2": erased_dog[0]["2"]}
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    rates = [seen(pictures(comfy, outcome, node), "dog") for node in ("15", "25")]
     print("red team", rates)
     assert rates[0] >= 0.5 and rates[1] == 0
 
