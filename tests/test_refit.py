@@ -15,7 +15,7 @@ from sage_core.jobs.join import join_for
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.file import read_lora
 from sage_core.lora.merge import merge_loras
-from sage_core.lora.refit import PROMPT, RIDGE, moments, refitted, source
+from sage_core.lora.refit import PROMPT, RIDGE, heard, moments, refitted, source
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.closed_form.rows import kept_prompts
 from sage_core.models import load_model
@@ -66,7 +66,7 @@ def test_it_is_the_least_squares_solution():
     rows = torch.cat([own / 20**0.5, kept * (weight / 30) ** 0.5, ridge.sqrt() * torch.eye(6)])
     wanted = torch.cat([own @ down.T @ up.T / 20**0.5, torch.zeros(36, 5)])
     expected = torch.linalg.lstsq(rows, wanted).solution.T
-    torch.testing.assert_close(up @ refitted([down], [g], k, weight)[0], expected)
+    torch.testing.assert_close(up @ refitted([heard(down, g)], g, k, weight)[0], expected)
 
 
 def test_each_of_several_does_on_its_own_inputs_what_it_did():
@@ -75,7 +75,7 @@ def test_each_of_several_does_on_its_own_inputs_what_it_did():
     downs = [torch.ones(1, 6).double(), 2 * torch.ones(1, 6).double()]
     own = [torch.outer(axes[i], axes[i]) for i in (0, 1)]
     kept = sum(torch.outer(axes[i], axes[i]) for i in (2, 3, 4, 5))
-    first, second = refitted(downs, own, kept, 1.0)
+    first, second = refitted([heard(d, g) for d, g in zip(downs, own)], sum(own), kept, 2.0)
     torch.testing.assert_close(first[0], axes[0], rtol=0.01, atol=0.01)
     torch.testing.assert_close(second[0], 2 * axes[1], rtol=0.01, atol=0.01)
 
@@ -163,7 +163,7 @@ def test_joined_files_that_are_fitted_disturb_less_than_their_sum(demo, tmp_path
 
 def test_a_joined_file_can_be_joined_again(demo, tmp_path):
     first = [saved(demo, c, tmp_path / f"{c}.safetensors", i) for i, c in enumerate(("dog", "castle"))]
-    join_for(demo, first, tmp_path / "two.safetensors")
+    merge_loras(first, tmp_path / "two.safetensors")
     third = saved(demo, "owl", tmp_path / "owl.safetensors", 7)
     joined = join_for(demo, [tmp_path / "two.safetensors", third], tmp_path / "three.safetensors")
     assert [s["concept"] for s in joined.specs()] == ["dog", "castle", "owl"]

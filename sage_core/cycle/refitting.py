@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..lora.refit import Moments, moments, refitted, source
+from ..lora.refit import Moments, heard, moments, refitted, source
 from ..methods.closed_form.config import ClosedForm
 from ..methods.closed_form.rows import in_styles, kept_prompts, unstyled
 from ..methods.context import Context
@@ -55,7 +55,7 @@ class Refit:
         for name, down in adapter.down.items():
             key = source(name)
             if key is not None:
-                down.copy_(refitted([down], [own[key]], self.kept[key], self.weight)[0])
+                down.copy_(refitted([heard(down, own[key])], own[key], self.kept[key], self.weight)[0])
 
     @contextlib.contextmanager
     def tried(self) -> Iterator[None]:

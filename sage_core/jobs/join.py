@@ -13,7 +13,7 @@ from ..diffusion.model import DiffusionModel
 from ..lora.adapter import Adapter
 from ..lora.file import LoraFile, attach
 from ..lora.merge import merge_loras
-from ..lora.refit import Moments, moments, refitted, source
+from ..lora.refit import Moments, heard, moments, refitted, source
 from ..lora.surfaces import linear_layers
 from ..methods.closed_form.rows import kept_prompts
 from ..methods.context import Context
@@ -55,17 +55,20 @@ def fitted_parts(
     """
     contexts = [_contexts(model, part) for part in parts]
     known = {name: layer for name, layer in linear_layers(model).items() if source(name)}
-    own = []
+    total: Moments = {}
+    listens = []  # by part: A G of its layers
     for part, strength, mine in zip(parts, strengths, contexts):
         adapter = attach(model, part, part.metadata.get("modelspec.title", "a file"), strength)
         try:
-            own.append(moments(model, known, [p for context in mine for p in own_prompts(context)]))
+            own = moments(model, known, [p for context in mine for p in own_prompts(context)])
         finally:
             adapter.remove()
+        listens.append({n: heard(part.layers[n][0], own[source(n)]) for n in part.layers if source(n)})
+        total = {key: total[key] + moment if key in total else moment for key, moment in own.items()}
     everything = _together([c for mine in contexts for c in mine])
     prompts = kept_prompts(everything, KEPT, len(everything.retained))
     kept = moments(model, known, prompts, lambda done: on_event(Event("refit", done, len(prompts))))
-    return _refitted(parts, own, kept)
+    return _refitted(parts, listens, total, kept)
 
 
 def _contexts(model: DiffusionModel, part: LoraFile) -> list[Context]:
@@ -99,30 +102,24 @@ def _together(contexts: list[Context]) -> Context:
     )
 
 
-def _refitted(parts: list[LoraFile], own: list[Moments], kept: Moments) -> list[LoraFile]:
+def _refitted(
+    parts: list[LoraFile], listens: list[dict[str, torch.Tensor]], total: Moments, kept: Moments
+) -> list[LoraFile]:
+    """A layer that only some files have does nothing on the others' prompts, which are in `total`."""
+    weight = WEIGHT * len(parts) ** 0.5  # see docs/lab/second-model.md
     layers: list[dict] = [{} for _ in parts]
     for name in dict.fromkeys(name for part in parts for name in part.layers):
         holders = [i for i, part in enumerate(parts) if name in part.layers]
         key = source(name)
-        downs = [parts[i].layers[name][0] for i in holders]
-        if key is not None:
-            downs = _joint(holders, downs, [moment[key] for moment in own], kept[key])
+        if key is None:
+            downs = [parts[i].layers[name][0] for i in holders]
+        else:
+            downs = refitted([listens[i][name] for i in holders], total[key], kept[key], weight)
         for i, down in zip(holders, downs):
             _, up, alpha = parts[i].layers[name]
             share = 1.0 if key is not None else 1 / len(parts)
             layers[i][name] = _halved(down, up * (share * alpha / len(down)))
     return [LoraFile(new, part.metadata) for new, part in zip(layers, parts)]
-
-
-def _joint(
-    holders: list[int], downs: list[torch.Tensor], own: list[torch.Tensor], kept: torch.Tensor
-) -> list[torch.Tensor]:
-    """Of a layer that only some files have: on the others' prompts it does nothing, like on what is kept."""
-    rest = [moment for i, moment in enumerate(own) if i not in holders]
-    weight = WEIGHT * len(own) ** 0.5 / len(holders)  # see docs/lab/second-model.md
-    if rest:
-        kept = kept + torch.stack(rest).sum(0) / (weight * len(holders))
-    return refitted(downs, [own[i] for i in holders], kept, weight)
 
 
 def _halved(down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -83,20 +83,24 @@ def moments(
     return {key: moment.div_(rows) for key, moment in found.items()}
 
 
+def heard(down: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+    """A G of the equation, [rank, in], float64 on the CPU: what a LoRA hears of its concept."""
+    return down.detach().cpu().double() @ moment.double()
+
+
 def refitted(
-    downs: list[torch.Tensor], own: list[torch.Tensor], kept: torch.Tensor, weight: float
+    heard: list[torch.Tensor], own: torch.Tensor, kept: torch.Tensor, weight: float
 ) -> list[torch.Tensor]:
-    """A G (G + p K + l I)^-1 of one layer for each of the LoRAs that are joined (one: it is refitted alone).
+    """A G (sum of G + p K + l I)^-1 of one layer, for each of the LoRAs that are joined (one: it is refitted
+    alone), float64.
 
     Args:
-        downs: A of each, [rank, in].
-        own: G of each, [in, in].
-        kept: K, [in, in]. Every LoRA adds `weight` of it.
+        heard: A G of each LoRA that has the layer, [rank, in].
+        own: sum of G over all that are joined, [in, in].
+        kept: K, [in, in].
+        weight: p.
     """
-    own = [moment.double() for moment in own]
-    whole = torch.stack(own).sum(0) + weight * len(own) * kept.double()
+    whole = own.double() + weight * kept.double()
     whole.diagonal().add_(RIDGE * whole.diagonal().mean())
-    heard = torch.cat([down.detach().cpu().double() @ moment for down, moment in zip(downs, own)])
-    fitted = torch.linalg.solve(whole, heard.T).T  # `whole` is symmetric
-    parts = fitted.split([len(down) for down in downs])
-    return [new.to(down) for new, down in zip(parts, downs)]
+    fitted = torch.linalg.solve(whole, torch.cat(heard).T).T  # `whole` is symmetric
+    return list(fitted.split([len(part) for part in heard]))
