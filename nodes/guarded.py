@@ -64,7 +64,7 @@ class Watch:
     def __init__(self, conds: list, added: dict[str, torch.Tensor], settings: tuple[float, float]):
         self.conds = [comfy.sampler_helpers.convert_cond(cond) for cond in conds]
         self.added, self.settings = added, settings
-        self.sigma = 0.0
+        self.sigma, self.shape = 0.0, None
 
     def __call__(self, args: dict) -> torch.Tensor:
         model, x, sigma = args["model"], args["input"], args["sigma"]
@@ -76,14 +76,14 @@ class Watch:
         return self.looks.steer(args["denoised"], base, towards, asked).to(args["denoised"])
 
     def _begin(self, model, x: torch.Tensor, sigma: float) -> None:
-        """Noise rises only where another run begins."""
-        if sigma > self.sigma:
+        """Noise rises, or pictures are of another size, only where another run begins."""
+        if sigma > self.sigma or x.shape != self.shape:
             self.looks = Looks(len(self.conds) - 1, *self.settings)
             self.ready = [
                 comfy.samplers.encode_model_conds(model.extra_conds, cond, x, x.device, "positive")
                 for cond in self.conds
             ]
-        self.sigma = sigma
+        self.sigma, self.shape = sigma, x.shape
 
     @contextlib.contextmanager
     def _without_the_erasure(self, model) -> Iterator[None]:
