@@ -13,13 +13,11 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
 from ..cycle.run import erase
 from ..diffusion.knowledge import Prompt
 from ..diffusion.model import DiffusionModel
 from ..evaluate.attacks.base import Attack, concept_latents, concept_prompt
-from ..evaluate.attacks.success import attacked
+from ..evaluate.attacks.success import attacked, sees_concept
 from ..evaluate.attacks.table import ALL, named
 from ..evaluate.measure import load_judge, wilson
 from ..files import slug, write_text
@@ -53,12 +51,8 @@ def measure(
     spec = ErasureSpec(concept) if method == UNTOUCHED else ErasureSpec(concept, method=method)
     judge = load_judge(teacher)
     assert judge is not None, "the attacks are measured on the small models, which have a judge"
-    wanted = judge.expected(concept)
-    asked = Prompt("concept", concept_prompt(model, spec), wanted, 0)
-
-    def sees(pictures: torch.Tensor) -> list[bool]:
-        return judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))
-
+    asked = Prompt("concept", concept_prompt(model, spec), judge.expected(concept), 0)
+    sees = sees_concept(judge, concept, asked)
     latents = concept_latents(teacher, spec, max(1, *(a.latents for a in attacks)), 0)
     if teacher is not model:
         latents = model.encode_images(teacher.decode(latents))

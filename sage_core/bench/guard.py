@@ -16,10 +16,10 @@ from ..diffusion.cost import Cost
 from ..diffusion.model import DiffusionModel
 from ..evaluate.attacks.base import concept_latents
 from ..evaluate.attacks.inversion import CONCEPT, ConceptInversion
-from ..evaluate.attacks.success import attacked
+from ..evaluate.attacks.success import attacked, sees_concept
 from ..evaluate.attacks.through_guard import ThroughGuard
 from ..evaluate.further import HARD, Further
-from ..evaluate.measure import evaluate, load_judge, measure_original
+from ..evaluate.measure import evaluate, load_judge, measure_original, shares
 from ..files import slug, write_text
 from ..guard import PUSH, THRESHOLD, Guard
 from ..models import load_model
@@ -36,8 +36,8 @@ def measure(model: DiffusionModel, concept: str, method: str, images: int, setti
     assert base.judge is not None
     latents = concept_latents(model, spec, UNAWARE.latents, 0)
     erasure = None if method == UNTOUCHED else erase(model, spec)
-    row: dict = {"before": evaluate(model, base, spec, Cost(), 0.0, {}, images, attack=None).report["before"]}
-    wanted, asked = base.judge.expected(concept), next(p for p in base.prompts if p.cell == "concept")
+    row: dict = {"before": shares(base.prompts, base.seen)}
+    sees = sees_concept(base.judge, concept, next(p for p in base.prompts if p.cell == "concept"))
     try:
         for guarded in (False, True):
             model.guard = Guard(model, [concept], *settings) if guarded else None
@@ -46,18 +46,7 @@ def measure(model: DiffusionModel, concept: str, method: str, images: int, setti
             seconds = time.monotonic() - start
             row["guarded" if guarded else "free"] = report["after"] | {"seconds": round(seconds, 2)}
         for attack in (UNAWARE, ThroughGuard()) if attacks else ():
-            outcome = attacked(
-                model,
-                spec,
-                attack,
-                latents,
-                lambda pictures: [
-                    bool(v)
-                    for v in base.judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))
-                ],
-                images,
-                0,
-            )
+            outcome = attacked(model, spec, attack, latents, sees, images, 0)
             row["guarded"][attack.name] = outcome.success
     finally:
         model.guard = None

@@ -17,7 +17,7 @@ from ..diffusion.model import DiffusionModel
 from ..spec import ErasureSpec
 from .attacks.base import Attack, concept_latents
 from .attacks.inversion import ConceptInversion
-from .attacks.success import Outcome, as_tuple, attacked, strongest
+from .attacks.success import Outcome, as_tuple, attacked, sees_concept, strongest
 from .cells import CELLS, plain_prompts
 from .drawing import draw
 from .further import ALSO, HARD_CELLS, Further
@@ -252,13 +252,7 @@ def _attacked(
     """What each attack leads to on the model as it is; which: "original" or "erased", for the user."""
     judge, latents = base.judge, base.latents
     assert judge is not None and latents is not None
-    wanted = judge.expected(spec.concept)
-    asked = next(p for p in base.prompts if p.cell == "concept")
-
-    def sees(pictures: torch.Tensor) -> list[bool]:
-        seen = judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))
-        return [bool(verdict) for verdict in seen]
-
+    sees = sees_concept(judge, spec.concept, next(p for p in base.prompts if p.cell == "concept"))
     outcomes = []
     for number, attack in enumerate(attacks, 1):
         on_event(f"attacking the {which} model, {number} of {len(attacks)}: {attack.title} ({attack.name})")

@@ -82,6 +82,11 @@ class Attack(Protocol):
         """
 
 
+def marked(marks: tuple[int, ...], end: int) -> tuple[int, ...]:
+    """The budgets of an attack: the marks on the way, ascending, and the end."""
+    return (*(m for m in sorted(set(marks)) if m < end), end)
+
+
 def template_of(model: DiffusionModel, spec: ErasureSpec) -> str:
     """The attack's prompt with "{}" in place of the concept."""
     kind = spec.kind_of(model.knowledge.styles)

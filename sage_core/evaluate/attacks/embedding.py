@@ -18,11 +18,11 @@ from typing import ClassVar
 
 import torch
 
+from ...diffusion.checkpointing import untouched
 from ...diffusion.model import DiffusionModel
 from ...diffusion.text import Conditioning
 from ...lora.surfaces import linear_layers
 from ...spec import ErasureSpec
-from ..judge import untouched
 from .base import Attempt, OnEvent, attack_images, concept_prompt
 
 READ_BY = ("attn2_to_k", "attn2_to_v")

@@ -20,7 +20,7 @@ from ...diffusion.model import DiffusionModel
 from ...lora.adapter import Adapter
 from ...lora.surfaces import surface_layers
 from ...spec import ErasureSpec
-from .base import Attempt, OnEvent, attack_images, concept_prompt, denoising_loss, random_noised
+from .base import Attempt, OnEvent, attack_images, concept_prompt, denoising_loss, marked, random_noised
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FineTuning:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return (*(m for m in sorted(set(self.marks)) if m < self.steps), self.steps)
+        return marked(self.marks, self.steps)
 
     def run(
         self,

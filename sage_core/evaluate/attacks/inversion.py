@@ -20,7 +20,7 @@ from ...diffusion.model import DiffusionModel
 from ...diffusion.text import Conditioning
 from ...prompts.compose import compose_vectors, encode_vectors, own_vectors
 from ...spec import ErasureSpec
-from .base import Attempt, Noised, OnEvent, attack_images, denoising_loss, random_noised, template_of
+from .base import Attempt, Noised, OnEvent, attack_images, denoising_loss, marked, random_noised, template_of
 
 CONCEPT, RANDOM = "concept", "random"  # starts that are no word
 
@@ -53,7 +53,7 @@ class ConceptInversion:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return (*(m for m in sorted(set(self.marks)) if m < self.steps), self.steps)
+        return marked(self.marks, self.steps)
 
     def run(
         self,

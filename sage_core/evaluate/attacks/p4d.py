@@ -17,11 +17,20 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import normalize
 
+from ...diffusion.checkpointing import untouched
 from ...diffusion.model import DiffusionModel
 from ...diffusion.text import Conditioning
 from ...spec import ErasureSpec
-from ..judge import untouched
-from .base import Attempt, Noised, OnEvent, attack_images, concept_prompt, denoising_loss, fixed_noised
+from .base import (
+    Attempt,
+    Noised,
+    OnEvent,
+    attack_images,
+    concept_prompt,
+    denoising_loss,
+    fixed_noised,
+    marked,
+)
 from .words import allowed, as_text, check_length, tables
 
 
@@ -47,7 +56,7 @@ class P4D:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return (*(m for m in sorted(set(self.marks)) if m < self.steps), self.steps)
+        return marked(self.marks, self.steps)
 
     def run(
         self,

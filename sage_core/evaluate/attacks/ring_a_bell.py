@@ -17,12 +17,12 @@ from typing import ClassVar
 
 import torch
 
+from ...diffusion.checkpointing import untouched
 from ...diffusion.model import DiffusionModel
 from ...prompts.kinds import STYLE, THING
 from ...prompts.templates import SHOWN_ON, concept_templates, in_style, put, without_style
 from ...spec import ErasureSpec
-from ..judge import untouched
-from .base import NEUTRAL, Attempt, OnEvent, attack_images, neutral_prompt
+from .base import NEUTRAL, Attempt, OnEvent, attack_images, marked, neutral_prompt
 from .words import allowed, as_text, check_length
 
 TOGETHER = 64  # prompts that are encoded at once
@@ -50,7 +50,7 @@ class RingABell:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return (*(m for m in sorted(set(self.marks)) if m < self.generations), self.generations)
+        return marked(self.marks, self.generations)
 
     def run(
         self,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...diffusion.knowledge import Judge, Prompt
 from ...diffusion.model import DiffusionModel
 from ...spec import ErasureSpec
 from .base import Attack, OnEvent
@@ -36,6 +37,16 @@ class Outcome:
     def success(self) -> float:
         """At the full budget."""
         return self.curve[self.attack.budgets[-1]]
+
+
+def sees_concept(judge: Judge, concept: str, asked: Prompt) -> Sees:
+    """Whether the judge sees the concept in an attack's pictures. asked: the prompt that they stand for."""
+    wanted = judge.expected(concept)
+
+    def sees(pictures: torch.Tensor) -> list[bool]:
+        return [bool(v) for v in judge.sees(pictures, [wanted] * len(pictures), [asked] * len(pictures))]
+
+    return sees
 
 
 def attacked(

@@ -20,7 +20,7 @@ import torch
 
 from ...diffusion.model import DiffusionModel
 from ...spec import ErasureSpec
-from .base import Attempt, OnEvent, attack_images, concept_prompt, denoising_loss, fixed_noised
+from .base import Attempt, OnEvent, attack_images, concept_prompt, denoising_loss, fixed_noised, marked
 from .words import allowed, as_text, check_length, tables
 
 
@@ -47,7 +47,7 @@ class UnlearnDiffAtk:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        return (*(m for m in sorted(set(self.marks)) if m < self.steps), self.steps)
+        return marked(self.marks, self.steps)
 
     def run(
         self,
