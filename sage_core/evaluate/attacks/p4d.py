@@ -31,7 +31,7 @@ from .base import (
     fixed_noised,
     marked,
 )
-from .words import allowed, as_text, check_length, tables
+from .words import allowed, as_text, check_length, encode_first, tables
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,7 @@ class P4D:
 
     def _encoded(self, model, words: list[int], real: list[torch.Tensor]) -> Conditioning:
         """A prompt of these tokens, differentiable in their embeddings `real`."""
-        tokens = model.text.assemble([words])
-        places = torch.arange(1, len(words) + 1, device=model.device)
-        rows = []
-        for embedded, own in zip(model.text.embed(tokens), real):
-            rows.append(embedded.index_put((torch.zeros_like(places), places), own))
-        return model.text.encode(tokens, rows)
+        return encode_first(model.text, model.text.assemble([words]), real)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import torch
 from ...diffusion.model import DiffusionModel
 from ...spec import ErasureSpec
 from .base import Attempt, OnEvent, attack_images, concept_prompt, denoising_loss, fixed_noised, marked
-from .words import allowed, as_text, check_length, tables
+from .words import allowed, as_text, check_length, encode_first, tables
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,9 @@ class Search:
         """One projected gradient step; the tokens that it starts from are the candidates."""
         chosen = self.weights.argmax(1)
         hard = torch.nn.functional.one_hot(chosen, len(self.ids)).float().requires_grad_(True)
-        places = torch.arange(1, len(chosen) + 1, device=hard.device)
         with torch.enable_grad():
-            rows = []
-            for embedded, table in zip(self.model.text.embed(self.prompt), self.tables):
-                rows.append(embedded.index_put((torch.zeros_like(places), places), hard @ table))
-            cond = self.model.text.encode(self.prompt, rows)
+            first = [hard @ table for table in self.tables]
+            cond = encode_first(self.model.text, self.prompt, first)
             loss = denoising_loss(self.model, self.states, cond)
             (gradient,) = torch.autograd.grad(loss, hard)
         if loss.item() < self.loss:

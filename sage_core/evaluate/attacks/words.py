@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...diffusion.model import DiffusionModel
-from ...diffusion.text import TextStack
+from ...diffusion.text import Conditioning, TextStack, Tokens
 from ...domain.candidates import tokenizer_words
 from ...errors import SageError
 from ...spec import ErasureSpec
@@ -27,6 +27,17 @@ def allowed(model: DiffusionModel, spec: ErasureSpec) -> list[int]:
 def tables(text: TextStack, ids: list[int]) -> list[torch.Tensor]:
     """The embeddings of these tokens, [tokens, width] in float32, one tensor an encoder."""
     return [e.get_input_embeddings().weight.detach()[ids].float() for e in text.encoders]
+
+
+def encode_first(text: TextStack, tokens: Tokens, first: list[torch.Tensor]) -> Conditioning:
+    """A prompt (one row) whose first words have these embeddings, [words, width], one tensor an encoder;
+    differentiable in them.
+    """
+    places = torch.arange(1, len(first[0]) + 1, device=first[0].device)
+    rows = []
+    for embedded, own in zip(text.embed(tokens), first):
+        rows.append(embedded.index_put((torch.zeros_like(places), places), own))
+    return text.encode(tokens, rows)
 
 
 def as_text(text: TextStack, ids: list[int]) -> str:
