@@ -10,7 +10,8 @@ from sage_core.cli import main as cli
 from sage_core.diffusion.cost import Cost
 from sage_core.diffusion.knowledge import Prompt
 from sage_core.evaluate.drawing import draw, edit
-from sage_core.evaluate.further import EDITS, HARD_CELLS, Further, misspellings
+from sage_core.evaluate.further import Further
+from sage_core.evaluate.hard import EDITS, HARD_CELLS, misspellings
 from sage_core.evaluate.lists import Line, PromptList
 from sage_core.evaluate.measure import evaluate, measure_original
 from sage_core.evaluate.pictures import picture

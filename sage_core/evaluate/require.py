@@ -3,7 +3,7 @@
 A claim compares a column of the report with a bound. What a column is:
 
 concept, synonyms, attacked, and every other cell: the share of pictures, after.
-near, far: the share after, of the share before. A neighbour that the untouched model draws in half of its
+near, far, companion: the share after, of the share before. A neighbour that the untouched model draws in half of its
 pictures, and the erased model in half of them too, is kept whole: 1.0.
 drift.near, drift.far, and of every list: the mean pixel distance, in units of the full range.
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ..errors import SageError, shown
 from .cells import CELLS
+from .hard import COMPANION
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -30,7 +31,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 CLAIM = re.compile(
     r"\s*(?P<column>[^<>=]*[^<>=\s])\s*(?P<sign><=|>=|<|>)\s*(?P<bound>[0-9.]+)\s*(?P<unit>%?)\s*"
 )
-KEPT = ("near", "far")  # compared as a share of what was there before
+KEPT = ("near", "far", COMPANION)  # compared as a share of what was there before
 DRIFT = ("drift.near", "drift.far")
 STANDARD = (*CELLS, "attacked", *DRIFT)
 MOST = 100  # claims of one measurement
