@@ -1,8 +1,8 @@
 r"""Prompts with weights, "a (dog:1.4) on a sofa", as ComfyUI reads them.
 
 (words) weigh 1.1 times as much as what they stand in; (words:1.4) weigh 1.4, wherever they stand. \( and \)
-are plain parentheses, and so is one without its counterpart. A token of weight w moves the state that the UNet
-reads at its place along the line from the empty prompt's state there:
+are plain parentheses, and so is one without its counterpart. A token of weight w moves the state that the
+UNet reads at its place along the line from the empty prompt's state there:
 
     h'[i] = empty[i] + w (h[i] - empty[i])
 

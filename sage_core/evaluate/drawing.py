@@ -16,8 +16,8 @@ EDIT_SEED = 7_000  # further: an edit's noise is not the noise that its picture 
 
 
 def draw(model: DiffusionModel, prompts: list[Prompt], originals: torch.Tensor | None = None) -> torch.Tensor:
-    """Pictures [n, 3, H, W] in [-1, 1], in the order of the prompts. Prompts that differ only in what is asked
-    of their pictures share one.
+    """Pictures [n, 3, H, W] in [-1, 1], in the order of the prompts. Prompts that differ only in what is
+    asked of their pictures share one.
 
     originals: the untouched model's pictures of the same prompts, [n, 3, H, W], which edits start from; None:
     the model is untouched, and its own are taken.
@@ -104,8 +104,8 @@ def inpaint(
     guidance: float = 5.0,
 ) -> torch.Tensor:
     """Pictures [n, 3, H, W] in [-1, 1] of which the middle is drawn anew from pure noise, by a UNet of four
-    channels: after each step the outside is the picture's latents again, with that step's noise on them
-    (RePaint, Lugmayr et al., arXiv 2201.09865, without its resampling), and at the end the latents themselves.
+    channels: after each step the outside is the picture's latents again, with that step's noise on them, and
+    at the end without (RePaint, Lugmayr et al., arXiv 2201.09865, but without its resampling).
 
     hole: share of the side, in (0, 1]; see `middle`.
     """

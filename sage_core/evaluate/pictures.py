@@ -28,7 +28,12 @@ TITLES = {
     INPAINT: "inpainted",
     "attacked": "under attack",
 }
-ASKED = ("concept", "synonyms", ALSO, *(cell for cell in HARD_CELLS if cell != COMPANION))  # cells of which less is better
+ASKED = (
+    "concept",
+    "synonyms",
+    ALSO,
+    *(cell for cell in HARD_CELLS if cell != COMPANION),
+)  # cells of which less is better
 INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
 TILE, GAP, LEFT = 96, 6, 170
 
