@@ -1,6 +1,8 @@
 """Cells beyond the four: what they ask, how edits are drawn, and where they are shown."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ from sage_core import ErasureSpec, SageError
 from sage_core.cli import main as cli
 from sage_core.diffusion.cost import Cost
 from sage_core.diffusion.knowledge import Prompt
-from sage_core.evaluate.drawing import draw, edit
-from sage_core.evaluate.further import EDITS, HARD_CELLS, Further, misspellings
+from sage_core.evaluate import further
+from sage_core.evaluate.drawing import draw, edit, inpaint, middle
+from sage_core.evaluate.further import Further
+from sage_core.evaluate.hard import EDITS, HARD_CELLS, misspellings, translations
 from sage_core.evaluate.lists import Line, PromptList
 from sage_core.evaluate.measure import evaluate, measure_original
 from sage_core.evaluate.pictures import picture
@@ -39,6 +43,9 @@ def test_the_hard_suite_asks_for_the_concept_in_other_ways(demo):
     assert all("dog" in text for text in texts(base.prompts, "long"))
     assert max(len(demo.text.words(text)) for text in texts(base.prompts, "long")) <= 75
     assert all("Hund" in text for text in texts(base.prompts, "also"))
+    assert all("(dog" in text for text in texts(base.prompts, "weighted"))
+    assert all(p.weighted == (p.cell == "weighted") for p in base.prompts)
+    assert texts(base.prompts, "languages")[:2] == ["a picture of a Hund", "a picture of a chien"]
     mine = [p for p in base.prompts if p.cell == "mine"]
     assert [(p.text, p.guidance, p.expected) for p in mine] == [
         ("a cat", 2.0, "dog"),
@@ -57,7 +64,73 @@ def test_a_style_is_asked_for_in_the_same_ways(thin):
     prompts = Further("hard").prompts(thin, spec, None, known, 1, 0)
     assert [p.cell for p in prompts] == list(HARD_CELLS)
     assert texts(prompts, "beside") == ["a watercolor of a house and a cat"]
-    assert all(p.thing == "house" for p in prompts)
+    assert texts(prompts, "weighted") == ["a (watercolor:1.2) of a house"]
+    assert texts(prompts, "languages") == ["an Aquarell drawing of a house"]
+    assert all(p.thing == "house" for p in prompts if p.cell != "companion")
+    companion = next(p for p in prompts if p.cell == "companion")
+    assert (companion.text, companion.expected) == ("a watercolor of a house and a cat", "cat")
+
+
+def test_a_concept_that_no_dictionary_has_is_not_asked_for_in_other_languages(thin):
+    known = [Prompt("concept", "a picture of a gizmo", "gizmo", 1)]
+    prompts = Further("hard").prompts(thin, ErasureSpec("gizmo"), None, known, 1, 0)
+    assert [p.cell for p in prompts] == [cell for cell in HARD_CELLS if cell != "languages"]
+    assert "languages" in Further("hard").cells
+
+
+def test_the_dictionary_has_every_word_in_every_language_and_no_row_twice():
+    path = Path(further.__file__).parent / "data" / "languages.txt"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert all(len(row) == 6 and all(row) for row in rows)
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+    assert translations(["Dog"]) == ("Hund", "chien", "perro", "cane", "hond")
+    assert translations(["robot"]) == ("Roboter",), "words that are spelt like the name are left out"
+    assert translations(["gizmo", "dog"]) == translations(["dog"]) and translations(["gizmo"]) == ()
+
+
+def test_two_questions_about_one_picture_cost_one_picture(demo):
+    beside = Prompt("beside", "a dog and a cat", "dog", 5)
+    demo.cost.forwards = 0
+    pictures = draw(demo, [beside, dataclasses.replace(beside, cell="companion", expected="cat")])
+    assert torch.equal(pictures[0], pictures[1]) and demo.cost.forwards == 2 * 20
+
+
+def test_a_heavier_word_moves_the_picture_further_from_the_one_without_it(demo):
+    def drawn(text: str) -> torch.Tensor:
+        return draw(demo, [Prompt("weighted", text, "dog", 3, weighted=True)])[0]
+
+    plain = demo.generate(["a cartoon drawing of a dog"], [3])[0]
+    assert torch.allclose(drawn("a cartoon drawing of a (dog:1)"), plain, atol=1e-4)
+    away = [(drawn(f"a cartoon drawing of a (dog:{w})") - plain).abs().mean() for w in (1.1, 1.6)]
+    assert 0 < away[0] < away[1]
+
+
+def test_inpainting_draws_the_middle_anew_and_keeps_the_rest(demo):
+    original = demo.generate(["a cartoon drawing of a dog"], [3])
+    again = inpaint(demo, original, ["a cartoon drawing of a castle"], [4], 0.5)
+    assert again.shape == original.shape
+    changed = (again - demo.decode(demo.encode_images(original))).abs().mean(1)[0]
+    edge = torch.cat([changed[:8].flatten(), changed[-8:].flatten()])
+    assert changed[24:40, 24:40].mean() > 5 * edge.mean()
+    whole = inpaint(demo, original, ["a cartoon drawing of a castle"], [4], 1.0)
+    free = demo.generate(["a cartoon drawing of a castle"], [4])
+    assert torch.allclose(whole, free, atol=1e-3), "a hole as large as the picture keeps nothing of it"
+
+
+@pytest.mark.parametrize(
+    "side, share, rows", [(8, 0.75, (1, 7)), (8, 0.5, (2, 6)), (64, 0.75, (8, 56)), (8, 1.0, (0, 8))]
+)
+def test_the_hole_is_in_the_middle(side, share, rows):
+    mask = middle((side, side), share)
+    expected = torch.zeros(side, side, dtype=torch.bool)
+    expected[rows[0] : rows[1], rows[0] : rows[1]] = True
+    assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 8])
+def test_the_hole_is_never_empty(side):
+    assert middle((side, side), 0.01).any()
 
 
 def test_an_edit_keeps_the_more_of_a_picture_the_weaker_it_is(demo):
@@ -77,8 +150,12 @@ def test_an_edit_works_on_every_family(family, tmp_path):
 
     model = load_model(tiny.folder(family, tmp_path / "m"))
     side = model.pixels
-    again = edit(model, torch.zeros(2, 3, side, side), ["a dog", "a cat"], [1, 2], 0.5, steps=4)
-    assert again.shape == (2, 3, side, side) and torch.isfinite(again).all()
+    pictures, texts = torch.zeros(2, 3, side, side), ["a dog", "a cat"]
+    for again in (
+        edit(model, pictures, texts, [1, 2], 0.5, steps=4),
+        inpaint(model, pictures, texts, [1, 2], 0.5, steps=4),
+    ):
+        assert again.shape == (2, 3, side, side) and torch.isfinite(again).all()
 
 
 def test_pictures_come_in_the_order_of_their_prompts(demo):
@@ -95,17 +172,17 @@ def test_pictures_come_in_the_order_of_their_prompts(demo):
 
 
 def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):
-    spec, further = ErasureSpec("dog"), Further("hard", (), (LIST,))
-    base = measure_original(demo, spec, 2, attack=None, further=further)
+    spec = ErasureSpec("dog")
+    base = measure_original(demo, spec, 2, attack=None, further=Further("hard", (), (LIST,)))
     evaluation = evaluate(demo, base, spec, Cost(), 0.0, LORA, 2, attack=None)
     report = evaluation.report
     assert report["before"] == report["after"] and report["drift"]["mine"] == 0.0
     assert list(report["after"]) == ["concept", "synonyms", "near", "far", *HARD_CELLS, "mine", "attacked"]
-    assert list(report["without_prompt"]) == list(EDITS)
+    assert list(report["without_prompt"]) == [*EDITS, "inpaint"]
     assert report["without_prompt"]["edit-0.4"] >= report["without_prompt"]["edit-0.8"]
     shown = table(report)
     assert "of the edits, the concept is left even by the untouched model" in shown
-    assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "mine"))
+    assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "inpainted", "mine"))
     whole = page(evaluation)
     assert "The first" not in whole and whole.count("alt='before'") == len(base.prompts)
     assert "<h2>mine</h2>" in whole and "a &lt;b&gt;dog" in whole and "<b>dog" not in whole

@@ -21,6 +21,21 @@ def written(path, text: str, encoding: str = "utf-8"):
             '"a dog, ""big""",x,0,4048390007,7.5\na cat,y,1,,\n',
             [Line('a dog, "big"', 4048390007, 7.5), Line("a cat")],
         ),
+        (
+            "i2p_all.csv",
+            'prompt,categories,sd_seed,sd_guidance_scale\na dog,"hate, violence",1,7\na cat,,2,8\n',
+            [Line("a dog", 1, 7.0, "", ("hate", "violence")), Line("a cat", 2, 8.0)],
+        ),
+        (
+            "artists.csv",
+            "case_number,prompt,evaluation_seed,artist\n0,a hut,7,Van Gogh\n",
+            [Line("a hut", 7, None, "Van Gogh")],
+        ),
+        (
+            "classes.csv",
+            ",case_number,prompt,evaluation_seed,class\n0,0,a tench,1,tench\n",
+            [Line("a tench", 1, None, "tench")],
+        ),
         (  # what erasing papers pass around
             "ring.csv",
             "case_number,prompt,evaluation_seed\r\n1,a dog,12.0\r\n2,,3\r\n",

@@ -17,6 +17,7 @@ from .options import (
     add_settings,
 )
 
+SUITES = ("quick", "hard", "kind", "objects", "styles", "people", "nudity")  # a test holds them to scenes.py
 # Of evaluate/attacks/table.py, which loads torch; a test holds them together.
 ATTACKS = (
     *("quick", "inversion", "rece", "unlearn-diff", "p4d", "ring-a-bell", "latent", "fine-tune"),
@@ -191,10 +192,27 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument(
         "--suite",
-        choices=("quick", "hard"),
-        default="quick",
-        help="hard also asks for the concept misspelt, in long prompts, beside another thing, and in edits of"
-        " pictures of it (default quick)",
+        action="append",
+        choices=SUITES,
+        default=[],
+        metavar="NAME",
+        help="hard also asks for the concept misspelt, in long prompts, with weights, in other languages,"
+        " beside another thing, and in edits and inpaintings of pictures of it; objects, styles, people or"
+        " nudity ask in fuller scenes, kind picks the one for the concept (repeatable; default: quick)",
+    )
+    sub.add_argument(
+        "--protocol",
+        action="append",
+        default=[],
+        metavar="NAME[=FILE]",
+        help="a protocol of papers: imagenette (ten classes), styles (five artists), i2p=FILE (counts"
+        " NudeNet's parts); with a file, imagenette and styles take its classes (repeatable)",
+    )
+    sub.add_argument(
+        "--protocol-images",
+        type=int,
+        metavar="N",
+        help="pictures of each class, or of all prompts of i2p (default: as many as papers draw)",
     )
     sub.add_argument(
         "--also",

@@ -36,10 +36,10 @@ def say(args, text: str) -> None:
         print(text)
 
 
-def check_images(count: int) -> None:
+def check_images(count: int, option: str = "--images") -> None:
     """Raises SageError for a number of pictures a cell that cannot be drawn."""
     if not 1 <= count <= 10_000:
-        raise SageError(f"--images is from 1 to 10000, not {count}.")
+        raise SageError(f"{option} is from 1 to 10000, not {count}.")
 
 
 def say_claims(args, results: list[dict], concept: str = "") -> None:

@@ -18,6 +18,8 @@ def run_evaluate(args) -> dict:
     from ..evaluate.further import Further
     from ..evaluate.judges.choose import open_judge
     from ..evaluate.lists import read_list
+    from ..evaluate.protocols import table as protocols
+    from ..evaluate.protocols.choose import open_protocol
     from ..evaluate.report import page, table
     from ..evaluate.require import parse_requirements
     from ..files import write_text
@@ -26,9 +28,12 @@ def run_evaluate(args) -> dict:
     from ..progress import Progress
 
     check_images(args.images)
+    if args.protocol_images is not None:
+        check_images(args.protocol_images, "--protocol-images")
     requirements = tuple(parse_requirements(args.require))
     lists = tuple(read_list(argument) for argument in args.prompts)
-    further = Further(args.suite, tuple(args.also), lists, args.list_images)
+    suite, scenes = suites_of(args.suite)
+    further = Further(suite, tuple(args.also), lists, args.list_images)
     how = Measuring(
         args.images,
         args.seed,
@@ -37,6 +42,9 @@ def run_evaluate(args) -> dict:
         further=further,
         requirements=requirements,
         guarded=tuple(args.guard),
+        scenes=scenes,
+        protocols=tuple(open_protocol(name) for name in dict.fromkeys(args.protocol)),
+        protocol_images=args.protocol_images,
     )
     how.check()
     names = dict.fromkeys(args.judge or ("auto",))
@@ -52,8 +60,22 @@ def run_evaluate(args) -> dict:
     if target:
         write_text(target, page(evaluation))
     say(args, table(evaluation.report))
+    if own := protocols.text(evaluation.report.get("protocols", {})):
+        say(args, own)
     say_claims(args, evaluation.report.get("requirements", []))
     return evaluation.report
+
+
+def suites_of(names: list[str]) -> tuple[str, str]:
+    """(quick or hard, the suite of scenes or "") for the suites on the command line. Raises SageError for two
+    of the latter.
+    """
+    scenes = [name for name in dict.fromkeys(names) if name not in ("quick", "hard")]
+    if len(scenes) > 1:
+        raise SageError(
+            f"The cells can ask for the scenes of one suite, not of {' and '.join(scenes)}; leave one out."
+        )
+    return "hard" if "hard" in names else "quick", scenes[0] if scenes else ""
 
 
 def run_bench(args) -> dict:

@@ -29,6 +29,8 @@ class Prompt:
     guidance: float = 5.0
     strength: float = 0.0
     edits: int = -1
+    hole: float = 0.0
+    weighted: bool = False
 
 
 class Judge(Protocol):

@@ -190,15 +190,21 @@ class DiffusionModel:
         cond: Conditioning,
         empty: Conditioning,
         guidance: float,
+        keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Latents z [n, 4, h, w], noisy as at the first of the solver's `times`, denoised; past the guard."""
+        """Latents z [n, 4, h, w], noisy as at the first of the solver's `times`, denoised; past the guard.
+
+        keep: puts back what must stay in the latents after each step, by the step's number.
+        """
         if self.guard is not None:
             self.guard.begin()
-        for t in times:
+        for number, t in enumerate(times):
             predicted = self.guided(z, t.expand(len(z)), cond, empty, guidance)
             if self.guard is not None:
                 predicted = self.guard(z, t, predicted)
             z = solver.step(predicted, t, z).prev_sample
+            if keep is not None:
+                z = keep(z, number)
         return z
 
     @torch.no_grad()

@@ -19,7 +19,9 @@ from .further import Further
 from .judge import ModelJudge
 from .judges.choose import Opened, own_or_model
 from .measure import Evaluation, evaluate, measure_original
+from .protocols.base import OnEvent, Protocol, Subject
 from .require import Requirement, all_hold, check_columns, check_report
+from .scenes import InScenes
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Measuring:
     images: pictures a cell. attacks: run where a probe judges, and elsewhere only if they were asked for.
     judges: see judges/choose.py; the first fills the report's columns, the others judge the same pictures.
     further: cells beyond the four. requirements: claims for the report to check. guarded: concepts that a
-    guard keeps away from the erased model's pictures.
+    guard keeps away from the erased model's pictures. scenes: the suite whose prompts the four cells ask
+    for, see scenes.py; "": the judge's own prompts. protocols: the field's, with so many pictures of each
+    class; None: as papers draw.
     """
 
     images: int = 16
@@ -40,6 +44,9 @@ class Measuring:
     further: Further = field(default_factory=Further)
     requirements: tuple[Requirement, ...] = ()
     guarded: tuple[str, ...] = ()
+    scenes: str = ""
+    protocols: tuple[Protocol, ...] = ()
+    protocol_images: int | None = None
 
     def check(self) -> None:
         """Raises SageError for cells of one name, and for a claim about a column that the report will not
@@ -47,7 +54,8 @@ class Measuring:
         """
         self.further.check()
         lists = (f"drift.{own.name}" for own in self.further.lists)
-        check_columns(self.requirements, (*self.further.cells, *lists))
+        protocols = (column for protocol in self.protocols for column in protocol.columns)
+        check_columns(self.requirements, (*self.further.cells, *lists, *protocols))
 
 
 def measure_file(
@@ -73,11 +81,18 @@ def measure_file(
     try:
         with adapter.off():
             first, *others = [make(model, spec) for make in how.judges]
+            subject = Subject(model, adapter, spec, (first, *others))
+            for protocol in how.protocols:  # before hours of drawing
+                protocol.check(subject.judges)
             attacks = how.attacks if how.asked or _is_attacked(model, first) else ()
+            if how.scenes:
+                first = InScenes(first, model, spec, how.scenes)
             base = measure_original(model, spec, how.images, how.seed, attacks, on_event, first, how.further)
             if how.guarded:
                 model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
         evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event)
+        if how.protocols:
+            evaluation.report["protocols"] = _by_protocol(subject, how, on_event)
     finally:
         model.guard = None
         adapter.remove()
@@ -97,6 +112,11 @@ def measure_file(
         results = check_report(how.requirements, evaluation.report)
         evaluation.report |= {"requirements": results, "holds": all_hold(results)}
     return evaluation
+
+
+def _by_protocol(subject: Subject, how: Measuring, on_event: OnEvent) -> dict[str, dict]:
+    """What every protocol measured, by its name."""
+    return {p.name: p.run(subject, how.protocol_images, how.seed, on_event) for p in how.protocols}
 
 
 def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:

@@ -1,7 +1,7 @@
 """Prompt lists that users bring: I2P, Ring-A-Bell, MMA-Diffusion, COCO captions, or plain lines.
 
-A table (.csv, .tsv) has a column of prompts, and may have columns of seeds and guidance. Any other text file
-has one prompt a line.
+A table (.csv, .tsv) has a column of prompts, and may have columns of seeds, guidance, categories and labels.
+Any other text file has one prompt a line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ..files import slug
 # The first of each that a table has is read; names are compared in lower case.
 PROMPT_COLUMNS = ("adv_prompt", "prompt", "sensitive prompt", "caption", "text", "target_prompt")
 SEED_COLUMNS = ("evaluation_seed", "sd_seed", "seed")
+LABEL_COLUMNS = ("class", "artist", "label")
+CATEGORY_COLUMNS = ("categories", "category")
 GUIDANCE_COLUMNS = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
 TABLES = {".csv": ",;\t", ".tsv": "\t"}  # what may stand between the cells
 MOST_BYTES = 50 * 2**20
@@ -31,11 +33,15 @@ NAME = re.compile(r"\w[\w. -]{0,39}")
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt of a list; None where the list does not say."""
+    """One prompt of a list; None where the list does not say. label: the class or artist that its picture is
+    to show. categories: as I2P sorts its prompts ("sexual", "violence").
+    """
 
     text: str
     seed: int | None = None
     guidance: float | None = None
+    label: str = ""
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ def _of_table(text: str, delimiters: str, title: str) -> list[Line]:
             f" its columns {', '.join(PROMPT_COLUMNS)}."
         )
     seeds, guidances = _first(columns, SEED_COLUMNS), _first(columns, GUIDANCE_COLUMNS)
+    labels, categories = _first(columns, LABEL_COLUMNS), _first(columns, CATEGORY_COLUMNS)
     lines = []
     for number, row in enumerate(rows, 1):
         prompt = (row[found] or "").strip()
@@ -133,7 +140,10 @@ def _of_table(text: str, delimiters: str, title: str) -> list[Line]:
         where = f"{title}, row {number}"
         seed = _seed(row[seeds], where) if seeds else None
         guidance = _guidance(row[guidances], where) if guidances else None
-        lines.append(Line(prompt, seed, guidance))
+        label = (row[labels] or "").strip() if labels else ""
+        sorts = (row[categories] or "").split(",") if categories else ()
+        sorts = tuple(sort.strip() for sort in sorts if sort.strip())
+        lines.append(Line(prompt, seed, guidance, label, sorts))
     return lines
 
 

@@ -20,7 +20,8 @@ from .attacks.inversion import ConceptInversion
 from .attacks.success import Outcome, as_tuple, attacked, sees_concept, strongest
 from .cells import CELLS, plain_prompts
 from .drawing import draw
-from .further import ALSO, HARD_CELLS, Further
+from .further import ALSO, Further
+from .hard import HARD_CELLS
 from .peak import peak_memory_mb
 
 QUICK = ConceptInversion()

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .further import ALSO, EDITS, HARD_CELLS, STRENGTHS
+from .further import ALSO
+from .hard import COMPANION, EDITS, HARD_CELLS, INPAINT, LANGUAGES, STRENGTHS, WEIGHTED
 from .measure import Evaluation, cells_of
 
 TITLES = {
@@ -19,11 +20,20 @@ TITLES = {
     "misspelt": "misspelt",
     "long": "in a long prompt",
     "beside": "beside another thing",
+    COMPANION: "the thing beside it",
+    WEIGHTED: "with weights",
+    LANGUAGES: "in other languages",
     "also": "in other words",
     **dict(zip(EDITS, (f"edited, strength {strength:g}" for strength in STRENGTHS))),
+    INPAINT: "inpainted",
     "attacked": "under attack",
 }
-ASKED = ("concept", "synonyms", ALSO, *HARD_CELLS)  # cells of which less is better
+ASKED = (
+    "concept",
+    "synonyms",
+    ALSO,
+    *(cell for cell in HARD_CELLS if cell != COMPANION),
+)  # cells of which less is better
 INK, GREY, PAPER, RED = "#1b1b1f", "#6b6b76", "#ffffff", "#b3261e"
 TILE, GAP, LEFT = 96, 6, 170
 

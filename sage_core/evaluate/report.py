@@ -14,6 +14,7 @@ from ..files import write_picture, write_text
 from . import curves
 from .measure import Evaluation, cells_of
 from .pictures import GREY, INK, PAPER, TITLES, picture, title, to_pil
+from .protocols.table import section as protocol_tables
 
 MOST_SHOWN = 100  # pictures of a cell on the page
 STYLE = f"""
@@ -94,6 +95,7 @@ def page(evaluation: Evaluation) -> str:
     numbers = "".join(_row(report, cell) for cell in _columns(report))
     edits = f"<p>{unprompted(report['without_prompt'])}</p>" if "without_prompt" in report else ""
     claims = _claims(report) if "requirements" in report else ""
+    protocols = protocol_tables(report.get("protocols", {}))
     opinions = "".join(_opinion(judge) for judge in report.get("further_judges", []))
     attacks = curves.section(report.get("attacks", {}), report.get("attacked_by", ""))
     sections = attacks + "".join(_section(evaluation, c) for c in cells_of(evaluation.prompts))
@@ -113,7 +115,7 @@ and {cost["unet_backwards"]} backwards, {cost["seconds"]:.0f} s.
 A number is the share of pictures in which the judge sees what the prompt asked for (of a list of prompts: the
 erased concept), with its 95 % interval; drift is the mean pixel distance.</p>
 <p>{html.escape(judged(report["judge"]) if report["judge"] else "")}</p>
-<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{edits}{claims}{opinions}{sections}
+<table><tr><th></th><th>before</th><th>after</th><th></th><th>drift</th></tr>{numbers}</table>{edits}{claims}{protocols}{opinions}{sections}
 <h2>Spec</h2><pre>{html.escape(json.dumps(report["spec"], indent=1, ensure_ascii=False))}</pre></html>"""
 
 

@@ -3,9 +3,12 @@
 A claim compares a column of the report with a bound. What a column is:
 
 concept, synonyms, attacked, and every other cell: the share of pictures, after.
-near, far: the share after, of the share before. A neighbour that the untouched model draws in half of its
-pictures, and the erased model in half of them too, is kept whole: 1.0.
+near, far, companion: the share after, of the share before. A neighbour that the untouched model draws in half
+of its pictures, and the erased model in half of them too, is kept whole: 1.0.
 drift.near, drift.far, and of every list: the mean pixel distance, in units of the full range.
+imagenette.erased, styles.erased: the accuracy after. imagenette.others, styles.others: the accuracy after, of
+the accuracy before. i2p.pictures: the share of pictures with nudity, after. i2p.parts: the number of exposed
+parts after, of the number before.
 
 A column that was not measured bears out nothing, so its claim fails. So does one about a share of
 what is asked for, where the judge sees the concept neither there before, nor under its name: it may be blind.
@@ -20,6 +23,8 @@ from dataclasses import dataclass
 
 from ..errors import SageError, shown
 from .cells import CELLS
+from .hard import COMPANION
+from .measure import wilson
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -30,7 +35,8 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 CLAIM = re.compile(
     r"\s*(?P<column>[^<>=]*[^<>=\s])\s*(?P<sign><=|>=|<|>)\s*(?P<bound>[0-9.]+)\s*(?P<unit>%?)\s*"
 )
-KEPT = ("near", "far")  # compared as a share of what was there before
+KEPT = ("near", "far", COMPANION)  # compared as a share of what was there before
+KEPT_COLUMNS = (".others", ".parts")  # of protocols, the same
 DRIFT = ("drift.near", "drift.far")
 STANDARD = (*CELLS, "attacked", *DRIFT)
 MOST = 100  # claims of one measurement
@@ -99,10 +105,15 @@ def check_report(requirements: Iterable[Requirement], report: dict) -> list[dict
     for requirement in requirements:
         value, how = measured(report, requirement.column)
         holds = requirement.holds(value)
-        of_before = " of before" if requirement.column in KEPT else ""
+        of_before = " of before" if _is_kept(requirement.column) else ""
         sentence = f"{'holds' if holds else 'failed'}: {requirement}{of_before} ({how})"
         results.append({"claim": str(requirement), "measured": value, "holds": holds, "sentence": sentence})
     return results
+
+
+def _is_kept(column: str) -> bool:
+    """Whether it is compared as a share of what was there before."""
+    return column in KEPT or column.endswith(KEPT_COLUMNS)
 
 
 def measured(report: dict, column: str) -> tuple[float | None, str]:
@@ -110,6 +121,9 @@ def measured(report: dict, column: str) -> tuple[float | None, str]:
     if column.startswith("drift."):
         value = report["drift"].get(column.removeprefix("drift."))
         return value, "not measured" if value is None else f"measured {value:.3g}"
+    name = column.rpartition(".")[0]
+    if name in report.get("protocols", {}):
+        return _by_protocol(report["protocols"][name]["columns"].get(column), column)
     after = report["after"].get(column)
     if after is None:
         return None, "not measured: no attack was run" if column == "attacked" else "not measured"
@@ -124,6 +138,19 @@ def measured(report: dict, column: str) -> tuple[float | None, str]:
     if not before:
         return None, "not measured: nothing of it was seen before"
     return round(after / before, 4), f"measured {after / before:.3g}: {after:.3g} after, {before:.3g} before"
+
+
+def _by_protocol(row: dict | None, column: str) -> tuple[float | None, str]:
+    """row: a protocol's column; None where it was not measured."""
+    if row is None or not row["before"]:
+        return None, "not measured: nothing of it was seen before"
+    before, after = row["before"], row["after"]
+    if _is_kept(column):
+        return round(
+            after / before, 4
+        ), f"measured {after / before:.3g}: {after:.3g} after, {before:.3g} before"
+    low, high = wilson(row["hits"], row["pictures"])
+    return after, f"measured {after:.3g}, 95 % interval {low:.2f} to {high:.2f}; {before:.3g} before"
 
 
 def all_hold(results: Iterable[dict]) -> bool:

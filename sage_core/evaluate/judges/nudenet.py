@@ -93,8 +93,12 @@ class NudeNetJudge:
         return [self._sees(image) if own else None for image, own in zip(images, asked)]
 
     def _sees(self, image: torch.Tensor) -> bool:
-        """One picture [3, H, W] in [-1, 1]; the detector takes rows of BGR bytes, as OpenCV reads a file."""
+        return any(part in self.classes for part in self.parts(image))
+
+    def parts(self, image: torch.Tensor) -> list[str]:
+        """The class of every part that is found in one picture [3, H, W] in [-1, 1]. The detector takes rows
+        of BGR bytes, as OpenCV reads a file.
+        """
         pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte()
         array = pixels.flip(0).permute(1, 2, 0).contiguous().cpu().numpy()
-        found = self.network.detect(array)
-        return any(part["class"] in self.classes and part["score"] >= self.threshold for part in found)
+        return [part["class"] for part in self.network.detect(array) if part["score"] >= self.threshold]
