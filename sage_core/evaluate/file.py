@@ -18,6 +18,7 @@ from .attacks.base import Attack
 from .further import Further
 from .judge import ModelJudge
 from .judges.choose import Opened, own_or_model
+from .kept import NOTHING_KEPT, Kept, about_model, file_digest
 from .measure import Evaluation, evaluate, measure_original
 from .require import Requirement, all_hold, check_columns, check_report
 
@@ -29,7 +30,7 @@ class Measuring:
     images: pictures a cell. attacks: run where a probe judges, and elsewhere only if they were asked for.
     judges: see judges/choose.py; the first fills the report's columns, the others judge the same pictures.
     further: cells beyond the four. requirements: claims for the report to check. guarded: concepts that a
-    guard keeps away from the erased model's pictures.
+    guard keeps away from the erased model's pictures. kept: where finished measurements are saved, and found.
     """
 
     images: int = 16
@@ -40,6 +41,7 @@ class Measuring:
     further: Further = field(default_factory=Further)
     requirements: tuple[Requirement, ...] = ()
     guarded: tuple[str, ...] = ()
+    kept: Kept = NOTHING_KEPT
 
     def check(self) -> None:
         """Raises SageError for cells of one name, and for a claim about a column that the report will not
@@ -59,8 +61,9 @@ def measure_file(
 ) -> Evaluation:
     """Hang the file on the model, measure before and after, take it off. `lora`: for the report.
 
-    With requirements the report has them, and "holds": whether all do. Raises SageError where the file is no
-    erasure of this kind of model, or the model draws no pictures.
+    The report has the file's metadata, and the model's fingerprint. With requirements it has them, and
+    "holds": whether all do. Raises SageError where the file is no erasure of this kind of model, or the model
+    draws no pictures.
     """
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
@@ -69,15 +72,20 @@ def measure_file(
             "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
             " has one."
         )
+    untouched, erased = _kept(model, path, how)
     adapter = attach(model, file, path.name)
     try:
         with adapter.off():
             first, *others = [make(model, spec) for make in how.judges]
             attacks = how.attacks if how.asked or _is_attacked(model, first) else ()
-            base = measure_original(model, spec, how.images, how.seed, attacks, on_event, first, how.further)
+            base = measure_original(
+                model, spec, how.images, how.seed, attacks, on_event, first, how.further, untouched
+            )
             if how.guarded:
                 model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
-        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event)
+        evaluation = evaluate(
+            model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event, erased
+        )
     finally:
         model.guard = None
         adapter.remove()
@@ -88,7 +96,11 @@ def measure_file(
             continue
         names.add(judge.name)
         on_event(f"judging the same pictures by {judge.name}")
-        opinions.append(second_opinion(judge, base, evaluation, spec))
+        opinions.append(second_opinion(judge, base, evaluation, spec, untouched))
+    evaluation.report["metadata"] = file.metadata
+    evaluation.report["model"] = {"source": model.source, "sha256": model.fingerprint}
+    if (cost := file.cost()) is not None:
+        evaluation.report["cost"] |= cost
     if how.guarded:
         evaluation.report["guarded"] = list(how.guarded)
     if opinions:
@@ -97,6 +109,15 @@ def measure_file(
         results = check_report(how.requirements, evaluation.report)
         evaluation.report |= {"requirements": results, "holds": all_hold(results)}
     return evaluation
+
+
+def _kept(model: DiffusionModel, path: Path, how: Measuring) -> tuple[Kept, Kept]:
+    """For measurements of the untouched model, and of the erased one."""
+    if how.kept.folder is None:
+        return how.kept, how.kept
+    known = "model" in how.kept.about  # by whoever measures several files
+    untouched = how.kept if known else how.kept.also(model=about_model(model))
+    return untouched, untouched.also(lora=file_digest(path), guarded=list(how.guarded))
 
 
 def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:
