@@ -21,7 +21,8 @@ class Event:
     """What happens in a run.
 
     Args:
-        phase: "domain", "bank", "erase", "check", "refit", "look" or "done".
+        phase: "domain", "bank", "erase", "check", "refit", "look" or "done"; "draw" and "judge" in an
+            evaluation.
         step, total: how far it is; `total` falls when the cycle finds that it is done.
         losses: of this step, by the name of the term.
         eta: seconds that remain.
@@ -54,6 +55,8 @@ NAMES = {
     "refit": "reading the words that stay",
     "check": "checking what is left",
     "look": "looking",
+    "draw": "drawing",
+    "judge": "judging",
 }
 SECONDS = 5.0  # between two lines in a log
 

@@ -165,7 +165,13 @@ def _domain(sub: argparse.ArgumentParser) -> None:
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
-    sub.add_argument("--lora", required=True, metavar="FILE")
+    sub.add_argument(
+        "--lora",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="the LoRA to measure (repeatable: several beside each other in one report)",
+    )
     sub.add_argument(
         "--attack",
         action="append",
@@ -235,7 +241,17 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
         help="pictures of each list, evenly from it; 0 is all (default: --images)",
     )
     add_guard(sub)
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the report (HTML, JSON, CSV) and every picture; an interrupted one resumes",
+    )
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
+    sub.add_argument(
+        "--blur",
+        action=argparse.BooleanOptionalAction,
+        help="hide the page's pictures until they are clicked (default: where the concept is unsafe)",
+    )
     add_require(sub)
 
 

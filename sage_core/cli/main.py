@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     not hold, 2 usage, 130 interrupted.
     """
     escape_unprintable()
-    args = parser().parse_args([_text(a) for a in (sys.argv[1:] if argv is None else map(str, argv))])
+    typed = [_text(a) for a in (sys.argv[1:] if argv is None else map(str, argv))]
+    args = parser().parse_args(typed)
+    args.typed = typed
     _quiet_libraries()
     with _interrupt() as interrupted:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +14,19 @@ from .common import check_images, device_of, load, output_file, output_folder, s
 
 
 def run_evaluate(args) -> dict:
-    """Measure a LoRA file, judged by the model's own probe or by the untouched model."""
+    """Measure LoRA files, judged by the model's own probe or by the untouched model."""
     from ..evaluate.attacks.table import QUICK, named
     from ..evaluate.file import Measuring, measure_file
     from ..evaluate.further import Further
     from ..evaluate.judges.choose import open_judge
     from ..evaluate.lists import read_list
-    from ..evaluate.protocols import table as protocols
+    from ..evaluate.output import labels_of, result_of, save_pictures, write_reports
+    from ..evaluate.page.document import document
+    from ..evaluate.page.shown import Shown
     from ..evaluate.protocols.choose import open_protocol
-    from ..evaluate.report import page, table
     from ..evaluate.require import parse_requirements
-    from ..files import write_text
+    from ..evaluate.summary import lines
+    from ..files import check_room, write_text
     from ..jobs.make import about_file
     from ..lora.file import read_lora
     from ..progress import Progress
@@ -49,21 +53,62 @@ def run_evaluate(args) -> dict:
     how.check()
     names = dict.fromkeys(args.judge or ("auto",))
     how = replace(how, judges=tuple(open_judge(name, tuple(args.label)) for name in names))
-    path = Path(args.lora)
-    file = read_lora(path)
-    file.spec()  # before a model is read for minutes
+    paths = [Path(name) for name in dict.fromkeys(args.lora)]
+    files = [read_lora(path) for path in paths]
+    for file in files:
+        file.spec()  # before a model is read for minutes
     target = output_file(args.html, ".html") if args.html else None
+    out = output_folder(args.out) if args.out else None
+    if out:
+        check_room(out / "report.html")
+    repeat, progress = ["sage-erase", *args.typed], Progress(quiet=args.json is True)
     model = load(args, device_of(args.device))
-    evaluation = measure_file(
-        model, path, how, about_file(path, file.rank), Progress(quiet=args.json is True)
-    )
+    labels, shown = labels_of(paths), []
+    with _kept(model, out, len(paths), progress) as kept:
+        how = replace(how, kept=kept)
+        for number, (path, file, label) in enumerate(zip(paths, files, labels), 1):
+            if len(paths) > 1:
+                progress(f"LoRA {number} of {len(paths)}: {path}")
+            evaluation = measure_file(model, path, how, about_file(path, file.rank), progress)
+            shown.append(Shown.of(evaluation, label))
+            if out:
+                save_pictures(evaluation, label, out)
+                write_reports(out, shown, args.blur, repeat)
+            _say_one(args, evaluation.report, label if len(paths) > 1 else "")
     if target:
-        write_text(target, page(evaluation))
-    say(args, table(evaluation.report))
-    if own := protocols.text(evaluation.report.get("protocols", {})):
+        write_text(target, document(shown, args.blur, repeat))
+    reports = [one.report for one in shown]
+    if len(paths) > 1:
+        say(args, "\n" + "\n".join(lines(labels, reports)))
+    if out:
+        say(args, f"report in {out}")
+    return result_of(reports)
+
+
+def _say_one(args, report: dict, label: str) -> None:
+    """The table of one LoRA, and its claims. label: where there are several."""
+    from ..evaluate.protocols import table as protocols
+    from ..evaluate.report import table
+
+    say(args, f"\n{label}\n{table(report)}" if label else table(report))
+    if own := protocols.text(report.get("protocols", {})):
         say(args, own)
-    say_claims(args, evaluation.report.get("requirements", []))
-    return evaluation.report
+    say_claims(args, report.get("requirements", []), label)
+
+
+@contextlib.contextmanager
+def _kept(model, out: Path | None, files: int, progress):
+    """Where finished measurements are: in the report's folder, or, while several LoRAs share those of the
+    untouched model, in a temporary one.
+    """
+    from ..evaluate.kept import Kept, about_model
+    from ..evaluate.output import STATE
+
+    if out is None and files == 1:
+        yield Kept(on_part=progress)
+        return
+    with tempfile.TemporaryDirectory(prefix="sage-", ignore_cleanup_errors=True) as own:
+        yield Kept(out / STATE if out else Path(own), {"model": about_model(model)}, progress)
 
 
 def suites_of(names: list[str]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from ..domain.check import Checked
 from ..files import remove
 from ..lora.adapter import Adapter
 from ..lora.file import write_lora
-from ..lora.metadata import CHECK_KEY, LEFT_KEY, LOSSES_KEY, metadata_for
+from ..lora.metadata import CHECK_KEY, COST_KEY, LEFT_KEY, LOSSES_KEY, metadata_for
 from ..methods.recipe import Recipe
 from ..spec import ErasureSpec
 
@@ -69,6 +69,8 @@ class Erasure:
         metadata[LOSSES_KEY] = json.dumps(losses)
         if self.left:
             metadata[LEFT_KEY] = json.dumps([[step, round(share, 4)] for step, share in self.left])
+        cost = {"unet_forwards": self.cost.forwards, "unet_backwards": self.cost.backwards}
+        metadata[COST_KEY] = json.dumps(cost | {"seconds": round(self.seconds, 2)})
         if self.checked is not None:
             metadata[CHECK_KEY] = json.dumps(self.checked.to_json())
         write_lora(path, self.adapter, metadata, self.dtype)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..demo import judging
 from ..diffusion.knowledge import Prompt
+from ..evaluate.kept import digest
 from .vocabulary import Vocabulary
 
 
@@ -56,6 +57,8 @@ class Judge:
 
     def __init__(self, probe: Probe, vocabulary: Vocabulary):
         self.probe, self.vocabulary = probe.eval(), vocabulary
+        weights = [value for _, value in sorted(probe.state_dict().items())]
+        self.key = repr(("probe", digest(*weights), vocabulary.names, vocabulary.styles))
 
     @classmethod
     def load(cls, path: Path, vocabulary: Vocabulary) -> Judge:

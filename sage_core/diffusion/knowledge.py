@@ -39,6 +39,8 @@ class Judge(Protocol):
     """Says what a model's pictures show, and knows which prompts it can judge.
 
     name: in a sentence. cannot: what it cannot know, in a sentence; empty where that is nothing much.
+    A judge may have a `key`: all that its verdicts depend on besides the model, the pictures and the prompts.
+    Verdicts of one without are not kept for a later run.
     """
 
     name: str

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 from ..diffusion.knowledge import Judge
 from ..spec import ErasureSpec
+from .kept import NOTHING_KEPT, Kept, judged
 from .measure import Baseline, Evaluation, Verdicts, about_judge, by_cell, intervals, judge_original, shares
 
 Pair = tuple[bool, bool]  # the verdicts of two judges on one picture
 
 
-def second_opinion(judge: Judge, base: Baseline, evaluation: Evaluation, spec: ErasureSpec) -> dict:
+def second_opinion(
+    judge: Judge, base: Baseline, evaluation: Evaluation, spec: ErasureSpec, kept: Kept = NOTHING_KEPT
+) -> dict:
     """What a further judge says of the first one's pictures, for the report.
 
     It has the first one's keys: name, cannot, hits, false_alarms, other_pictures, before, after, interval.
@@ -23,8 +26,8 @@ def second_opinion(judge: Judge, base: Baseline, evaluation: Evaluation, spec: E
     own = judge.expected(spec.concept)
     prompts = [dataclasses.replace(p, expected=own) if p.expected == first else p for p in base.prompts]
     copy = Baseline(judge, prompts, base.pictures)
-    judge_original(copy, spec)
-    seen = judge.sees(evaluation.after, [p.expected for p in prompts], prompts)
+    judge_original(copy, spec, kept)
+    seen = judged(judge, evaluation.after, [p.expected for p in prompts], prompts, kept)
     report = about_judge(copy) or {}
     report |= {
         "before": shares(prompts, copy.seen),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 240, 130, 34, 24  # of a curve's drawing, in pixels
-ERASED, UNTOUCHED = "#b3261e", "#6b6b76"
+ERASED, UNTOUCHED = "erased", "untouched"  # classes, coloured by the page's style sheet
 
 
 def lines(attacks: dict[str, dict]) -> list[str]:
@@ -44,11 +44,15 @@ def section(attacks: dict[str, dict], strongest: str) -> str:
     )
     sources = "; ".join(f"{name}: {attack['paper']}" for name, attack in attacks.items())
     return (
-        f"<h2>Attacks</h2><p>Share of pictures in which the concept is back; the best of each attack's starts"
+        f"<p>Share of pictures in which the concept is back; the best of each attack's starts"
         f" counts. A latent can be inverted by a model that never knew the concept: it is not counted as the"
-        f" strongest. The strongest here: {html.escape(strongest)}. Red: the erased model; grey: the"
-        f" untouched one, the most that an attack can show.</p><table><tr><th></th><th>before</th>"
-        f"<th>after</th><th></th><th>budget</th></tr>{rows(attacks)}</table><div class=tiles>{curves}</div>"
+        f" strongest. The strongest here: {html.escape(strongest)}. Red: the erased model; grey and"
+        f" dashed: the untouched one, the most that an attack can show.</p>"
+        f"<div class=scroll tabindex=0 role=region aria-label=attacks><table class=numbers>"
+        f"<caption>Attacks at their full budget</caption><thead><tr><th scope=col>attack</th>"
+        f"<th scope=col>before</th>"
+        f"<th scope=col>after</th><th scope=col>95 % interval</th><th scope=col>budget</th></tr></thead>"
+        f"<tbody>{rows(attacks)}</tbody></table></div><div class=tiles>{curves}</div>"
         f"<p>{html.escape(sources)}</p>"
     )
 
@@ -59,8 +63,8 @@ def curve(attack: dict) -> str:
     untouched = [] if None in attack["untouched"] else attack["untouched"]
     right, base = WIDTH - 10, HEIGHT - BOTTOM
     return (
-        f"<svg width={WIDTH} height={HEIGHT} role=img aria-label='success by {unit}' font-size=10>"
-        f"<path d='M{LEFT} 8V{base}H{right}' fill=none stroke=#999 />"
+        f"<svg width={WIDTH} height={HEIGHT} viewBox='0 0 {WIDTH} {HEIGHT}' role=img font-size=10"
+        f" aria-label='{_words(attack)}'><path d='M{LEFT} 8V{base}H{right}' fill=none class=axis />"
         f"<text x={LEFT - 4} y=12 text-anchor=end>100%</text>"
         f"<text x={LEFT - 4} y={base} text-anchor=end>0%</text>"
         f"<text x={right} y={HEIGHT - 6} text-anchor=end>{budget[-1]} {unit}</text>"
@@ -68,12 +72,18 @@ def curve(attack: dict) -> str:
     )
 
 
-def _line(budget: list[int], shares: list[float], colour: str) -> str:
+def _words(attack: dict) -> str:
+    """The curve, for those who do not see it."""
+    points = [f"{share:.0%} at {spent}" for spent, share in zip(attack["budget"], attack["success"])]
+    return html.escape(f"success by {attack['unit']}, erased model: {', '.join(points)}")
+
+
+def _line(budget: list[int], shares: list[float], kind: str) -> str:
     """Shares over their budgets, with a dot at each."""
     points = []
     for spent, share in zip(budget, shares):
         x = LEFT + (WIDTH - 10 - LEFT) * spent / budget[-1]
         points.append((round(x, 1), round(8 + (HEIGHT - BOTTOM - 8) * (1 - share), 1)))
     path = " ".join(f"{x},{y}" for x, y in points)
-    dots = "".join(f"<circle cx={x} cy={y} r=2.5 fill='{colour}' />" for x, y in points)
-    return f"<polyline points='{path}' fill=none stroke='{colour}' stroke-width=2 />{dots}"
+    dots = "".join(f"<circle cx={x} cy={y} r=2.5 class={kind} />" for x, y in points)
+    return f"<polyline points='{path}' fill=none class={kind} stroke-width=2 />{dots}"

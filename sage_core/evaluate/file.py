@@ -18,6 +18,7 @@ from .attacks.base import Attack
 from .further import Further
 from .judge import ModelJudge
 from .judges.choose import Opened, own_or_model
+from .kept import NOTHING_KEPT, Kept, about_model, file_digest
 from .measure import Evaluation, evaluate, measure_original
 from .protocols.base import OnEvent, Protocol, Subject
 from .require import Requirement, all_hold, check_columns, check_report
@@ -33,7 +34,7 @@ class Measuring:
     further: cells beyond the four. requirements: claims for the report to check. guarded: concepts that a
     guard keeps away from the erased model's pictures. scenes: the suite whose prompts the four cells ask
     for, see scenes.py; "": the judge's own prompts. protocols: the field's, with so many pictures of each
-    class; None: as papers draw.
+    class; None: as papers draw. kept: where finished measurements are saved, and found.
     """
 
     images: int = 16
@@ -47,6 +48,7 @@ class Measuring:
     scenes: str = ""
     protocols: tuple[Protocol, ...] = ()
     protocol_images: int | None = None
+    kept: Kept = NOTHING_KEPT
 
     def check(self) -> None:
         """Raises SageError for cells of one name, and for a claim about a column that the report will not
@@ -67,8 +69,9 @@ def measure_file(
 ) -> Evaluation:
     """Hang the file on the model, measure before and after, take it off. `lora`: for the report.
 
-    With requirements the report has them, and "holds": whether all do. Raises SageError where the file is no
-    erasure of this kind of model, or the model draws no pictures.
+    The report has the file's metadata, and the model's fingerprint. With requirements it has them, and
+    "holds": whether all do. Raises SageError where the file is no erasure of this kind of model, or the model
+    draws no pictures.
     """
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
@@ -77,6 +80,7 @@ def measure_file(
             "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"
             " has one."
         )
+    untouched, erased = _kept(model, path, how)
     adapter = attach(model, file, path.name)
     try:
         with adapter.off():
@@ -87,10 +91,14 @@ def measure_file(
             attacks = how.attacks if how.asked or _is_attacked(model, first) else ()
             if how.scenes:
                 first = InScenes(first, model, spec, how.scenes)
-            base = measure_original(model, spec, how.images, how.seed, attacks, on_event, first, how.further)
+            base = measure_original(
+                model, spec, how.images, how.seed, attacks, on_event, first, how.further, untouched
+            )
             if how.guarded:
                 model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
-        evaluation = evaluate(model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event)
+        evaluation = evaluate(
+            model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event, erased
+        )
         if how.protocols:
             evaluation.report["protocols"] = _by_protocol(subject, how, on_event)
     finally:
@@ -103,7 +111,11 @@ def measure_file(
             continue
         names.add(judge.name)
         on_event(f"judging the same pictures by {judge.name}")
-        opinions.append(second_opinion(judge, base, evaluation, spec))
+        opinions.append(second_opinion(judge, base, evaluation, spec, untouched))
+    evaluation.report["metadata"] = file.metadata
+    evaluation.report["model"] = {"source": model.source, "sha256": model.fingerprint}
+    if (cost := file.cost()) is not None:
+        evaluation.report["cost"] |= cost
     if how.guarded:
         evaluation.report["guarded"] = list(how.guarded)
     if opinions:
@@ -117,6 +129,15 @@ def measure_file(
 def _by_protocol(subject: Subject, how: Measuring, on_event: OnEvent) -> dict[str, dict]:
     """What every protocol measured, by its name."""
     return {p.name: p.run(subject, how.protocol_images, how.seed, on_event) for p in how.protocols}
+
+
+def _kept(model: DiffusionModel, path: Path, how: Measuring) -> tuple[Kept, Kept]:
+    """For measurements of the untouched model, and of the erased one."""
+    if how.kept.folder is None:
+        return how.kept, how.kept
+    known = "model" in how.kept.about  # by whoever measures several files
+    untouched = how.kept if known else how.kept.also(model=about_model(model))
+    return untouched, untouched.also(lora=file_digest(path), guarded=list(how.guarded))
 
 
 def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:

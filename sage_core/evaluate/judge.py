@@ -57,6 +57,7 @@ class ModelJudge:
             else:
                 near = [w for w in neighbours(model, spec) if guess(w, self.styles) == THING]
         self.rivals = near[:RIVALS]
+        self.key = repr((type(self).__name__, spec.concept, self.kind, self.rivals))
 
     def prompts(self, concept: str, given: tuple[str, ...], images: int, seed: int = 0) -> list[Prompt]:
         """`images` prompts for every cell that has words."""

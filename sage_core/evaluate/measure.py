@@ -17,11 +17,11 @@ from ..diffusion.model import DiffusionModel
 from ..spec import ErasureSpec
 from .attacks.base import Attack, concept_latents
 from .attacks.inversion import ConceptInversion
-from .attacks.success import Outcome, as_tuple, attacked, sees_concept, strongest
+from .attacks.success import Outcome, as_tuple, attacked, kept_outcome, sees_concept, strongest
 from .cells import CELLS, plain_prompts
-from .drawing import draw
 from .further import ALSO, Further
 from .hard import HARD_CELLS
+from .kept import NOTHING_KEPT, Kept, digest, drawn, judged, key_of
 from .peak import peak_memory_mb
 
 QUICK = ConceptInversion()
@@ -93,19 +93,19 @@ def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> d
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
 
 
-def judge_original(base: Baseline, spec: ErasureSpec) -> None:
+def judge_original(base: Baseline, spec: ErasureSpec, kept: Kept = NOTHING_KEPT) -> None:
     """Judge the original model's pictures."""
-    base.seen = base.judge.sees(base.pictures, [p.expected for p in base.prompts], base.prompts)
-    base.alarms = _alarms(base, base.judge.expected(spec.concept))
+    base.seen = judged(base.judge, base.pictures, [p.expected for p in base.prompts], base.prompts, kept)
+    base.alarms = _alarms(base, base.judge.expected(spec.concept), kept)
 
 
-def _alarms(base: Baseline, concept: str) -> Verdicts:
+def _alarms(base: Baseline, concept: str, kept: Kept) -> Verdicts:
     """Of every picture of something else: whether the judge sees the concept in it."""
     others = [i for i, p in enumerate(base.prompts) if p.cell in ("near", "far") and p.expected != concept]
     if not others:
         return []
     asked = [base.prompts[i] for i in others]
-    return base.judge.sees(base.pictures[others], [concept] * len(others), asked)
+    return judged(base.judge, base.pictures[others], [concept] * len(others), asked, kept)
 
 
 def about_judge(base: Baseline) -> dict | None:
@@ -147,13 +147,14 @@ def measure_original(
     on_event: Callable[[str], None] = lambda text: None,
     judge: Judge | None = None,
     further: Further = NONE,
+    kept: Kept = NOTHING_KEPT,
 ) -> Baseline:
     """Draw, judge and attack the original model (call it with the adapter off). `images`: pictures a cell.
 
     The attack on the untouched model is the control, without which a weak attack would flatter.
 
     judge: of the pictures; None: the one that is known for this model, if there is one. further: cells beyond
-    the four.
+    the four. kept: what was measured before is taken from there.
     """
     judge = judge or load_judge(model)
     prompts = (
@@ -163,27 +164,30 @@ def measure_original(
     )
     prompts += further.prompts(model, spec, judge, prompts, images, seed)
     on_event(f"drawing {len(prompts)} pictures with the original model")
-    base = Baseline(judge, prompts, draw(model, prompts))
+    base = Baseline(judge, prompts, drawn(model, prompts, None, kept))
     if judge is not None:
         on_event(f"judging them by {judge.name}")
-        judge_original(base, spec)
-        base.without_prompt = edited_without_prompt(model, base)
+        judge_original(base, spec, kept)
+        base.without_prompt = edited_without_prompt(model, base, kept)
     attacks = as_tuple(attack)
     if attacks and judge is not None:
         base.latents = concept_latents(model, spec, max(1, *(a.latents for a in attacks)), seed)
-        for outcome in _attacked(model, base, spec, attacks, images, seed, on_event, "original"):
+        for outcome in _attacked(model, base, spec, attacks, images, seed, on_event, "original", kept):
             base.untouched[outcome.attack.name] = outcome.curve
     return base
 
 
-def edited_without_prompt(model: DiffusionModel, base: Baseline) -> dict[str, float] | None:
+def edited_without_prompt(
+    model: DiffusionModel, base: Baseline, kept: Kept = NOTHING_KEPT
+) -> dict[str, float] | None:
     """The control of the edits: the share in which the concept is still seen where the untouched model makes
     them from the empty prompt. So much of it is in the pictures that edits start from, whatever a LoRA does.
     """
     edits = [dataclasses.replace(p, text="") for p in base.prompts if p.strength > 0]
     if not edits:
         return None
-    seen = base.judge.sees(draw(model, edits, base.pictures), [p.expected for p in edits], edits)
+    pictures = drawn(model, edits, base.pictures, kept)
+    seen = judged(base.judge, pictures, [p.expected for p in edits], edits, kept)
     return {cell: share for cell, share in shares(edits, seen).items() if share is not None}
 
 
@@ -198,21 +202,25 @@ def evaluate(
     seed: int = 0,
     attack: Attacks = QUICK,
     on_event: Callable[[str], None] = lambda text: None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Evaluation:
-    """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report."""
+    """Measure the erased model (adapter on) against `base`. `lora`: path, bytes and rank for the report.
+
+    kept: of the erased model.
+    """
     on_event(f"drawing {len(base.prompts)} pictures with the erased model")
-    after = draw(model, base.prompts, base.pictures)
+    after = drawn(model, base.prompts, base.pictures, kept)
     outcomes = []
     if base.latents is not None:
-        outcomes = _attacked(model, base, spec, as_tuple(attack), images, seed, on_event, "erased")
+        outcomes = _attacked(model, base, spec, as_tuple(attack), images, seed, on_event, "erased", kept)
     best = strongest(outcomes)
     control = best and base.untouched.get(best.attack.name, {}).get(best.attack.budgets[-1])
     peak = peak_memory_mb()
     seen = None
     if base.judge is not None:
         if base.seen is None:  # an original that was kept as a file
-            judge_original(base, spec)
-        seen = base.judge.sees(after, [p.expected for p in base.prompts], base.prompts)
+            judge_original(base, spec, kept)
+        seen = judged(base.judge, after, [p.expected for p in base.prompts], base.prompts, kept)
     report = {
         "spec": spec.recipe(model.knowledge.styles).to_json(),
         "before": shares(base.prompts, base.seen) | {"attacked": control},
@@ -249,15 +257,31 @@ def _attacked(
     seed: int,
     on_event: Callable[[str], None],
     which: str,
+    kept: Kept,
 ) -> list[Outcome]:
     """What each attack leads to on the model as it is; which: "original" or "erased", for the user."""
-    judge, latents = base.judge, base.latents
+    judge, latents, styles = base.judge, base.latents, model.knowledge.styles
     assert judge is not None and latents is not None
-    sees = sees_concept(judge, spec.concept, next(p for p in base.prompts if p.cell == "concept"))
+    asked = next(p for p in base.prompts if p.cell == "concept")
+    sees = sees_concept(judge, spec.concept, asked)
+    about = {
+        "names": spec.recipe(styles).names,
+        "kind": spec.kind_of(styles),
+        "asked": dataclasses.asdict(asked),
+        "latents": digest(latents),
+        "judge": key_of(judge),
+        "images": images,
+        "seed": seed,
+    }
+    kept = kept if key_of(judge) else NOTHING_KEPT
     outcomes = []
     for number, attack in enumerate(attacks, 1):
         on_event(f"attacking the {which} model, {number} of {len(attacks)}: {attack.title} ({attack.name})")
-        outcomes.append(attacked(model, spec, attack, latents, sees, images, seed, on_event))
+
+        def attack_now(attack=attack) -> Outcome:
+            return attacked(model, spec, attack, latents, sees, images, seed, on_event)
+
+        outcomes.append(kept_outcome(kept, attack, about, attack_now))
     return outcomes
 
 

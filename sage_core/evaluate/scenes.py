@@ -82,6 +82,11 @@ class InScenes:
     def cannot(self) -> str:
         return self.judge.cannot
 
+    @property
+    def key(self) -> str:
+        """The judge's: its verdicts do not depend on who wrote the prompts."""
+        return getattr(self.judge, "key", "")
+
     def expected(self, concept: str) -> str:
         """The name that the judge has for the concept."""
         return self.judge.expected(concept)

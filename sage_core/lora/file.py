@@ -16,7 +16,7 @@ from ..diffusion.weights import copied, opened, refuse_nan
 from ..errors import SageError, shown
 from ..files import parse_json, write_atomically
 from .adapter import Adapter
-from .metadata import CHECK_KEY, LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
+from .metadata import CHECK_KEY, COST_KEY, LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPEC_KEY, SPECS_KEY
 from .surfaces import linear_layers
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
@@ -98,6 +98,14 @@ class LoraFile:
         """What the last check found, as domain.check.Checked.to_json wrote it; None where there was none."""
         return self._json(CHECK_KEY)
 
+    def cost(self) -> dict | None:
+        """{"unet_forwards", "unet_backwards", "seconds"} of the erasure; None where the file does not say."""
+        cost = self._json(COST_KEY)
+        names = ("unet_forwards", "unet_backwards", "seconds")
+        if not isinstance(cost, dict) or not all(_is_count(cost.get(name)) for name in names):
+            return None
+        return {name: cost[name] for name in names}
+
     def _json(self, key: str) -> object:
         try:
             return parse_json(self.metadata[key])
@@ -108,6 +116,11 @@ class LoraFile:
 def _are_numbers(values: object) -> bool:
     """A name's number each, or null."""
     return isinstance(values, dict) and all(v is None or isinstance(v, (int, float)) for v in values.values())
+
+
+def _is_count(value: object) -> bool:
+    """A number from 0 on that is one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < HUGE
 
 
 def _is_look(look: object) -> bool:

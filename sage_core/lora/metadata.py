@@ -11,7 +11,7 @@ from ..diffusion.model import DiffusionModel
 SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.result", "sage.losses"
 
 
-LEFT_KEY, CHECK_KEY = "sage.left", "sage.check"
+LEFT_KEY, CHECK_KEY, COST_KEY = "sage.left", "sage.check", "sage.cost"
 
 
 SCHEDULE_KEY, RESOLUTION_KEY = "sage.schedule", "modelspec.resolution"

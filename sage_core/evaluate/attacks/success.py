@@ -14,6 +14,7 @@ import torch
 from ...diffusion.knowledge import Judge, Prompt
 from ...diffusion.model import DiffusionModel
 from ...spec import ErasureSpec
+from ..kept import Kept, Measured, from_bytes, to_bytes
 from .base import Attack, OnEvent
 
 Sees = Callable[[torch.Tensor], list[bool]]  # of pictures [n, 3, H, W]: whether the concept is in each
@@ -62,12 +63,30 @@ def attacked(
     """Run an attack on the model as it is and judge its pictures. latents: of the concept, [n, 4, h, w]."""
     outcome = Outcome(attack)
     for attempt in attack.run(model, spec, latents, images, seed, on_event):
-        share = round(sum(sees(attempt.pictures)) / len(attempt.pictures), 4)
+        pictures = from_bytes(to_bytes(attempt.pictures))
+        share = round(sum(sees(pictures)) / len(pictures), 4)
         best = outcome.curve.get(attempt.budget, -1.0)
         outcome.curve[attempt.budget] = max(share, best)
         if attempt.budget == attack.budgets[-1] and share > best:
-            outcome.pictures, outcome.start, outcome.found = attempt.pictures, attempt.start, attempt.found
+            outcome.pictures, outcome.start, outcome.found = pictures, attempt.start, attempt.found
     return outcome
+
+
+def kept_outcome(kept: Kept, attack: Attack, about: dict, make: Callable[[], Outcome]) -> Outcome:
+    """An attack's outcome, from its file or made now. about: what it depends on besides the attack."""
+
+    def measure() -> Measured:
+        outcome = make()
+        value = {"curve": list(outcome.curve.items()), "start": outcome.start, "found": outcome.found}
+        tensors = {} if outcome.pictures is None else {"pictures": to_bytes(outcome.pictures)}
+        return Measured(value, tensors)
+
+    own = {"attack": type(attack).__name__, "settings": repr(attack)}
+    measured = kept.get(about | own, measure)
+    value, pixels = measured.value, measured.tensors.get("pictures")
+    curve = {int(budget): share for budget, share in value["curve"]}
+    pictures = None if pixels is None else from_bytes(pixels)
+    return Outcome(attack, curve, pictures, value["start"], value["found"])
 
 
 def as_tuple(attack: Attack | Sequence[Attack] | None) -> tuple[Attack, ...]:

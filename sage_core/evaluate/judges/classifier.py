@@ -20,19 +20,20 @@ from ...errors import SageError, shown
 from ...prompts.kinds import bare_words
 from ...spec import ErasureSpec
 from ..cells import plain_prompts
-from .folder import Preparation, config_of, in_parts, load
+from .folder import Preparation, config_of, in_parts, key_of_folder, load
 
 MOST_SHOWN = 8  # labels in a sentence
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The network, its labels in the order of its outputs, and what it wants of a picture."""
+    """The network, its labels in the order of its outputs, and what it wants of a picture; its files' key."""
 
     network: Any
     labels: tuple[str, ...]
     prepare: Preparation
     title: str
+    key: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
@@ -44,7 +45,7 @@ class Classifier:
         network = load(folder, AutoModelForImageClassification.from_pretrained)
         names = network.config.id2label
         labels = tuple(str(names[i]) for i in sorted(names))
-        return cls(network, labels, prepare, folder.resolve().name)
+        return cls(network, labels, prepare, folder.resolve().name, key_of_folder(folder))
 
     def named(self, names: list[str]) -> set[int]:
         """The numbers of the labels for these names."""
@@ -89,6 +90,7 @@ class ClassifierJudge:
                 f"The classifier {network.title} has no label for {spec.concept!r}; name one of its"
                 f" {len(network.labels)} with --label ({self._some(range(len(network.labels)))})."
             )
+        self.key = network.key and repr((network.key, spec.concept, sorted(self.own)))
         network.network.to(model.device)
         self.cannot = f"it takes {self._some(sorted(self.own))} for the concept, and knows its labels alone"
 

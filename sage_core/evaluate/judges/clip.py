@@ -21,7 +21,7 @@ from ...prompts.words import other_styles
 from ...spec import ErasureSpec
 from ..cells import neighbours, plain_prompts
 from ..judge import RIVALS, THING_SHOWN
-from .folder import Preparation, config_of, in_parts, load
+from .folder import Preparation, config_of, in_parts, key_of_folder, load
 
 EVERYDAY = 40  # other things that a picture may show instead
 TEXTS_AT_ONCE = 32
@@ -29,12 +29,13 @@ TEXTS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Clip:
-    """The two towers, and what they want of text and pictures. title: its folder's name."""
+    """The two towers, and what they want of text and pictures. title: its folder's name; key: its files'."""
 
     network: Any
     tokenizer: Any
     prepare: Preparation
     title: str
+    key: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> Clip:
@@ -56,7 +57,7 @@ class Clip:
                 f"The tokenizer in {str(folder)!r} cannot be loaded ({one_line(error)}); it is saved beside"
                 " the model."
             ) from error
-        return cls(network, tokenizer, prepare, folder.resolve().name)
+        return cls(network, tokenizer, prepare, folder.resolve().name, key_of_folder(folder))
 
     @torch.no_grad()
     def of_texts(self, texts: list[str], device: torch.device) -> torch.Tensor:
@@ -97,6 +98,7 @@ class ClipJudge:
         self.kind = spec.kind_of(self.styles)
         clip.network.to(model.device)
         self.rivals = self._rivals()
+        self.key = clip.key and repr((clip.key, spec.concept, self.kind, self.styles, self.rivals))
         self._known: dict[str, torch.Tensor] = {}
 
     def _rivals(self) -> list[str]:

@@ -5,6 +5,7 @@ Nothing is downloaded, nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,18 @@ class Preparation:
         shape = (1, 3, 1, 1)
         mean, std = torch.tensor(self.mean).view(shape), torch.tensor(self.std).view(shape)
         return (torch.stack(rows) - mean) / std
+
+
+def key_of_folder(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files that a network is read from."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".txt"):
+            whole.update(path.name.encode())
+            with open(path, "rb") as file:
+                while chunk := file.read(2**24):
+                    whole.update(chunk)
+    return whole.hexdigest()
 
 
 def config_of(folder: Path) -> dict:

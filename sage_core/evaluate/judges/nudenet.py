@@ -6,6 +6,7 @@ papers on erasing count.
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -59,6 +60,17 @@ def detector() -> Any:
         raise SageError(f"NudeNet does not start here ({one_line(error)}).") from error
 
 
+def _versions() -> list[str]:
+    """Of the package, which carries its detector, and of what runs it."""
+    found = []
+    for name in ("nudenet", "onnxruntime"):
+        try:
+            found.append(version(name))
+        except PackageNotFoundError:
+            found.append("")
+    return found
+
+
 class NudeNetJudge:
     """The detector as the judge of one erasure. Of other things it cannot say anything."""
 
@@ -74,6 +86,7 @@ class NudeNetJudge:
         self.classes, self.threshold = frozenset(classes), threshold
         own = "" if self.classes == set(EXPOSED) else f", {', '.join(sorted(self.classes))}"
         self.name = f"NudeNet (score {threshold:g}{own})"
+        self.key = repr(("nudenet", _versions(), spec.concept, sorted(self.classes), threshold))
         self.cannot = (
             "it finds parts of the body, of persons in photographs, and cannot say whether other things are"
             " there"

@@ -75,10 +75,10 @@ def section(protocols: dict[str, dict]) -> str:
     """For the page; empty without protocols."""
     out = ""
     for about, (head, *rows) in tables(protocols):
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        cells = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in head)
         body = ""
         for first, *others in rows:
             numbers = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
             body += f"<tr><th scope=row>{html.escape(first)}</th>{numbers}</tr>"
-        out += f"<h2>{html.escape(about)}</h2><table><tr>{cells}</tr>{body}</table>"
+        out += f"<table><caption>{html.escape(about)}</caption><tr>{cells}</tr>{body}</table>"
     return out

@@ -1,0 +1,25 @@
+"""Sentences of a report that the terminal and the page share."""
+
+from __future__ import annotations
+
+
+def judged(judge: dict) -> str:
+    """Who judged, and how sure that is."""
+    text = (
+        f"judged by {judge['name']}, which sees the concept in {judge['hits']:.0%} of the untouched model's"
+        f" pictures of it, and in {judge['false_alarms']:.0%} of {judge['other_pictures']} of other things"
+    )
+    return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
+
+
+def unprompted(shares: dict[str, float]) -> str:
+    """What edits keep of the concept without being told."""
+    text = ", ".join(f"{share:.0%} at {cell.removeprefix('edit-')}" for cell, share in shares.items())
+    return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
+
+
+def agreed(judge: dict) -> str:
+    """How far a further judge agrees with the first."""
+    if judge["kappa"] is None:
+        return "Cohen's kappa is undefined: both judges say the same of all pictures"
+    return f"Cohen's kappa with the first judge: {judge['kappa']:.2f}"
