@@ -143,7 +143,7 @@ def run(
     done.graph = stack_images([own.graph for own in finished])
     pictures = [own.pictures for own in finished if own.pictures is not None]
     done.pictures = stack_images(pictures) if pictures else None
-    _remember(values, paths)
+    _remember(values, files)
     found = [own.found for own in finished if own.found]
     messages.send("sage.saved", {"names": done.names, "found": found, "joined": together is not None})
     return done

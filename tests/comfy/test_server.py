@@ -238,6 +238,9 @@ def test_several_concepts_become_a_file_each_and_one_of_all(comfy):
     assert files <= loras(comfy)
     joined = read_lora(comfy.base / "models/loras/sage/many-together.safetensors")
     assert [spec["concept"] for spec in joined.specs()] == ["frog", "banana"]
+    (comfy.base / "models/loras/sage/many-together.safetensors").unlink()
+    again = comfy.run(graph)
+    assert again.status == "success" and "many-together.safetensors" in loras(comfy)
 
 
 def test_the_bundled_model_is_known_behind_another_erasure_and_its_styles_are_guessed(comfy):
