@@ -296,9 +296,14 @@ def _panel(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--port", type=int, default=7870, help="0: any that is free (default 7870)")
     sub.add_argument(
-        "--listen", action="store_true", help="let other computers in; needs --password (default: this one only)"
+        "--listen",
+        action="store_true",
+        help="let other computers in; needs --password (default: this one only)",
     )
     sub.add_argument("--password", metavar="TEXT", help="what the page asks for before it shows anything")
     sub.add_argument(
-        "--out", default="sage-panel", metavar="DIR", help="folder for LoRAs, reports, pictures and the history"
+        "--out",
+        default="sage-panel",
+        metavar="DIR",
+        help="folder for LoRAs, reports, pictures and the history",
     )

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from ..errors import Cancelled, SageError
+from ..errors import Cancelled, SageError, one_line
 from ..files import remove
 from .link import Worker
 from .places import Places
@@ -91,7 +91,9 @@ class Engine:
 
         model: a label of the list. Raises SageError where it is not listed or the queue is full.
         """
-        run = Run(new_id(), kind, model, self.places.model(model), spec or {}, parts, file, created=time.time())
+        run = Run(
+            new_id(), kind, model, self.places.model(model), spec or {}, parts, file, created=time.time()
+        )
         with self._changed:
             active = [r for r in self._runs.values() if r.active]
             twin = next((r for r in active if r.same_work(run)), None)
@@ -107,7 +109,9 @@ class Engine:
         with self._changed:
             run = self.get(run_id)
             if run.status == WAITING:
-                run = self._put(dataclasses.replace(run, status=CANCELLED, message="cancelled before it began"))
+                run = self._put(
+                    dataclasses.replace(run, status=CANCELLED, message="cancelled before it began")
+                )
             elif run.status == RUNNING:
                 self._live["text"] = "cancelling"
                 self._bump()
@@ -171,6 +175,9 @@ class Engine:
             except Cancelled:
                 sentence = "cancelled; Resume goes on from where it stopped"
                 ended = dataclasses.replace(run, status=CANCELLED, message=sentence)
+            except Exception as error:  # of a host: the queue goes on
+                sentence = f"{self.places.host.title or 'The panel'} failed: {one_line(error)}"
+                ended = dataclasses.replace(run, status=FAILED, message=sentence)
             self.worker.settled()
             if self._stopping:
                 return  # it is still marked as going
@@ -178,14 +185,16 @@ class Engine:
                 self._put(dataclasses.replace(ended, ended=time.time()))
             except SageError as error:  # the disk is full: it is still shown
                 with self._changed:
-                    self._runs[run.id] = dataclasses.replace(ended, message=f"{ended.message} {error}".strip())
+                    self._runs[run.id] = dataclasses.replace(
+                        ended, message=f"{ended.message} {error}".strip()
+                    )
                     self._bump()
 
     def _one(self, run: Run) -> Run:
         host = self.places.host
         task = self._task(run)
-        host.before()
         try:
+            host.before()
             result = self.worker.run(task, self._heard)
         finally:
             if not host.keeps:
@@ -213,7 +222,7 @@ class Engine:
         with self._changed:
             if "picture" in event:
                 self._live["pictures"] = [*self._live["pictures"], event["picture"]]
-            if "left" in event:
+            if event.get("phase") == "look":
                 self._live["curve"] = [*self._live.get("curve", []), event["left"]]
             if "phase" not in event:  # a sentence alone
                 event = event | {"step": 0, "total": 0}

@@ -108,7 +108,10 @@ class Guard:
         host = header("host").lower()
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.hosts is not None and name not in self.hosts:
-            return 403, f"The panel is not served under the name {host[:80]!r}; open http://127.0.0.1 instead."
+            return (
+                403,
+                f"The panel is not served under the name {host[:80]!r}; open http://127.0.0.1 instead.",
+            )
         if wrong := bad_path(scope):
             return 400, wrong
         path = scope["path"].removeprefix("/gradio_api") or "/"
@@ -173,7 +176,9 @@ class Guard:
         if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
             await _send(send, 303, b"", [(b"location", LOGIN.lstrip("/").encode())])
         else:
-            await _answer(scope, send, 401, "This needs the panel's password; open its first page and type it.")
+            await _answer(
+                scope, send, 401, "This needs the panel's password; open its first page and type it."
+            )
 
     async def _login(self, scope, receive, send) -> None:
         if self.password is None:

@@ -23,14 +23,27 @@ GRACE = 20.0  # seconds after Cancel, until the process is ended
 OWN_PYTHON = "SAGE_ERASE_PYTHON"
 
 
+def own_python() -> Path:
+    """Of the environment that start.py makes."""
+    return ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
 def worker_python() -> str:
-    """The Python that erases: the one that the variable names, this one where it can, or that of .venv."""
+    """The Python that erases: the one that the variable names, this one where it can, or that of .venv.
+
+    Raises SageError where none can.
+    """
     from .needs import missing
 
     if named := os.environ.get(OWN_PYTHON):
         return named
-    own = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    return str(own) if missing() and own.exists() else sys.executable
+    lacking = missing()
+    if lacking and not own_python().exists():
+        raise SageError(
+            f"Erasing needs newer packages than this Python has ({'; '.join(lacking)}); run once in {ROOT}:"
+            " python start.py demo"
+        )
+    return str(own_python()) if lacking else sys.executable
 
 
 class Worker:

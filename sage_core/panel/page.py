@@ -100,7 +100,10 @@ class Page:
             elem_id="sage_becomes",
         )
         self.kind = gr.Dropdown(
-            [GUESSED, *KINDS], value=GUESSED, label="Kind of concept", info="It decides how prompts are worded."
+            [GUESSED, *KINDS],
+            value=GUESSED,
+            label="Kind of concept",
+            info="It decides how prompts are worded.",
         )
         self.method = gr.Dropdown(list(METHODS), value="sage", label="Method")
         self.seed = gr.Number(0, label="Seed", precision=0)
@@ -140,7 +143,7 @@ class Page:
             self.cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="sage_cancel")
             self.resume = gr.Button("Resume", size="sm", interactive=False, elem_id="sage_resume")
             self.attack = gr.Button("Red team", size="sm", interactive=False, elem_id="sage_attack")
-        self.side_message = gr.HTML("")
+        self.side_message = gr.HTML("", elem_id="sage_side_message")
         self.shown = gr.HTML("", elem_id="sage_shown")
 
     # ---- which button does what ----

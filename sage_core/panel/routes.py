@@ -78,7 +78,9 @@ class Routes:
         try:
             self._check(request)
             if not secrets.compare_digest(request.headers.get(TOKEN_HEADER, ""), self.token):
-                raise SageError("The upload does not come from the panel's page; reload the page and try again.")
+                raise SageError(
+                    "The upload does not come from the panel's page; reload the page and try again."
+                )
             content = bytearray()
             async for part in request.stream():
                 content += part
@@ -94,7 +96,11 @@ class Routes:
         """Raises SageError where it is gone."""
         lora = run.result.get("lora")
         path = None if not lora else (self.places.loras / lora)
-        if path is None or not path.is_file() or not path.resolve().is_relative_to(self.places.loras.resolve()):
+        if (
+            path is None
+            or not path.is_file()
+            or not path.resolve().is_relative_to(self.places.loras.resolve())
+        ):
             raise SageError("The LoRA of this run is not there any more; erase again.")
         return path
 
@@ -111,7 +117,9 @@ class Routes:
         kind = "image/png" if path.suffix == ".png" else DOWNLOADS[path.suffix]
         headers = {"Cache-Control": "private, max-age=3600" if path.suffix == ".png" else "no-store"}
         if path.suffix == ".html":
-            headers["Content-Security-Policy"] = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+            headers["Content-Security-Policy"] = (
+                "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+            )
         if download:
             headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(path.name)}"
         return FileResponse(path, media_type=kind, headers=headers)

@@ -59,9 +59,11 @@ class Run:
     def title(self) -> str:
         """The concept, in words for a list."""
         concept = self.spec.get("concept", "")
-        return {"join": "all together", "words": f"words for {concept}", "attack": f"red team: {concept}"}.get(
-            self.kind, concept
-        )
+        return {
+            "join": "all together",
+            "words": f"words for {concept}",
+            "attack": f"red team: {concept}",
+        }.get(self.kind, concept)
 
     def same_work(self, other: Run) -> bool:
         """Whether both would do the same."""

@@ -58,7 +58,11 @@ def serve(places: Places, port: int, listen: bool, password: str | None, say=pri
         stack.callback(engine.stop)
         app = make_app(engine, listen, password)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        say(f"the panel is at {address}" + (", and open to other computers" if listen else "") + "; Ctrl-C ends it")
+        say(
+            f"the panel is at {address}"
+            + (", and open to other computers" if listen else "")
+            + "; Ctrl-C ends it"
+        )
         _run(app, listener)
 
 

@@ -84,15 +84,19 @@ def _waits(engine: Engine, run: Run) -> str:
 def _going(run: Run, live: dict[str, Any]) -> str:
     """Progress, what is left of the concept, and pictures of it, first and latest."""
     step, total, text = live.get("step", 0), live.get("total", 0), live.get("text", "")
-    bar = f'<progress max="{total}" value="{step}" aria-label="progress"></progress>' if total else (
-        '<progress aria-label="progress"></progress>'
+    bar = (
+        f'<progress max="{total}" value="{step}" aria-label="progress"></progress>'
+        if total
+        else ('<progress aria-label="progress"></progress>')
     )
     count = f" {step} of {total}" if total > 1 else ""
     eta = f", at most {live['eta']:.0f} s" if live.get("eta") and step < total else ""
     parts = [f'{bar}<p class="sage-line" role="status">{escaped(text)}{count}{eta}</p>']
     if curve := live.get("curve"):
         way = " → ".join(f"{share:.0%}" for share in curve)
-        parts.append(f'<p class="sage-left"><b>{curve[-1]:.0%}</b> of the concept is left <small>{way}</small></p>')
+        parts.append(
+            f'<p class="sage-left"><b>{curve[-1]:.0%}</b> of the concept is left <small>{way}</small></p>'
+        )
     parts.append(_live_pictures(run, live.get("pictures", [])))
     return "".join(parts)
 
@@ -168,7 +172,9 @@ def _numbers(report: dict[str, Any]) -> str:
 
 def _links(run: Run, workflow: bool, report: bool) -> str:
     name = Path(run.result["lora"]).name
-    links = [f'<a class="sage-button" href="{source(run, "lora")}" download>Download {escaped(name)}</a>']
+    links = [
+        f'<a class="sage-button sage-first" href="{source(run, "lora")}" download>Download {escaped(name)}</a>'
+    ]
     if workflow:
         links.append(
             f'<a class="sage-button" href="{source(run, "workflow.json")}" download>Workflow for ComfyUI</a>'
@@ -266,7 +272,9 @@ def recipe(path: Path, label_of: str, workflow_key: str) -> str:
         link = f"sage/opened/{workflow_key}/workflow.json"
         body += f'<div class="sage-links"><a class="sage-button" href="{link}" download>Workflow for ComfyUI</a></div>'
     else:
-        body = note("This LoRA was not made by this tool, or its metadata was stripped: there is no recipe in it.")
+        body = note(
+            "This LoRA was not made by this tool, or its metadata was stripped: there is no recipe in it."
+        )
     names = {
         "made from": "ss_sd_model_name",
         "base": "ss_base_model_version",
@@ -288,13 +296,20 @@ def _spec(spec: dict[str, Any]) -> str:
             rows["close, and kept"] = ", ".join(str(w[0]) for w in value.get("close", [])) or "no word"
         elif value not in (None, "", [], False) and name != "concept":
             plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-            words = ", ".join(map(str, value)) if isinstance(value, list) else value if plain else json.dumps(value)
+            words = (
+                ", ".join(map(str, value))
+                if isinstance(value, list)
+                else value
+                if plain
+                else json.dumps(value)
+            )
             rows[name.replace("_", " ")] = str(words)[:400]
     return _table(rows)
 
 
 def _table(rows: dict[str, Any]) -> str:
     lines = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>' for name, value in rows.items()
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>'
+        for name, value in rows.items()
     )
     return f'<table class="sage-table sage-recipe">{lines}</table>'

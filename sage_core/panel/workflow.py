@@ -29,7 +29,9 @@ def workflow_of(file: LoraFile) -> dict[str, Any]:
     specs = []
     for data in file.specs():
         if data.get("strength", 1.0) != 1.0:
-            raise SageError("The file joins erasures at other strengths than 1, which Erase Concept does not do.")
+            raise SageError(
+                "The file joins erasures at other strengths than 1, which Erase Concept does not do."
+            )
         specs.append(ErasureSpec.from_json({k: v for k, v in data.items() if k != "strength"}))
     base = file.metadata.get("ss_sd_model_name", "")
     size = SIZES.get(file.metadata.get("ss_base_model_version", ""), 512)
@@ -47,7 +49,9 @@ def workflow(specs: list[ErasureSpec], base: str, size: int) -> dict[str, Any]:
             " (a diffusers folder); save it as one file first."
         )
     values = node_values(specs)
-    loader: tuple[str, list] = ("SAGE_LoadDemoModel", []) if base == DEMO else ("CheckpointLoaderSimple", [base])
+    loader: tuple[str, list] = (
+        ("SAGE_LoadDemoModel", []) if base == DEMO else ("CheckpointLoaderSimple", [base])
+    )
     prompts = "\n".join(f"a picture of {spec.concept}" for spec in specs)
     links: list[list[Any]] = []
 
@@ -71,10 +75,22 @@ def workflow(specs: list[ErasureSpec], base: str, size: int) -> dict[str, Any]:
         *(("MODEL", "MODEL"), ("CLIP", "CLIP"), ("lora_name", "STRING"), ("loss graph", "IMAGE")),
         *(("before / after", "IMAGE"), ("test prompts", "STRING")),
     ]
-    compared = [(n, "IMAGE") for n in ("grid", "before", "after")] + [("drift", "FLOAT"), ("report", "STRING")]
+    compared = [(n, "IMAGE") for n in ("grid", "before", "after")] + [
+        ("drift", "FLOAT"),
+        ("report", "STRING"),
+    ]
     nodes = [
         _node(1, loader[0], (0, 0), (280, 110), [], outputs, loader[1], links),
-        _node(2, "SAGE_EraseConcept", (320, 0), (440, 940), erase_in, erased, [values[w] for w in WIDGETS], links),
+        _node(
+            2,
+            "SAGE_EraseConcept",
+            (320, 0),
+            (440, 940),
+            erase_in,
+            erased,
+            [values[w] for w in WIDGETS],
+            links,
+        ),
         _node(
             *(3, "SAGE_CompareErasure", (820, 0), (440, 780), compare_in, compared),
             [prompts, 1, 0, 20, 5.0, size, True, ""],
