@@ -160,6 +160,7 @@ class Engine:
             while not self._stopping:
                 waiting = self.waiting()
                 if waiting:
+                    self.worker.ready()
                     self._live = {"id": waiting[0].id, "text": "beginning", "pictures": []}
                     going = dataclasses.replace(waiting[0], status=RUNNING, message="", started=time.time())
                     return self._put(going)
@@ -178,7 +179,6 @@ class Engine:
             except Exception as error:  # of a host: the queue goes on
                 sentence = f"{self.places.host.title or 'The panel'} failed: {one_line(error)}"
                 ended = dataclasses.replace(run, status=FAILED, message=sentence)
-            self.worker.settled()
             if self._stopping:
                 return  # it is still marked as going
             try:

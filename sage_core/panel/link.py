@@ -52,7 +52,6 @@ class Worker:
     def __init__(self, log: Path, python: str | None = None):
         self.log, self.python = log, python
         self.process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
     def start(self) -> None:
@@ -80,10 +79,10 @@ class Worker:
 
     def run(self, task: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Do the task. Raises SageError with the worker's sentence, and Cancelled."""
-        with self._lock:
-            self._cancelled.clear()
-            self.start()
-            self._send({"task": task})
+        self.start()
+        self._send({"task": task})
+        if self._cancelled.is_set():  # before it began
+            self._send({"cancel": True})
         process = self.process
         assert process is not None and process.stdout is not None
         for line in process.stdout:
@@ -123,8 +122,8 @@ class Worker:
         timer.daemon = True
         timer.start()
 
-    def settled(self) -> None:
-        """The task is over: a cancel that came too late ends nothing."""
+    def ready(self) -> None:
+        """Before a task is shown as going: a cancel that came too late for the one before ends nothing."""
         self._cancelled.clear()
 
     def close(self) -> None:
