@@ -150,6 +150,8 @@ class Guard:
 
         async def policed(message):
             nonlocal begun
+            if came > most:  # what the app makes of the exception above
+                return
             if message["type"] == "http.response.start":
                 begun = True
                 message = message | {"headers": _safe(message.get("headers", []))}
@@ -158,8 +160,9 @@ class Guard:
         try:
             await self.app(scope, counted, policed)
         except _TooMuch:
-            if not begun:
-                await _answer(scope, send, 413, too_large(came, most))
+            pass
+        if came > most and not begun:
+            await _answer(scope, send, 413, too_large(came, most))
 
     # ---- the password ----
 

@@ -2,9 +2,9 @@
 
     python tests/panel/environments.py [--folder DIR] [NAME ...] [-- pytest options]
 
-Each gets a virtual environment of its own, with the web libraries that its host pins. torch, diffusers, pytest and
-the rest come from the Python that runs this file. Erasing is done by that Python too, as in a host whose own
-libraries are too old. Takes a few minutes the first time; needs a network then.
+Each gets a virtual environment of its own, with the web libraries that its host pins. torch, pytest and the rest
+come from the Python that runs this file. Erasing is done by that Python too, as in a host whose own libraries are
+too old. Takes a few minutes the first time; needs a network then.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ def main(arguments: list[str]) -> int:
         print(f"\n==== {name}: {ENVIRONMENTS[name][0]}", flush=True)
         environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "SAGE_ERASE_PYTHON": sys.executable,
             "SAGE_PANEL_MUST": "1",  # nothing may be skipped for want of gradio
         }
-        command = [str(python), "-m", "pytest", str(Path(__file__).parent), "-q", *rest]
+        # Not the other tests' conftest.py: it imports diffusers, which a host may have too old.
+        command = [str(python), "-m", "pytest", "tests/panel", "--confcutdir=tests/panel", "-q", *rest]
         statuses.append(subprocess.run(command, cwd=ROOT, env=environment).returncode)
     return next((status for status in statuses if status), 0)
 
