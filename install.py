@@ -1,7 +1,7 @@
 """Checks what the pack needs and says what is missing.
 
-Installs, upgrades and downgrades nothing; works offline. ComfyUI-Manager runs it once, a Stable Diffusion WebUI
-at every start.
+Installs, upgrades and downgrades nothing; works offline. ComfyUI-Manager runs it once, a Stable Diffusion
+WebUI at every start.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""The extension's entry into AUTOMATIC1111's Stable Diffusion WebUI, Forge and Forge Neo: a tab with the panel.
+"""The extension's entry into AUTOMATIC1111's Stable Diffusion WebUI, Forge and Forge Neo: a tab with the
+panel.
 
 Nothing else belongs here: the panel is sage_core/panel, and what is asked of the host is below.
 """

@@ -213,7 +213,8 @@ class Engine:
             parts = [self.get(part) for part in run.parts]
             if lacking := [p.title for p in parts if p.status != DONE]:
                 raise SageError(
-                    f"They were not joined: {', '.join(lacking)} did not end well. The other files can be used."
+                    f"They were not joined: {', '.join(lacking)} did not end well. The other files"
+                    " can be used."
                 )
             task["files"] = [p.result["lora"] for p in parts]
         return task | {"folder": str(folder), "loras": str(self.places.loras)}

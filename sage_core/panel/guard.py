@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import html
 import re
@@ -27,15 +28,17 @@ ALLOWED = re.compile(
     r"|/sage/(login|upload|run/[\w-]+/[\w.-]+|opened/[\w.-]+/workflow\.json)"
 )
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: data:; object-src 'none';"
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
+    " style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:;"
+    " connect-src 'self' ws: wss: data:; object-src 'none';"
     " frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
-LOGIN_PAGE = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>SAGE Concept Eraser</title><style>:root {{ color-scheme: light dark }}
+LOGIN_PAGE = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>SAGE Concept Eraser</title>
+<style>:root {{ color-scheme: light dark }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 22rem; margin: 15vh auto; padding: 0 1rem }}
-input, button {{ font: inherit; padding: .5rem; width: 100%; box-sizing: border-box; margin: .3rem 0 }}</style>
-<h1>SAGE Concept Eraser</h1><form method=post action=login><label>Password
+input, button {{ font: inherit; padding: .5rem; width: 100%; box-sizing: border-box; margin: .3rem 0 }}
+</style><h1>SAGE Concept Eraser</h1><form method=post action=login><label>Password
 <input type=password name=password autocomplete=current-password autofocus></label>
 <p role=alert>{message}</p><button>Open the panel</button></form></html>"""
 
@@ -157,10 +160,8 @@ class Guard:
                 message = message | {"headers": _safe(message.get("headers", []))}
             await send(message)
 
-        try:
+        with contextlib.suppress(_TooMuch):
             await self.app(scope, counted, policed)
-        except _TooMuch:
-            pass
         if came > most and not begun:
             await _answer(scope, send, 413, too_large(came, most))
 

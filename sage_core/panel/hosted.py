@@ -26,7 +26,8 @@ def engine_of(places: Places) -> Engine:
             _claims.enter_context(claimed(home / "panel"))
         except SageError as error:
             raise SageError(
-                f"Another program uses the panel's folder {home} already; close that one, then press Reload UI."
+                f"Another program uses the panel's folder {home} already; close that one, then"
+                " press Reload UI."
             ) from error
         _engines[home] = Engine(places).start()
     return _engines[home]

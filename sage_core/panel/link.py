@@ -6,6 +6,7 @@ the panel.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -132,10 +133,8 @@ class Worker:
         if process is None:
             return
         if process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 process.stdin.close()  # it ends where its input ends
-            except OSError:
-                pass
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

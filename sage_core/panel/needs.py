@@ -45,5 +45,8 @@ def gradio_problem() -> str:
     except PackageNotFoundError:
         return "The panel needs gradio, which is not installed; install it with: pip install gradio"
     if numbers(have)[:2] < OLDEST_GRADIO:
-        return f"The panel needs gradio 3.41 or newer, and this is {have}; update the program that it is part of."
+        return (
+            f"The panel needs gradio 3.41 or newer, and this is {have}; update the program"
+            " that it is part of."
+        )
     return ""

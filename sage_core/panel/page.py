@@ -17,8 +17,8 @@ from .runs import DONE, Run
 
 HERE = Path(__file__).parent
 TITLE = "SAGE Concept Eraser"
-HEAD = f"""<div class="sage-page"><h1>{TITLE}</h1><p class="sage-lead">Erases a concept from a Stable Diffusion model
-and saves the change as a LoRA.</p></div>"""
+HEAD = f"""<div class="sage-page"><h1>{TITLE}</h1><p class="sage-lead">Erases a concept from a Stable
+Diffusion model and saves the change as a LoRA.</p></div>"""
 EXPLAINED = "Ticked words count. Untick a word to strike it; add one below."
 
 
@@ -35,17 +35,17 @@ class Page:
         with blocks(TITLE) as page:
             style = (HERE / "page.css").read_text(encoding="utf-8")
             gr.HTML(f"<style>{style}</style>{HEAD}{views.alert(self.problem)}")
-            # choice: what this browser chose; only buttons write it. sent: what it has; only the tick writes it.
+            # choice: what this browser chose; only buttons write it. sent: what it has; only the tick writes
+            # it.
             self.choice, self.sent = gr.State({"shown": "", "words": ()}), gr.State({})
             with gr.Row():
-                with gr.Column(scale=5, min_width=320):
-                    with gr.Tabs():
-                        with gr.Tab("Erase"):
-                            self._erase_tab()
-                        with gr.Tab("History"):
-                            self._history_tab()
-                        with gr.Tab("Open a LoRA"):
-                            self._open_tab()
+                with gr.Column(scale=5, min_width=320), gr.Tabs():
+                    with gr.Tab("Erase"):
+                        self._erase_tab()
+                    with gr.Tab("History"):
+                        self._history_tab()
+                    with gr.Tab("Open a LoRA"):
+                        self._open_tab()
                 with gr.Column(scale=7, min_width=320):
                     self._right_side()
             self.tick = gr.Button("refresh", elem_id="sage_tick", elem_classes="sage-hidden")

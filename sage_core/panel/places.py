@@ -110,7 +110,8 @@ class Places:
 
         if not name.lower().endswith(".safetensors"):
             raise SageError(
-                f"{shown(name)} is not a .safetensors file; only that format is read, and nothing is unpickled."
+                f"{shown(name)} is not a .safetensors file; only that format is read, and nothing is"
+                " unpickled."
             )
         stem = slug(Path(name.replace("\\", "/")).stem)
         path = self.uploads / f"{stem}-{hashlib.sha256(content).hexdigest()[:12]}.safetensors"
@@ -144,7 +145,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _is_large(path: Path, least: int = 500 * 1024 * 1024) -> bool:
-    """Whether it can be a whole checkpoint. The smallest in half precision has 1.7 GB; a LoRA is far smaller."""
+    """Whether it can be a whole checkpoint: the smallest has 1.7 GB in half precision, a LoRA far less."""
     try:
         return path.stat().st_size >= least
     except OSError:

@@ -1,4 +1,5 @@
-"""The panel's own routes: files of runs, workflows, uploads. A page names a run and a kind of file, never a path.
+"""The panel's own routes: files of runs, workflows, uploads. A page names a run and a kind of file, never a
+path.
 
 They are the same in a host's server, where they check the site and the token by themselves.
 """

@@ -22,8 +22,8 @@ def check_serving(listen: bool, password: str | None) -> None:
     """Raises SageError where strangers could use the panel."""
     if listen and not password:
         raise SageError(
-            "--listen lets other computers in, so it needs --password TEXT; without --listen the panel is only"
-            " for this computer."
+            "--listen lets other computers in, so it needs --password TEXT; without --listen the panel is"
+            " only for this computer."
         )
     if password is not None and len(password) < SHORTEST:
         raise SageError(f"The password has {len(password)} characters; give {SHORTEST} or more.")
@@ -50,8 +50,8 @@ def serve(places: Places, port: int, listen: bool, password: str | None, say=pri
             stack.enter_context(claimed(places.home.resolve() / "panel"))
         except SageError as error:
             raise SageError(
-                f"Another panel uses the folder {places.home} already; open that one in the browser, or choose"
-                " another folder with --out."
+                f"Another panel uses the folder {places.home} already; open that one in the browser, or"
+                " choose another folder with --out."
             ) from error
         listener = stack.enter_context(_listener("0.0.0.0" if listen else "127.0.0.1", port))
         engine = Engine(places).start()
@@ -74,7 +74,8 @@ def _listener(address: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SageError(
-            f"Port {port} cannot be used ({error.strerror}); choose another with --port, 0 for any that is free."
+            f"Port {port} cannot be used ({error.strerror}); choose another with --port, 0 for any"
+            " that is free."
         ) from error
     return listener
 
@@ -87,7 +88,7 @@ def _run(app, listener: socket.socket) -> None:
 
 
 def places_of(out: Path, models: list[Path]) -> Places:
-    """Where a panel of its own works: everything in one folder. Raises SageError for a folder that is not there."""
+    """Where a panel of its own works: everything in one folder. Raises SageError for a missing folder."""
     for folder in models:
         if not folder.is_dir():
             raise SageError(f"There is no folder {str(folder)!r} with models; give one with --models.")

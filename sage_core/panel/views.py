@@ -51,7 +51,8 @@ def shown_run(engine: Engine, run: Run | None) -> str:
     if run is None:
         return (
             '<div class="sage-empty"><p>Nothing was erased yet.</p><p>Type a concept on the left and press'
-            " <b>Erase</b>. The bundled model draws 117 things, for example: dog, castle, pizza, robot.</p></div>"
+            " <b>Erase</b>. The bundled model draws 117 things, for example: dog, castle, pizza, robot.</p>"
+            "</div>"
         )
     parts = [_head(run)]
     if run.status == RUNNING:
@@ -152,8 +153,8 @@ def compare(run: Run) -> str:
         f'<img src="{before}" alt="before: the untouched model">'
         f'<img class="sage-over" src="{after}" alt="after: the erased model, same prompts and seeds">'
         '<span class="sage-tag sage-tag-left">before</span><span class="sage-tag sage-tag-right">after</span>'
-        '<input type="range" min="0" max="100" value="50" aria-label="divider: before on its left, after on its'
-        " right\" oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\"></div>"
+        '<input type="range" min="0" max="100" value="50" aria-label="divider: before on its left, after on'
+        " its right\" oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\"></div>"
     )
 
 
@@ -166,25 +167,28 @@ def _numbers(report: dict[str, Any]) -> str:
             rows += f'<tr><th scope="row">{words}</th><td>{before:.0%}</td><td>{after:.0%}</td></tr>'
     if not rows:
         return ""
-    head = '<tr><th scope="col">pictures that show</th><th scope="col">before</th><th scope="col">after</th></tr>'
+    columns = [f'<th scope="col">{w}</th>' for w in ("pictures that show", "before", "after")]
+    head = f"<tr>{''.join(columns)}</tr>"
     return f'<table class="sage-table">{head}{rows}</table>'
+
+
+def _button(address: str, words: str, kind: str = "sage-button") -> str:
+    """A link to a file, drawn as a button."""
+    return f'<a class="{kind}" href="{address}" download>{escaped(words)}</a>'
 
 
 def _links(run: Run, workflow: bool, report: bool) -> str:
     name = Path(run.result["lora"]).name
-    links = [
-        f'<a class="sage-button sage-first" href="{source(run, "lora")}" download>Download {escaped(name)}</a>'
-    ]
+    links = [_button(source(run, "lora"), f"Download {name}", "sage-button sage-first")]
     if workflow:
-        links.append(
-            f'<a class="sage-button" href="{source(run, "workflow.json")}" download>Workflow for ComfyUI</a>'
-        )
+        links.append(_button(source(run, "workflow.json"), "Workflow for ComfyUI"))
     if report:
         links.append(
             f'<a class="sage-button" href="{source(run, "report.html")}" target="_blank">Whole report</a>'
         )
     stem = name.removesuffix(".safetensors")
-    use = f"<p><small>In a Stable Diffusion WebUI: <code>&lt;lora:{escaped(stem)}:1&gt;</code> in the prompt.</small></p>"
+    code = f"<code>&lt;lora:{escaped(stem)}:1&gt;</code>"
+    use = f"<p><small>In a Stable Diffusion WebUI: {code} in the prompt.</small></p>"
     return f'<div class="sage-links">{"".join(links)}</div>{use}'
 
 
@@ -214,16 +218,18 @@ def _attacked(run: Run) -> str:
     for attack in (report.get("attacks") or {}).values():
         success, untouched = attack["success"][-1], attack["untouched"][-1]
         control = "" if untouched is None else f"; of the untouched model's, in {untouched:.0%}"
+        title = attack["title"][:1].upper() + attack["title"][1:]
         lines += (
-            f"<p>{escaped(attack['title'][:1].upper() + attack['title'][1:])} ({escaped(attack['paper'])}) brings"
-            f" the concept back in <b>{success:.0%}</b> of {8} pictures{control}.</p>"
+            f"<p>{escaped(title)} ({escaped(attack['paper'])}) brings the concept back in"
+            f" <b>{success:.0%}</b> of the pictures{control}.</p>"
         )
     if not lines:
         lines = "<p>Nobody can judge this model's pictures, so the attack was not run.</p>"
     picture = f'<img src="{source(run, "attack.png")}" alt="what the erased model draws under the attack">'
     return (
         f'<section class="sage-attack"><h3>Red team</h3>{lines}{picture}'
-        "<p><small>No erasure withstands everyone who has the weights: a learnt embedding is more than a prompt."
+        "<p><small>No erasure withstands everyone who has the weights: a learnt embedding is more than a"
+        " prompt."
         f' <a href="{source(run, "report.html")}" target="_blank">Whole report</a></small></p></section>'
     )
 
@@ -270,7 +276,7 @@ def recipe(path: Path, label_of: str, workflow_key: str) -> str:
         if result := file.result():
             body += _numbers(result)
         link = f"sage/opened/{workflow_key}/workflow.json"
-        body += f'<div class="sage-links"><a class="sage-button" href="{link}" download>Workflow for ComfyUI</a></div>'
+        body += f'<div class="sage-links">{_button(link, "Workflow for ComfyUI")}</div>'
     else:
         body = note(
             "This LoRA was not made by this tool, or its metadata was stripped: there is no recipe in it."

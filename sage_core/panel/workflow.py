@@ -15,7 +15,8 @@ from ..spec import ErasureSpec, parse_concepts
 AUTOMATIC = "as the method has it"  # of a surface; the node's word
 DEMO = "demo"
 SIZES = {"sd_v1": 512, "sd_v2": 768, "sdxl_base_v1-0": 1024}
-# The node's widgets in their order, in which a workflow stores their values; a test compares it with the node.
+# The node's widgets in their order, in which a workflow stores their values; a test compares it with the
+# node.
 WIDGETS = (
     *("concepts", "method", "effort", "lora_name", "seed", "retain", "surface", "rank", "steps", "strength"),
     *("resolution", "kind", "exclude", "search", "check", "becomes"),
@@ -45,8 +46,8 @@ def workflow(specs: list[ErasureSpec], base: str, size: int) -> dict[str, Any]:
     """
     if base != DEMO and not base.endswith(".safetensors"):
         raise SageError(
-            f"ComfyUI's checkpoint loader opens .safetensors files, and the model was {base or 'not recorded'}"
-            " (a diffusers folder); save it as one file first."
+            "ComfyUI's checkpoint loader opens .safetensors files, and the model was"
+            f" {base or 'not recorded'} (a diffusers folder); save it as one file first."
         )
     values = node_values(specs)
     loader: tuple[str, list] = (
@@ -164,9 +165,9 @@ def node_values(specs: list[ErasureSpec]) -> dict[str, Any]:
         if _gives(values | given, specs):
             return values | given
     raise SageError(
-        f"Erase Concept has no inputs that give this very erasure of {specs[0].concept!r} (its learning rate, its"
-        " alpha, words with commas in them, or settings that differ between several concepts); repeat it with:"
-        " sage-erase erase MODEL --from FILE"
+        f"Erase Concept has no inputs that give this very erasure of {specs[0].concept!r} (its learning rate,"
+        " its alpha, words with commas in them, or settings that differ between several concepts); repeat it"
+        " with: sage-erase erase MODEL --from FILE"
     )
 
 

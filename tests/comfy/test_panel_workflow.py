@@ -1,4 +1,6 @@
-"""The workflow that the panel exports, on ComfyUI's real page: it opens without a complaint and is the same erasure."""
+"""The workflow that the panel exports, on ComfyUI's real page: it opens without a complaint and is the same
+erasure.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python tests/panel/environments.py [--folder DIR] [NAME ...] [-- pytest options]
 
-Each gets a virtual environment of its own, with the web libraries that its host pins. torch, pytest and the rest
-come from the Python that runs this file. Erasing is done by that Python too, as in a host whose own libraries are
-too old. Takes a few minutes the first time; needs a network then.
+Each gets a virtual environment of its own, with the web libraries that its host pins. torch, pytest and the
+rest come from the Python that runs this file. Erasing is done by that Python too, as in a host whose own
+libraries are too old. Takes a few minutes the first time; needs a network then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The extension in the real Stable Diffusion WebUIs: FORGE_PATH (lllyasviel's), NEO_PATH (Haoming02's) and
 A1111_PATH (AUTOMATIC1111's) name their folders. Without one, its tests are skipped, loudly.
 
-Each host runs in its own Python: its venv, or FORGE_PYTHON and NEO_PYTHON. Nothing of theirs is in this repository.
+Each host runs in its own Python: its venv, or FORGE_PYTHON and NEO_PYTHON. Nothing of theirs is in this
+repository.
 """
 
 from __future__ import annotations

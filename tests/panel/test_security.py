@@ -1,4 +1,6 @@
-"""Attempts to read, write or start what one may not, over the whole server. None succeeds; each gets a sentence."""
+"""Attempts to read, write or start what one may not, over the whole server. None succeeds; each gets a
+sentence.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The names and shapes of whole Stable Diffusion models, without their weights, and a LoRA for every layer of them."""
+"""The names and shapes of whole Stable Diffusion models, without their weights, and a LoRA for every layer of
+them.
+"""
 
 from __future__ import annotations
 
