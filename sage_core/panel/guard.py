@@ -25,7 +25,7 @@ ALLOWED = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|info|app_id|startup-events|reset|cancel"
     r"|queue/(join|data|status)|run/(predict|\d+)|api/predict|heartbeat/[\w-]+|pwa_icon(/\d+)?)/?"
     r"|/(assets|static|svelte|_app)/[\w./@+-]+"
-    r"|/sage/(login|upload|run/[\w-]+/[\w.-]+|opened/[\w.-]+/workflow\.json)"
+    r"|/sage/(login|alive|upload|run/[\w-]+/[\w.-]+|opened/[\w.-]+/workflow\.json)"
 )
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"

@@ -2,11 +2,26 @@
   // Asks for news while the page is seen, and sends files. Runs once, however often the page is built.
   if (window.sagePanel) return;
   const pause = 600; // milliseconds
-  const button = () => document.querySelector("#sage_tick");
-  setInterval(() => {
-    const own = button();
-    if (own && document.visibilityState === "visible") own.click();
-  }, pause);
+  const silent = "The panel does not answer. Start it again: what was going goes on, and this page with it.";
+  let asking = false;
+  const banner = (text) => {
+    const line = document.querySelector("#sage_silent");
+    if (line && line.textContent !== text) line.textContent = text;
+  };
+  const ask = async () => {
+    const button = document.querySelector("#sage_tick");
+    if (!button || asking || document.visibilityState !== "visible") return;
+    asking = true;
+    try {
+      const answer = await fetch("sage/alive", {cache: "no-store"});
+      banner(answer.ok ? "" : "The panel asks for its password again: reload the page.");
+      if (answer.ok) button.click();
+    } catch (error) {
+      banner(silent);
+    }
+    asking = false;
+  };
+  setInterval(ask, pause);
   window.sagePanel = {
     async upload(input) {
       const file = input.files[0];

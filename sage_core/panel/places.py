@@ -54,7 +54,7 @@ class Places:
     loras: Path
     models: tuple[Path, ...] = ()
     host: Host = field(default_factory=Host)
-    most_uploaded: int = 512 * 1024 * 1024
+    most_uploaded: int = 512_000_000
 
     @property
     def runs(self) -> Path:

@@ -39,6 +39,7 @@ class Routes:
         routes.insert(0, Route("/sage/run/{run}/{name}", self.file, methods=["GET"], name="sage-file"))
         path = "/sage/opened/{name}/workflow.json"
         routes.insert(0, Route(path, self.opened_workflow, methods=["GET"], name="sage-workflow"))
+        routes.insert(0, Route("/sage/alive", _alive, methods=["GET"], name="sage-alive"))
         routes.insert(0, Route("/sage/upload", self.upload, methods=["POST"], name="sage-upload"))
 
     # ---- what is asked for ----
@@ -136,6 +137,11 @@ class Routes:
         name = file_name("-".join(spec["concept"] for spec in file.specs()))
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
         return Response(text, media_type="application/json", headers=headers)
+
+
+def _alive(request):
+    """Asked by every page before it asks for news."""
+    return _text(200, "yes")
 
 
 def key_of(label: str) -> str:

@@ -61,7 +61,7 @@ def test_a_run_that_waits_is_cancelled_without_being_begun_and_can_be_resumed(fa
 def test_a_panel_that_was_killed_goes_on_where_it_was(fake, places):
     engine = fake()
     slow, dog = (engine.submit("erase", BUNDLED, spec(c))[0] for c in ("slow", "dog"))
-    wait(lambda: status(engine, slow) == RUNNING)
+    wait(lambda: fake.done() == ["slow"])
     engine.stop()  # leaves on disk what a killed one leaves: nothing is written when it ends
     on_disk = json.loads((places.runs / slow.id / "run.json").read_text(encoding="utf-8"))
     assert on_disk["status"] == RUNNING

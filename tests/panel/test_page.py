@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from panel_tools import LONG, open_page, server, wait
+from panel_tools import LONG, free_port, open_page, server, wait
 
 SHOTS = os.environ.get("SAGE_SHOTS")  # a folder: every state is drawn there
 long = pytest.mark.skipif(not LONG, reason="minutes: set SAGE_LONG=1")
@@ -241,20 +241,23 @@ def test_reload_cancel_resume_and_two_browsers(browser, running):
 
 @long
 def test_a_killed_server_goes_on_when_it_is_started_again(browser, tmp_path):
-    out = tmp_path / "out"
-    with server(out) as (address, process):
+    out, port = tmp_path / "out", free_port()
+    with server(out, port=port) as (address, process):
         page, _ = open_page(browser, address)
         page.fill("#sage_concepts textarea", "train\ncactus")
         page.click("#sage_erase")
         wait(lambda: list((out / "runs").glob("*/state.resume")), 200)
         process.kill()
         process.wait(20)
-    with server(out) as (address, _):
-        page, _ = open_page(browser, address)
-        wait(lambda: [r["status"] for r in runs(out)] == ["done"] * 3, 400)
+    page.get_by_text("The panel does not answer").wait_for(timeout=30_000)
+    shot(page, "11-silent")
+    with server(out, port=port):
+        wait(lambda: [r["status"] for r in runs(out)] == ["done"] * 3, 500)
         kinds = [run["kind"] for run in runs(out)]
         assert kinds == ["erase", "erase", "join"], "nothing was lost and nothing queued twice"
         assert len(list((out / "loras").glob("*.safetensors"))) == 3
+        wait(lambda: "does not answer" not in page.inner_text("body"), 60)
+        wait(lambda: page.locator("#sage_shown a[download]").count(), 60)
         shot(page, "11-after-a-kill")
         page.close()
 
