@@ -28,11 +28,10 @@ class Engine:
     def __init__(self, places: Places, python: str | None = None):
         self.places, self.store = places, Store(places.runs)
         self.worker = Worker(places.home / "worker.log", python)
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # holds all that follows
         self._runs: dict[str, Run] = {}
         self._live: dict[str, Any] = {}
         self._stopping = False
-        self.version = 0  # grows with everything that a page could show
         for run in self.store.read_all():
             if run.status == RUNNING:
                 run = dataclasses.replace(run, status=WAITING, message="goes on after the panel was stopped")
@@ -114,7 +113,7 @@ class Engine:
                 )
             elif run.status == RUNNING:
                 self._live["text"] = "cancelling"
-                self._bump()
+                self._changed.notify_all()
                 self.worker.cancel()
             else:
                 raise SageError(f"This run is not going: it is {run.status}.")
@@ -137,7 +136,7 @@ class Engine:
             if run.active:
                 raise SageError("This run waits or is going; cancel it first.")
             del self._runs[run_id]
-            self._bump()
+            self._changed.notify_all()
         self.store.remove(run_id)
 
     # ---- the thread ----
@@ -147,12 +146,8 @@ class Engine:
         self.store.write(run)
         with self._changed:
             self._runs[run.id] = run
-            self._bump()
+            self._changed.notify_all()
         return run
-
-    def _bump(self) -> None:
-        self.version += 1
-        self._changed.notify_all()
 
     def _next(self) -> Run | None:
         """The next run, marked as going; None where the panel stops."""
@@ -188,7 +183,7 @@ class Engine:
                     self._runs[run.id] = dataclasses.replace(
                         ended, message=f"{ended.message} {error}".strip()
                     )
-                    self._bump()
+                    self._changed.notify_all()
 
     def _one(self, run: Run) -> Run:
         host = self.places.host
@@ -229,4 +224,4 @@ class Engine:
                 event = event | {"step": 0, "total": 0}
             cancelling = self._live.get("text") == "cancelling"
             self._live |= event | ({"text": "cancelling"} if cancelling else {})
-            self._bump()
+            self._changed.notify_all()

@@ -18,8 +18,8 @@ from .runs import DONE, Run
 HERE = Path(__file__).parent
 TITLE = "SAGE Concept Eraser"
 HEAD = f"""<div class="sage-page"><h1>{TITLE}</h1><p class="sage-lead">Erases a concept from a Stable
-Diffusion model and saves the change as a LoRA.</p><div id="sage_silent" class="sage-alert" role="alert"></div>
-</div>"""
+Diffusion model and saves the change as a LoRA.</p>
+<div id="sage_silent" class="sage-alert" role="alert"></div></div>"""
 EXPLAINED = "Ticked words count. Untick a word to strike it; add one below."
 
 
