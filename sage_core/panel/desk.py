@@ -74,7 +74,7 @@ def start_erasing(engine: Engine, form: Form) -> tuple[Run, str]:
     runs, again = [run for run, _ in submitted], [run.title for run, new in submitted if not new]
     if len(runs) > 1:
         engine.submit("join", form.model, parts=tuple(run.id for run in runs))
-    sentence = f"{', '.join(again)}: this very erasure waits or is going already." if again else ""
+    sentence = f"{', '.join(again)}: this erasure is already queued or running." if again else ""
     return runs[0], sentence
 
 

@@ -1,7 +1,7 @@
 """The queue: one thread that hands one run after the other to the worker. Pages ask it and never wait for it.
 
-What waits and what ran is on disk. A run that was going when the panel was killed waits again at the next
-start, and goes on from its saved state.
+The queue and the history are on disk. A run that was running when the panel was killed is queued again at
+the next start, and resumes from its saved state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Engine:
         self._stopping = False
         for run in self.store.read_all():
             if run.status == RUNNING:
-                run = dataclasses.replace(run, status=WAITING, message="goes on after the panel was stopped")
+                run = dataclasses.replace(run, status=WAITING, message="resumes after the panel was stopped")
                 self.store.write(run)
             self._runs[run.id] = run
         self._thread = threading.Thread(target=self._work, name="sage-queue", daemon=True)
@@ -44,7 +44,7 @@ class Engine:
         return self
 
     def stop(self) -> None:
-        """End the thread and the worker. What was going goes on at the next start."""
+        """End the thread and the worker. A run that was running resumes at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -77,7 +77,7 @@ class Engine:
             return [r for r in self._runs.values() if r.status == WAITING]
 
     def live(self, run_id: str) -> dict[str, Any]:
-        """What the worker said last of the run that is going; empty for any other."""
+        """What the worker said last of the running run; empty for any other."""
         with self._changed:
             return dict(self._live) if self._live.get("id") == run_id else {}
 
@@ -86,7 +86,7 @@ class Engine:
     def submit(
         self, kind: str, model: str, spec: dict | None = None, parts: tuple[str, ...] = (), file: str = ""
     ) -> tuple[Run, bool]:
-        """Queue a run: (the run, whether it is new). One that waits or is going already is not queued twice.
+        """Queue a run: (the run, whether it is new). One that is queued or running is not queued twice.
 
         model: a label of the list. Raises SageError where it is not listed or the queue is full.
         """
@@ -99,24 +99,26 @@ class Engine:
             if twin is not None:
                 return twin, False
             if len(active) >= MOST_WAITING:
-                raise SageError(f"{len(active)} runs wait already; wait until some are done, or cancel them.")
+                raise SageError(
+                    f"{len(active)} runs are queued already; wait until some are done, or cancel them."
+                )
             self._put(run)
             return run, True
 
     def cancel(self, run_id: str) -> Run:
-        """Stop a run that waits or is going. Its state stays, so that it can go on. Raises SageError."""
+        """Stop a queued or running run. Its state stays, so that it can resume. Raises SageError."""
         with self._changed:
             run = self.get(run_id)
             if run.status == WAITING:
                 run = self._put(
-                    dataclasses.replace(run, status=CANCELLED, message="cancelled before it began")
+                    dataclasses.replace(run, status=CANCELLED, message="Cancelled before it began.")
                 )
             elif run.status == RUNNING:
                 self._live["text"] = "cancelling"
                 self._changed.notify_all()
                 self.worker.cancel()
             else:
-                raise SageError(f"This run is not going: it is {run.status}.")
+                raise SageError(f"This run cannot be cancelled: it is {run.status}.")
         return run
 
     def resume(self, run_id: str) -> Run:
@@ -126,7 +128,7 @@ class Engine:
             if run.status not in (CANCELLED, FAILED):
                 raise SageError(f"There is nothing to resume: this run is {run.status}.")
             if any(r.active and r.same_work(run) for r in self._runs.values()):
-                raise SageError("The same erasure waits or is going already.")
+                raise SageError("The same erasure is already queued or running.")
             return self._put(dataclasses.replace(run, status=WAITING, message="", result={}))
 
     def forget(self, run_id: str) -> None:
@@ -134,7 +136,7 @@ class Engine:
         with self._changed:
             run = self.get(run_id)
             if run.active:
-                raise SageError("This run waits or is going; cancel it first.")
+                raise SageError("This run is queued or running; cancel it first.")
             del self._runs[run_id]
             self._changed.notify_all()
         self.store.remove(run_id)
@@ -150,7 +152,7 @@ class Engine:
         return run
 
     def _next(self) -> Run | None:
-        """The next run, marked as going; None where the panel stops."""
+        """The next run, marked as running; None where the panel stops."""
         with self._changed:
             while not self._stopping:
                 waiting = self.waiting()
@@ -169,13 +171,13 @@ class Engine:
             except SageError as error:
                 ended = dataclasses.replace(run, status=FAILED, message=str(error))
             except Cancelled:
-                sentence = "cancelled; Resume goes on from where it stopped"
+                sentence = "Cancelled. Resume continues from its last saved state."
                 ended = dataclasses.replace(run, status=CANCELLED, message=sentence)
             except Exception as error:  # of a host: the queue goes on
                 sentence = f"{self.places.host.title or 'The panel'} failed: {one_line(error)}"
                 ended = dataclasses.replace(run, status=FAILED, message=sentence)
             if self._stopping:
-                return  # it is still marked as going
+                return  # it is still marked as running
             try:
                 self._put(dataclasses.replace(ended, ended=time.time()))
             except SageError as error:  # the disk is full: it is still shown

@@ -104,7 +104,7 @@ class Worker:
             raise Cancelled
         raise SageError(
             f"The process that erases ended by itself (status {status}{self._last_words()}); press Resume to"
-            f" go on. What it printed is in {self.log}."
+            f" continue. What it printed is in {self.log}."
         )
 
     def cancel(self) -> None:
@@ -124,7 +124,7 @@ class Worker:
         timer.start()
 
     def ready(self) -> None:
-        """Before a task is shown as going: a cancel that came too late for the one before ends nothing."""
+        """Before a task is shown as running: a cancel that came too late for the one before ends nothing."""
         self._cancelled.clear()
 
     def close(self) -> None:

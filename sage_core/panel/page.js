@@ -2,7 +2,7 @@
   // Asks for news while the page is seen, and sends files. Runs once, however often the page is built.
   if (window.sagePanel) return;
   const pause = 600; // milliseconds
-  const silent = "The panel does not answer. Start it again: what was going goes on, and this page with it.";
+  const silent = "The panel does not answer. Start it again: the run resumes, and this page with it.";
   let asking = false;
   const banner = (text) => {
     const line = document.querySelector("#sage_silent");

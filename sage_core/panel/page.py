@@ -217,7 +217,7 @@ class Page:
         run = self._shown(choice)
         going = run if run is not None and run.active else self.engine.running()
         if going is None:
-            return views.note("Nothing is going.")
+            return views.note("Nothing is running.")
         return self._tried(lambda: self.engine.cancel(going.id))
 
     def on_resume(self, choice: dict) -> str:
@@ -307,7 +307,7 @@ class Page:
         )
 
     def _shown(self, choice: dict) -> Run | None:
-        """What this browser looks at: what it chose, what is going, or the latest."""
+        """What this browser looks at: what it chose, what is running, or the latest."""
         try:
             if choice["shown"]:
                 return self.engine.get(choice["shown"])

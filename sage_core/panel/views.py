@@ -19,8 +19,8 @@ CELLS = {
     "attacked": "under attack",
 }
 STATES = {
-    WAITING: "waits",
-    RUNNING: "is going",
+    WAITING: "queued",
+    RUNNING: "running",
     DONE: "done",
     FAILED: "failed",
     CANCELLED: "cancelled",
@@ -249,12 +249,12 @@ def history(engine: Engine) -> list[tuple[str, str]]:
 
 
 def queue_line(engine: Engine) -> str:
-    """What is going and what waits, in one line."""
+    """What is running and what is queued, in one line."""
     going, waiting = engine.running(), engine.waiting()
     if going is None and not waiting:
         return '<p class="sage-queue">The queue is empty.</p>'
-    now = f"Now: <b>{escaped(going.title)}</b>. " if going else ""
-    then = f"Then: {', '.join(escaped(r.title) for r in waiting)}." if waiting else "Nothing waits."
+    now = f"Running: <b>{escaped(going.title)}</b>. " if going else ""
+    then = f"Next: {', '.join(escaped(r.title) for r in waiting)}." if waiting else "Nothing else is queued."
     return f'<p class="sage-queue">{now}{then}</p>'
 
 

@@ -77,7 +77,7 @@ def test_several_concepts_are_a_file_each_and_one_of_all(searched):
     assert [run.kind for run in waiting] == ["erase", "erase", "join"]
     assert waiting[2].parts == (waiting[0].id, waiting[1].id)
     _, sentence = desk.start_erasing(engine, Form(BUNDLED, "dog\ncastle | fort"))
-    assert "waits or is going already" in sentence and len(engine.waiting()) == 3
+    assert "already queued or running" in sentence and len(engine.waiting()) == 3
 
 
 @pytest.mark.parametrize(

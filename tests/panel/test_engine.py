@@ -136,7 +136,7 @@ def test_what_is_going_is_neither_forgotten_nor_resumed(fake):
 
 def test_the_queue_has_an_end(fake):
     engine = fake()
-    with pytest.raises(SageError, match="wait already"):
+    with pytest.raises(SageError, match="queued already"):
         for number in range(60):
             engine.submit("erase", BUNDLED, spec("slow") | {"seed": number})
 

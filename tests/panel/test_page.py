@@ -172,7 +172,7 @@ def test_words_are_struck_and_added_with_a_click(browser, running):
     wait(lambda: "knight stronghold" in " ".join(page.locator("#sage_means label").all_inner_texts()), 30)
     shot(page, "6-words")
     page.click("#sage_erase")
-    wait_state(page, "is going")
+    wait_state(page, "running")
     wait_state(page, "done")
     spec = runs(out)[-1]["spec"]
     assert spec["synonyms"] == ["knight stronghold"] and len(spec["exclude"]) == 1 and words
@@ -220,11 +220,11 @@ def test_reload_cancel_resume_and_two_browsers(browser, running):
     first.click("#sage_erase")
     second.click("#sage_erase")
     for page in (first, second):
-        wait_state(page, "is going")
+        wait_state(page, "running")
     assert len(runs(out)) == before + 1, "one run, whoever pressed"
     first.reload()
     first.wait_for_selector("#sage_concepts textarea")
-    wait_state(first, "is going")
+    wait_state(first, "running")
     wait(lambda: second.locator("#sage_cancel").is_enabled(), 30)
     wait(lambda: first.locator("#sage_shown .sage-live img").count(), 120)
     second.click("#sage_cancel")
@@ -283,14 +283,16 @@ def test_the_panel_answers_at_once_while_a_run_is_going(browser, running):
     page, _ = open_page(browser, address)
     page.fill("#sage_concepts textarea", "robot")
     page.click("#sage_erase")
-    wait_state(page, "is going")
+    wait_state(page, "running")
     times, going = [], 0
     for number in range(50):
         page.fill("#sage_concepts textarea", "" if number % 2 else "(dog:1.2)")
         page.wait_for_timeout(50)
         times.append(page.evaluate(ANSWER, "No concept" if number % 2 else "plain words"))
-        going += state(page) == "is going"
-    print(f"\nmedian {statistics.median(times):.0f} ms, slowest {max(times):.0f} ms; going in {going} of 50")
+        going += state(page) == "running"
+    print(
+        f"\nmedian {statistics.median(times):.0f} ms, slowest {max(times):.0f} ms; a run was running in {going} of 50"
+    )
     assert statistics.median(times) < 200
     assert going >= 25, "measured while a run was going"
     page.close()
