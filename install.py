@@ -1,6 +1,7 @@
 """Checks what the pack needs and says what is missing.
 
-Installs, upgrades and downgrades nothing; works offline.
+Installs, upgrades and downgrades nothing; works offline. ComfyUI-Manager runs it once, a Stable Diffusion
+WebUI at every start.
 """
 
 import re
@@ -30,8 +31,18 @@ def missing(requirements: str) -> list[str]:
     return found
 
 
+def in_webui(here: Path) -> bool:
+    """Whether this is an extension of a Stable Diffusion WebUI. Its tab says what is missing."""
+    return here.parent.name == "extensions"
+
+
 def main() -> int:
-    problems = missing((Path(__file__).parent / "requirements.txt").read_text(encoding="utf-8"))
+    here = Path(__file__).resolve().parent
+    problems = missing((here / "requirements.txt").read_text(encoding="utf-8"))
+    if in_webui(here):
+        if problems:
+            print(f"[SAGE Concept Eraser] for erasing: {'; '.join(problems)}. The tab says what to do.")
+        return 0  # else the host reports a failed extension at every start
     for problem in problems:
         repair = f'"{sys.executable}" -m pip install -r requirements.txt'
         print(f"[SAGE Concept Eraser] {problem}. Install it with: {repair}")

@@ -1,6 +1,7 @@
 """Sets everything up and runs it, on Linux, macOS and Windows:
 
     python start.py demo [options of `sage-erase demo`]     # erase a concept from the bundled model
+    python start.py panel [options of `sage-erase panel`]   # open the panel in the browser
     python start.py test [options of pytest]                # check the code and run the tests
 
 Makes a virtual environment in .venv, installs torch and this project there, and runs. The next start only
@@ -23,8 +24,8 @@ VENV = ROOT / ".venv"
 STAMP = "sage-start.json"  # in .venv: what is installed there
 OLDEST_TORCH = (2, 3)
 TORCH = "torch>={}.{}".format(*OLDEST_TORCH)
-TARGETS = {"demo": ".", "test": ".[test]"}  # what pip installs for each mode
-SATISFIED_BY = {"demo": ("demo", "test"), "test": ("test",)}
+TARGETS = {"demo": ".", "panel": ".[panel]", "test": ".[test]"}  # what pip installs for each mode
+SATISFIED_BY = {"demo": ("demo", "panel", "test"), "panel": ("panel", "test"), "test": ("test",)}
 WINDOWS_CTRL_C = 0xC000013A  # exit status of a program that Ctrl-C ended
 
 
@@ -70,8 +71,8 @@ def python_of(venv: Path, system: str = sys.platform) -> Path:
 
 def run_commands(mode: str, python: Path, rest: list) -> list:
     """The commands of a mode, once everything is installed."""
-    if mode == "demo":
-        return [[python, "-m", "sage_core", "demo", *rest]]
+    if mode in ("demo", "panel"):
+        return [[python, "-m", "sage_core", mode, *rest]]
     return [[python, "-m", "ruff", "check", "."], [python, "-m", "pytest", "-n", "2", *rest]]
 
 

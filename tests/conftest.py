@@ -15,6 +15,7 @@ import tiny
 
 TOGETHER = (
     "tests/comfy/",
+    "tests/panel/test_page.py",
     "tests/test_bench.py",
     "tests/test_faults.py",
 )  # tests that share something that takes long to make, a server say

@@ -83,6 +83,8 @@ def test_the_commands_pass_their_arguments_on(start):
     assert words(start.run_commands("demo", Path("py"), ["--concept", "owl"])) == [
         "py -m sage_core demo --concept owl"
     ]
+    panel = words(start.run_commands("panel", Path("py"), ["--port", "0"]))
+    assert panel == ["py -m sage_core panel --port 0"]
     assert words(start.run_commands("test", Path("py"), ["-k", "files"])) == [
         "py -m ruff check .",
         "py -m pytest -n 2 -k files",

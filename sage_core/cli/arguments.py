@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     _merge(command("merge", "join several erasures into one LoRA; with --model, fitted to each other"))
     _inspect(command("inspect", "show what a LoRA file is and how it was made"))
     command("methods", "list the methods and their sources")
+    _panel(command("panel", "open a page for the browser: erase, watch, compare, attack (needs gradio)"))
     return main
 
 
@@ -317,3 +318,26 @@ def _merge(sub: argparse.ArgumentParser) -> None:
 
 def _inspect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("file", type=Path)
+
+
+def _panel(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder with checkpoints to choose from, besides the bundled model (repeatable)",
+    )
+    sub.add_argument("--port", type=int, default=7870, help="0: any that is free (default 7870)")
+    sub.add_argument(
+        "--listen",
+        action="store_true",
+        help="let other computers in; needs --password (default: this one only)",
+    )
+    sub.add_argument("--password", metavar="TEXT", help="what the page asks for before it shows anything")
+    sub.add_argument(
+        "--out",
+        default="sage-panel",
+        metavar="DIR",
+        help="folder for LoRAs, reports, pictures and the history",
+    )

@@ -1,5 +1,5 @@
 """The command line: sage-erase demo | erase | batch | evaluate | bench | generate | merge | inspect |
-methods.
+methods | panel.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MODULES = {
     "merge": "reading",
     "inspect": "reading",
     "methods": "reading",
+    "panel": "serving",
 }
 
 
