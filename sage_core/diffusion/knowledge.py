@@ -18,7 +18,9 @@ class Prompt:
 
     `expected`: the concept or the style that must be seen; `thing`: what a style is shown on, or what else is
     in the picture. `strength`: above 0, the picture is an edit of the one that the untouched model draws for
-    the prompt with the number `edits`, and this share of its steps is drawn again.
+    the prompt with the number `edits`, and this share of its steps is drawn again. `hole`: above 0, the
+    edit is an inpainting, and this share of the side is drawn anew, in the middle. `weighted`: the text has
+    weights, such as "(dog:1.4)".
     """
 
     cell: str
