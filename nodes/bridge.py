@@ -40,6 +40,11 @@ def state_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "sage_concept_eraser"
 
 
+def output_folder() -> Path:
+    """Where reports are saved: a folder of ours in ComfyUI's output."""
+    return Path(folder_paths.get_output_directory()) / "sage"
+
+
 def lora_names() -> list[str]:
     """Every LoRA that ComfyUI knows, newest listing."""
     return folder_paths.get_filename_list("loras")
@@ -191,7 +196,7 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) 
 def sample(
     model,
     clip,
-    prompt: str,
+    prompt: str | list,
     seeds: list[int],
     size: tuple[int, int],
     steps: int,
@@ -200,9 +205,11 @@ def sample(
 ) -> torch.Tensor:
     """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size:
 
-    (width, height) in pixels.
+    (width, height) in pixels. prompt: text, or ComfyUI's conditioning.
     """
-    positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    positive = prompt
+    if isinstance(prompt, str):
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     empty = torch.zeros(len(seeds), 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])

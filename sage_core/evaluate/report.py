@@ -27,8 +27,6 @@ def table(report: dict) -> str:
             f" {cell(report['drift'].get(name))}".rstrip()
         )
     lines += curves.lines(report.get("attacks", {}))
-    cost, passes = report["cost"], report["cost"]["unet_forwards"] + 2 * report["cost"]["unet_backwards"]
-    peak = cost["peak_memory_mb"]
     if "without_prompt" in report:
         lines.append(unprompted(report["without_prompt"]))
     if report.get("judge") is not None:
@@ -39,11 +37,19 @@ def table(report: dict) -> str:
             values = (cell(judge[part][name]) for part in ("before", "after", "agreement"))
             lines.append(f"{title(name):24}  {'  '.join(values)}".rstrip())
         lines += [agreed(judge), judged(judge)]
-    lines.append(
+    return "\n".join(lines + spent(report))
+
+
+def spent(report: dict) -> list[str]:
+    """A line on the cost of the erasure; none where nobody says."""
+    cost = report.get("cost")
+    if not cost:
+        return []
+    passes, peak = cost["unet_forwards"] + 2 * cost["unet_backwards"], cost["peak_memory_mb"]
+    return [
         f"cost: {passes} UNet passes ({cost['unet_forwards']} forwards, {cost['unet_backwards']} backwards), "
         f"{cost['seconds']:.0f} s" + ("" if peak is None else f", peak memory {peak:.0f} MB")
-    )
-    return "\n".join(lines)
+    ]
 
 
 def _columns(report: dict) -> list[str]:

@@ -130,9 +130,10 @@ def _number(name: str, value: Value) -> str:
         return f"<td {sort}>{value.after:,.0f}</td>"
     if name == "drift":
         return f"<td {sort}>{value.after:.3f}</td>"
-    before = "" if value.before is None else f"of {percent(value.before)}"
-    small = ", ".join(part for part in (before, interval(value.interval)) if part)
-    return f"<td {sort}><b>{percent(value.after)}</b><small>{small}</small></td>"
+    notes = [] if value.before is None else [f"before: {percent(value.before)}"]
+    notes += [] if value.interval is None else [interval(value.interval)]
+    small = "".join(f"<small>{note}</small>" for note in notes)
+    return f"<td {sort}><b>{percent(value.after)}</b>{small}</td>"
 
 
 def _anchor(shown: Shown) -> str:

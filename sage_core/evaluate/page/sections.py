@@ -109,13 +109,18 @@ def recipe(report: dict) -> str:
         parts.append(("Metadata of the file", report["metadata"]))
     out = ""
     for name, value in parts:
-        text = escaped(json.dumps(value, indent=1, ensure_ascii=False))
-        out += f"<details><summary>{name}</summary><pre tabindex=0>{text}</pre></details>"
+        out += f"<details><summary>{name}</summary><pre tabindex=0>{escaped(as_json(value))}</pre></details>"
     path = report.get("lora", {}).get("path")
     source = report.get("model", {}).get("source", "MODEL")
     if path:
         out += "<p>To erase the same again:</p>" + command(["sage-erase", "erase", source, "--from", path])
     return out
+
+
+def as_json(value: dict) -> str:
+    """Valid JSON with a line for each of its names."""
+    lines = [json.dumps({key: part}, ensure_ascii=False)[1:-1] for key, part in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def command(words: list[str]) -> str:
