@@ -62,38 +62,38 @@ class _Sampler:
         text = f"drawing before and after: step {self.done}/{self.total}"
         self.messages("report", min(self.done, self.total), self.total, text)
 
-    def draw(self, graph, prompt, seeds: list[int]) -> torch.Tensor:
-        """Pictures [n, 3, H, W] in [-1, 1] of a prompt as text, or as ComfyUI's conditioning."""
-        from ..sage_core.diffusion.model import together
+    def draw(self, graph, cond: list, seeds: list[int]) -> torch.Tensor:
+        """Pictures [n, 3, H, W] in [-1, 1] of ComfyUI's conditioning: one row for all seeds, or one each."""
         from ..sage_core.evaluate.kept import digest, from_bytes, to_bytes
 
-        side, asked, parts = together(self.asked.size), self.asked, []
-        for k in range(0, len(seeds), side):
-            latents = bridge.sample(
-                *graph,
-                prompt,
-                seeds[k : k + side],
-                (asked.size, asked.size),
-                asked.steps,
-                asked.guidance,
-                self.step,
-            )
-            pixels = bridge.decode(self.vae, latents).permute(0, 3, 1, 2) * 2 - 1
-            images = from_bytes(to_bytes(pixels))
-            read = bridge.as_trained(graph[0], latents).cpu()
-            self.latents |= {digest(image): row for image, row in zip(images, read)}
-            parts.append(images)
-        return torch.cat(parts)
+        asked = self.asked
+        size = (asked.size, asked.size)
+        latents = bridge.sample(*graph, cond, seeds, size, asked.steps, asked.guidance, self.step)
+        images = from_bytes(to_bytes(bridge.decode(self.vae, latents).permute(0, 3, 1, 2) * 2 - 1))
+        read = bridge.as_trained(graph[0], latents).cpu()
+        self.latents |= {digest(image): row for image, row in zip(images, read)}
+        return images
 
     def all(self, graph, prompts) -> torch.Tensor:
-        """One picture for each of the prompts; those with the same words are drawn together."""
-        by_text: dict[str, list[int]] = {}
+        """One picture for each of the prompts, as many at once as their size and length allow."""
+        conds = {text: bridge.encode(graph[1], text) for text in dict.fromkeys(p.text for p in prompts)}
+        by_length: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            by_text.setdefault(prompt.text, []).append(i)
+            by_length.setdefault(conds[prompt.text][0][0].shape[1], []).append(i)
         pictures: dict[int, torch.Tensor] = {}
-        for text, index in by_text.items():
-            pictures |= dict(zip(index, self.draw(graph, text, [prompts[i].seed for i in index])))
+        for index in by_length.values():
+            for part in parts(index, self.asked.size):
+                cond = bridge.rows([conds[prompts[i].text] for i in part])
+                pictures |= dict(zip(part, self.draw(graph, cond, [prompts[i].seed for i in part])))
         return torch.stack([pictures[i] for i in range(len(prompts))])
+
+
+def parts(index: list[int], size: int) -> list[list[int]]:
+    """Split into what is drawn at once at that size in pixels."""
+    from ..sage_core.diffusion.model import together
+
+    side = together(size)
+    return [index[i : i + side] for i in range(0, len(index), side)]
 
 
 def measure(before, after, vae, asked: Asked, messages) -> Evaluation:
@@ -113,8 +113,8 @@ def measure(before, after, vae, asked: Asked, messages) -> Evaluation:
         judge = own_or_model(core, spec)
         prompts = judge.prompts(spec.concept, (), asked.images, asked.seed)
         prompts += Further(also=asked.also).prompts(core, spec, judge, prompts, asked.images, asked.seed)
-    texts = len({prompt.text for prompt in prompts})
-    sampler = _Sampler(vae, asked, messages, 2 * asked.steps * texts)
+    total = 2 * asked.steps * len(parts(list(range(len(prompts))), asked.size))
+    sampler = _Sampler(vae, asked, messages, total)
     pictures = sampler.all(before, prompts)
     erased = sampler.all(after, prompts)
     found = [_attacked(sampler, before, graph, asked) for graph in (before, after) if asked.attack_steps]
@@ -146,7 +146,8 @@ def _attacked(sampler: _Sampler, before, graph, asked: Asked) -> torch.Tensor:
         asked.size,
         sampler.messages,
     )
-    return sampler.draw(graph, cond, [ATTACK_SEED + 1000 * asked.seed + i for i in range(asked.images)])
+    seeds = [ATTACK_SEED + 1000 * asked.seed + i for i in range(asked.images)]
+    return torch.cat([sampler.draw(graph, cond, part) for part in parts(seeds, asked.size)])
 
 
 def _report(core, base: Baseline, erased, spec, messages, found, asked: Asked) -> Evaluation:

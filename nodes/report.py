@@ -63,8 +63,8 @@ class ErasureReport(io.ComfyNode):
                 io.Boolean.Input(
                     "attack",
                     default=False,
-                    tooltip="Also attack both models quickly: learn words that draw the concept. Takes as"
-                    " long as four trainings.",
+                    tooltip="Also attack both models: learn words that draw the concept. Takes much"
+                    " longer than drawing.",
                 ),
                 advanced(
                     io.Int.Input(

@@ -238,7 +238,7 @@ def run_and_draw(running, page, name: str) -> None:
     if name == "erase-and-compare":
         pages.wait_face(page, "erasing 1")
         pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
-    outcome = running.wait(_queued(running)[0], 400)
+    outcome = running.wait(_queued(running)[0], 900)
     page.wait_for_selector("text=Saved sage/", state="detached", timeout=60_000)
     if name == "erase-and-compare":
         pages.screenshot(page, IMAGES / "comfyui-erased.png")
