@@ -10,11 +10,20 @@ from .demo import LoadDemoModel
 from .erase import EraseConcept
 from .guard import ConceptGuard
 from .red_team import RedTeam
+from .report import ErasureReport
 
 
 class SageExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [EraseConcept, ApplyErasures, CompareErasure, ConceptGuard, LoadDemoModel, RedTeam]
+        return [
+            EraseConcept,
+            ApplyErasures,
+            CompareErasure,
+            ErasureReport,
+            ConceptGuard,
+            LoadDemoModel,
+            RedTeam,
+        ]
 
 
 async def comfy_entrypoint() -> SageExtension:

@@ -40,6 +40,11 @@ def state_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "sage_concept_eraser"
 
 
+def output_folder() -> Path:
+    """Where reports are saved: a folder of ours in ComfyUI's output."""
+    return Path(folder_paths.get_output_directory()) / "sage"
+
+
 def lora_names() -> list[str]:
     """Every LoRA that ComfyUI knows, newest listing."""
     return folder_paths.get_filename_list("loras")
@@ -187,11 +192,23 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) 
         )
 
 
+def encode(clip, prompt: str) -> list:
+    """ComfyUI's conditioning of a text."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def rows(conditionings: list[list]) -> list:
+    """Conditionings of the same length as one, a row each."""
+    hidden = torch.cat([cond[0][0] for cond in conditionings])
+    pooled = [cond[0][1].get("pooled_output") for cond in conditionings]
+    return [[hidden, {} if any(p is None for p in pooled) else {"pooled_output": torch.cat(pooled)}]]
+
+
 @beside_the_page()
 def sample(
     model,
     clip,
-    prompt: str,
+    prompt: str | list,
     seeds: list[int],
     size: tuple[int, int],
     steps: int,
@@ -200,9 +217,9 @@ def sample(
 ) -> torch.Tensor:
     """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size:
 
-    (width, height) in pixels.
+    (width, height) in pixels. prompt: text, or ComfyUI's conditioning of one row or of one a seed.
     """
-    positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    positive = encode(clip, prompt) if isinstance(prompt, str) else prompt
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     empty = torch.zeros(len(seeds), 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])

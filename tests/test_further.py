@@ -184,12 +184,12 @@ def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):
     assert "of the edits, the concept is left even by the untouched model" in shown
     assert all(words in shown for words in ("misspelt", "edited, strength 0.4", "inpainted", "mine"))
     whole = page(evaluation)
-    assert "The first" not in whole and whole.count("alt='before'") == len(base.prompts)
-    assert "<h2>mine</h2>" in whole and "a &lt;b&gt;dog" in whole and "<b>dog" not in whole
+    assert "The first" not in whole and whole.count("alt='before, ") == len(base.prompts)
+    assert "<h4>mine</h4>" in whole and "a &lt;b&gt;dog" in whole and "<b>dog" not in whole
     assert picture(evaluation).height > 11 * 192
-    monkeypatch.setattr("sage_core.evaluate.report.MOST_SHOWN", 1)
+    monkeypatch.setattr("sage_core.evaluate.page.shown.MOST_SHOWN", 1)
     few = page(evaluation)
-    assert "The first 1 of 2." in few and few.count("alt='before'") == len(report["after"]) - 1
+    assert "The first 1 of 2." in few and few.count("alt='before, ") == len(report["after"]) - 1
 
 
 def test_two_cells_of_one_name_are_refused():

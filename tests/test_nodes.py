@@ -108,7 +108,7 @@ def test_help_pages_and_locales_exist_for_every_node():
         for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
         if isinstance(n, ast.keyword) and n.arg == "node_id" and isinstance(n.value, ast.Constant)
     }
-    assert len(ids) == 6 and all(i.startswith("SAGE_") for i in ids)
+    assert len(ids) == 7 and all(i.startswith("SAGE_") for i in ids)
     assert {p.stem for p in (ROOT / "web" / "docs").glob("*.md")} == ids
     assert [p.name for p in (ROOT / "web").rglob("*.js")] == ["sage.js"]
 

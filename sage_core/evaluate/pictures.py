@@ -89,7 +89,8 @@ def picture(evaluation: Evaluation, columns: int = 8) -> Image.Image:
     out = Image.new("RGB", (LEFT + columns * (TILE + GAP) + GAP, height), PAPER)
     draw, small = ImageDraw.Draw(out), ImageFont.load_default(11)
     spec = evaluation.report["spec"]
-    heading = f"Erased: {spec['concept']}   (method {spec['method']})"
+    method = f"   (method {spec['method']})" if "method" in spec else ""
+    heading = f"Erased: {spec['concept']}{method}"
     draw.text((GAP + 4, 16), heading, INK, ImageFont.load_default(20))
     y = 56
     for cell, index in rows.items():

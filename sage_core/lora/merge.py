@@ -22,6 +22,7 @@ from .file import LoraFile, read_lora, write_lora
 from .metadata import (
     BASE_VERSIONS,
     CHECK_KEY,
+    COST_KEY,
     LEFT_KEY,
     LOSSES_KEY,
     RESOLUTION_KEY,
@@ -35,6 +36,7 @@ SIDES = {BASE_VERSIONS[name]: family.sample_size for name, family in FAMILIES.it
 Fit = Callable[[list[LoraFile], list[float]], list[LoraFile]]
 MAX_RANK = 1024  # of the joined file, as of any erasure
 ONE_ERASURE = (
+    COST_KEY,
     SPEC_KEY,
     SPECS_KEY,
     RESULT_KEY,

@@ -99,6 +99,17 @@ def compare(graph: dict, node: str, prompts, images: int = 2) -> dict:
     }
 
 
+def report(graph: dict, node: str, concept: str, images: int = 8, **inputs) -> dict:
+    """Erasure Report on the bundled model before and after node 2; its table and path are shown as text."""
+    graph = compare(graph, node, "", images)
+    graph[node]["class_type"] = "SAGE_ErasureReport"
+    del graph[node]["inputs"]["prompts"]
+    graph[node]["inputs"] |= {"concept": concept, "attack": False, **inputs}
+    for number, output in enumerate((0, 2), int(node) + 1):
+        graph[str(number)] = {"class_type": "PreviewAny", "inputs": {"source": [node, output]}}
+    return graph
+
+
 def guarded(concepts: str, prompts: str, images: int = 1) -> dict:
     """The bundled model without and with a guard, nothing trained."""
     graph = compare({"1": erase()["1"]}, "3", prompts, images)

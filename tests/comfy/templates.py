@@ -60,6 +60,14 @@ It sees what is being drawn, not what was asked, so *puppy* and *hound* go as we
 
 Put it behind *Erase Concept* where prompts come from strangers, and link *model_before*."""
     ),
+    "report-an-erasure": (
+        """**Press Run.** *dog* is erased, then measured: the concept, other words for it, its neighbours \
+and other things, before and after, from the same seeds.
+
+The page is saved in `output/sage`; its path is in the last box. Open it in a browser.
+
+Turn *attack* on to see what learnt words bring back. With your own checkpoint set *size* to what it draws."""
+    ),
     "attack-and-guard": (
         """**Press Run.** *dog* is erased. Then *Red Team* learns words that bring it back. They are drawn \
 twice: with the erased model, and with *Concept Guard* on it.
@@ -127,6 +135,10 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     return {
         "erase-and-compare": (demo, three),
         "attack-and-guard": (graphs.attacked_and_guarded(), attacked),
+        "report-an-erasure": (
+            graphs.report(graphs.erase("dog", **REST), "3", "dog"),
+            {"1": (0, 0), "2": (300, 0), "3": (820, 0), "4": (1300, 0), "5": (1300, 420)},
+        ),
         "guard-without-training": (graphs.guarded("dog", GUARDED_PROMPTS), three),
         "stack-three-erasures": (stack, three),
         "erase-behind-a-checkpoint": (
@@ -152,8 +164,10 @@ def lay_out(page, name: str, graph: dict, places: dict) -> dict:
             n.pos = pos;
             n.setSize(n.computeSize());
         }
-        // Room for the pictures below the widgets.
-        const room = {SAGE_EraseConcept: 240, SAGE_CompareErasure: 440};
+        // Room for pictures or text below the widgets.
+        const room = {
+            SAGE_EraseConcept: 240, SAGE_CompareErasure: 440, SAGE_ErasureReport: 440, PreviewAny: 200,
+        };
         for (const n of graph._nodes) {
             if (n.comfyClass in room) n.setSize([440, n.computeSize()[1] + room[n.comfyClass]]);
         }
@@ -193,7 +207,7 @@ def pictures(running, names: list[str]) -> None:
         with pages.opened(running) as (page, _):
             pages.open_template(page, name)
             text = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
-            if "SAGE_CompareErasure" in text:
+            if "SAGE_CompareErasure" in text or "SAGE_ErasureReport" in text:
                 run_and_draw(running, page, name)
             elif "SAGE_RedTeam" in text:
                 pages.press_run(page)
@@ -224,7 +238,7 @@ def run_and_draw(running, page, name: str) -> None:
     if name == "erase-and-compare":
         pages.wait_face(page, "erasing 1")
         pages.screenshot(page, IMAGES / "comfyui-while-erasing.png")
-    outcome = running.wait(_queued(running)[0], 400)
+    outcome = running.wait(_queued(running)[0], 900)
     page.wait_for_selector("text=Saved sage/", state="detached", timeout=60_000)
     if name == "erase-and-compare":
         pages.screenshot(page, IMAGES / "comfyui-erased.png")

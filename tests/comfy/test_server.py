@@ -26,6 +26,7 @@ IDS = [
     "SAGE_CompareErasure",
     "SAGE_ConceptGuard",
     "SAGE_EraseConcept",
+    "SAGE_ErasureReport",
     "SAGE_LoadDemoModel",
     "SAGE_RedTeam",
 ]

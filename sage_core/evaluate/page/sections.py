@@ -23,6 +23,10 @@ def escaped(value: object) -> str:
     return html.escape(str(value))
 
 
+def sentence(text: str) -> str:
+    return escaped(text[:1].upper() + text[1:]) + "."
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
@@ -67,9 +71,9 @@ def measured(report: dict) -> str:
         rows,
     )
     if report.get("judge"):
-        out += f"<p>{escaped(judged(report['judge']))}.</p>"
+        out += f"<p>{sentence(judged(report['judge']))}</p>"
     if "without_prompt" in report:
-        out += f"<p>{escaped(unprompted(report['without_prompt']))}.</p>"
+        out += f"<p>{sentence(unprompted(report['without_prompt']))}</p>"
     if report.get("guarded"):
         out += f"<p>With a guard against {escaped(', '.join(report['guarded']))}.</p>"
     return out
@@ -98,7 +102,7 @@ def opinions(report: dict) -> str:
             ["asked for", "before", "after", "agrees with the first judge"],
             rows,
         )
-        out += f"<p>{escaped(agreed(judge))}. {escaped(judged(judge))}.</p>"
+        out += f"<p>{sentence(agreed(judge))} {sentence(judged(judge))}</p>"
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import cells_of
 from ..pictures import ASKED, caption, title
 from .sections import escaped
-from .shown import MOST_SHOWN, Shown
+from .shown import Shown
 
 COLUMNS = 8
 LONGEST = 90  # characters of a prompt above a picture
@@ -26,7 +26,7 @@ def sheets(group: list[Shown], blur: bool) -> str:
 def _cell(group: list[Shown], cell: str, places: list[int], blur: bool) -> str:
     first = group[0]
     count = sum(prompt.cell == cell for prompt in first.prompts)
-    some = f" The first {MOST_SHOWN} of {count}." if count > len(places) else ""
+    some = f" The first {len(places)} of {count}." if count > len(places) else ""
     rows = [("before", [_picture(first, place, "before", blur) for place in places])]
     for shown in group:
         name = "after" if len(group) == 1 else shown.label
