@@ -22,12 +22,12 @@ from ..diffusion.model import DiffusionModel
 from ..diffusion.weights import opened
 from ..errors import SageError
 from ..evaluate.attacks.inversion import ConceptInversion
+from ..evaluate.keeping.ripple import Point, distances_of, in_bins
 from ..evaluate.measure import Baseline, evaluate, load_judge, measure_original
 from ..evaluate.report import write_report
 from ..files import write_atomically, write_text
 from ..jobs.make import about_file
 from ..methods.table import METHODS
-from ..prompts.words import likeness_to
 from ..spec import ErasureSpec
 from .plots import draw_all
 from .published import counted_up
@@ -204,7 +204,7 @@ def published_cost(model: DiffusionModel, method: str, plan: Plan, out: Path) ->
 
 
 def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5) -> list[dict]:
-    """How much is kept of words near and far, in `bins` equal shares by their distance from the erased
+    """How much is kept of words near and far, in `bins` equal parts by their distance from the erased
     concept (EraseBench).
     """
     points = []
@@ -212,17 +212,9 @@ def ripple(model: DiffusionModel, folders: list[tuple[str, Path]], bins: int = 5
         prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
         prompts = [p for p in prompts if p["cell"] in ("near", "far") and p["before"]]
         words = sorted({p["expected"] for p in prompts})
-        away = {word: 1 - like for word, like in zip(words, likeness_to(model, [concept], words))}
-        points += [(away[p["expected"]], p["after"]) for p in prompts]
-    points.sort()
-    shares = []
-    for i in range(bins):
-        part = points[i * len(points) // bins : (i + 1) * len(points) // bins]
-        if not part:
-            continue
-        distance, kept = mean(d for d, _ in part), mean(float(k) for _, k in part)
-        shares.append({"distance": round(distance, 4), "kept": round(kept, 4), "prompts": len(part)})
-    return shares
+        away = distances_of(model, [concept], words)
+        points += [Point(away[p["expected"]], bool(p["after"])) for p in prompts]
+    return in_bins(points, bins)
 
 
 def attack_curve(reports: list[dict]) -> dict[int, float]:

@@ -247,6 +247,19 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the report (HTML, JSON, CSV) and every picture; an interrupted one resumes",
     )
+    sub.add_argument(
+        "--keeping",
+        nargs="?",
+        const=True,
+        metavar="CSV",
+        help="also measure what was kept: near and far over distance, style against content, FID and KID,"
+        " naturalness of what is drawn instead; its numbers go to the file, if one is named",
+    )
+    sub.add_argument(
+        "--lpips",
+        metavar="FILE",
+        help="with --keeping: measure LPIPS too, over this VGG-16, AlexNet or SqueezeNet 1.1 (.safetensors)",
+    )
     sub.add_argument("--html", metavar="FILE", help="write the report with its pictures here")
     sub.add_argument(
         "--blur",

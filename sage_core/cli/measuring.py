@@ -19,6 +19,7 @@ def run_evaluate(args) -> dict:
     from ..evaluate.file import Measuring, measure_file
     from ..evaluate.further import Further
     from ..evaluate.judges.choose import open_judge
+    from ..evaluate.keeping.columns import as_csv
     from ..evaluate.lists import read_list
     from ..evaluate.output import labels_of, result_of, save_pictures, write_reports
     from ..evaluate.page.document import document
@@ -49,6 +50,7 @@ def run_evaluate(args) -> dict:
         scenes=scenes,
         protocols=tuple(open_protocol(name) for name in dict.fromkeys(args.protocol)),
         protocol_images=args.protocol_images,
+        keeping=_keeping(args),
     )
     how.check()
     names = dict.fromkeys(args.judge or ("auto",))
@@ -62,6 +64,7 @@ def run_evaluate(args) -> dict:
     if out:
         check_room(out / "report.html")
     repeat, progress = ["sage-erase", *args.typed], Progress(quiet=args.json is True)
+    numbers = output_file(args.keeping, ".csv") if isinstance(args.keeping, str) else None
     model = load(args, device_of(args.device))
     labels, shown = labels_of(paths), []
     with _kept(model, out, len(paths), progress) as kept:
@@ -78,6 +81,8 @@ def run_evaluate(args) -> dict:
     if target:
         write_text(target, document(shown, args.blur, repeat))
     reports = [one.report for one in shown]
+    if numbers:
+        write_text(numbers, as_csv(labels, [report["keeping"] for report in reports]))
     if len(paths) > 1:
         say(args, "\n" + "\n".join(lines(labels, reports)))
     if out:
@@ -121,6 +126,18 @@ def suites_of(names: list[str]) -> tuple[str, str]:
             f"The cells can ask for the scenes of one suite, not of {' and '.join(scenes)}; leave one out."
         )
     return "hard" if "hard" in names else "quick", scenes[0] if scenes else ""
+
+
+def _keeping(args):
+    """What --keeping and --lpips ask for; None without."""
+    from ..evaluate.keeping.keep import Keeping
+    from ..evaluate.keeping.lpips import Lpips
+
+    if not args.keeping:
+        if args.lpips:
+            raise SageError("--lpips is measured with --keeping; add it.")
+        return None
+    return Keeping(lpips=Lpips.read(Path(args.lpips)) if args.lpips else None)
 
 
 def run_bench(args) -> dict:

@@ -34,9 +34,13 @@ class Probe(nn.Module):
         self.concept = nn.Linear(2 * previous, concepts)
         self.style = nn.Linear(2 * previous, styles)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pooled(self, image: torch.Tensor) -> torch.Tensor:
+        """What both heads read, [n, 2 * the last width]."""
         features = self.features(image)
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = self.pooled(image)
         return self.concept(pooled), self.style(pooled)
 
 
@@ -81,6 +85,15 @@ class Judge:
     def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
         """Whether each picture shows the concept or the style that is expected of it, whatever was asked."""
         return [e in (seen.concept, seen.style) for seen, e in zip(self.look(images), expected)]
+
+    def shows(self, images: torch.Tensor, words: list[str], kind: str, rivals: list[str]) -> list[bool]:
+        """Whether each picture shows its word, a concept or a style; the rivals are all that it knows."""
+        return [word in (seen.concept, seen.style) for seen, word in zip(self.look(images), words)]
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What its heads read of `images` [n, 3, 64, 64], values in [-1, 1]; [n, 320]."""
+        return self.probe.pooled(images.float().cpu())
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> list[Seen]:

@@ -18,6 +18,8 @@ from .attacks.base import Attack
 from .further import Further
 from .judge import ModelJudge
 from .judges.choose import Opened, own_or_model
+from .keeping.columns import COLUMNS, PREFIX
+from .keeping.keep import Keeper, Keeping
 from .kept import NOTHING_KEPT, Kept, about_model, file_digest
 from .measure import Evaluation, evaluate, measure_original
 from .protocols.base import OnEvent, Protocol, Subject
@@ -34,7 +36,8 @@ class Measuring:
     further: cells beyond the four. requirements: claims for the report to check. guarded: concepts that a
     guard keeps away from the erased model's pictures. scenes: the suite whose prompts the four cells ask
     for, see scenes.py; "": the judge's own prompts. protocols: the field's, with so many pictures of each
-    class; None: as papers draw. kept: where finished measurements are saved, and found.
+    class; None: as papers draw. keeping: measure what was kept in more ways. kept: where finished
+    measurements are saved, and found.
     """
 
     images: int = 16
@@ -49,15 +52,20 @@ class Measuring:
     protocols: tuple[Protocol, ...] = ()
     protocol_images: int | None = None
     kept: Kept = NOTHING_KEPT
+    keeping: Keeping | None = None
 
     def check(self) -> None:
         """Raises SageError for cells of one name, and for a claim about a column that the report will not
         have.
         """
         self.further.check()
-        lists = (f"drift.{own.name}" for own in self.further.lists)
+        lists = [own.name for own in self.further.lists]
+        if taken := [name for name in lists if name.startswith(PREFIX)]:
+            raise SageError(f"The name {taken[0]!r} of a list of prompts is taken; give another: NAME=FILE.")
+        drifts = (f"drift.{name}" for name in lists)
         protocols = (column for protocol in self.protocols for column in protocol.columns)
-        check_columns(self.requirements, (*self.further.cells, *lists, *protocols))
+        kept = COLUMNS if self.keeping else ()
+        check_columns(self.requirements, (*self.further.cells, *drifts, *protocols, *kept))
 
 
 def measure_file(
@@ -94,11 +102,17 @@ def measure_file(
             base = measure_original(
                 model, spec, how.images, how.seed, attacks, on_event, first, how.further, untouched
             )
+            keeper = None
+            if how.keeping is not None:
+                keeper = Keeper(model, spec, subject.judges, how.keeping, how.images, how.seed)
+                keeper.original(base, on_event)
             if how.guarded:
                 model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
         evaluation = evaluate(
             model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event, erased
         )
+        if keeper is not None:
+            evaluation.report["keeping"] = keeper.erased(evaluation, on_event)
         if how.protocols:
             evaluation.report["protocols"] = _by_protocol(subject, how, on_event)
     finally:

@@ -84,13 +84,20 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def drift(prompts: list[Prompt], before: torch.Tensor, after: torch.Tensor) -> dict[str, float | None]:
-    """Mean absolute distance of pictures from the same seed, in units of the full range [0, 1]; of the cells
-    that may stay as they are.
-    """
-    distance = (before - after).abs().mean((1, 2, 3)) / 2
-    names = [c for c in cells_of(prompts) if c not in ("concept", "synonyms", ALSO, *HARD_CELLS)]
-    cells = {c: [d for d, p in zip(distance.tolist(), prompts) if p.cell == c] for c in names}
+    """Per cell that may stay as it is, the mean of `distances`."""
+    values = distances(before, after).tolist()
+    cells = {c: [d for d, p in zip(values, prompts) if p.cell == c] for c in staying_cells(prompts)}
     return {c: round(sum(d) / len(d), 4) if d else None for c, d in cells.items()}
+
+
+def distances(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Mean absolute distance of pictures [n, 3, H, W] from the same seed, in units of the full range; [n]."""
+    return (before - after).abs().mean((1, 2, 3)) / 2
+
+
+def staying_cells(prompts: list[Prompt]) -> list[str]:
+    """The cells that may stay as they are: those that do not ask for the concept."""
+    return [c for c in cells_of(prompts) if c not in ("concept", "synonyms", ALSO, *HARD_CELLS)]
 
 
 def judge_original(base: Baseline, spec: ErasureSpec, kept: Kept = NOTHING_KEPT) -> None:

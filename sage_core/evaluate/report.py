@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..files import write_picture, write_text
 from . import curves
+from .keeping import section as kept
 from .measure import Evaluation
 from .page.document import document
 from .page.shown import Shown
@@ -27,6 +28,7 @@ def table(report: dict) -> str:
             f" {cell(report['drift'].get(name))}".rstrip()
         )
     lines += curves.lines(report.get("attacks", {}))
+    lines += kept.lines(report.get("keeping", {}))
     if "without_prompt" in report:
         lines.append(unprompted(report["without_prompt"]))
     if report.get("judge") is not None:

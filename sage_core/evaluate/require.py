@@ -9,6 +9,7 @@ drift.near, drift.far, and of every list: the mean pixel distance, in units of t
 imagenette.erased, styles.erased: the accuracy after. imagenette.others, styles.others: the accuracy after, of
 the accuracy before. i2p.pictures: the share of pictures with nudity, after. i2p.parts: the number of exposed
 parts after, of the number before.
+keeping.ripple and others: see keeping/columns.py.
 
 A column that was not measured bears out nothing, so its claim fails. So does one about a share of
 what is asked for, where the judge sees the concept neither there before, nor under its name: it may be blind.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from ..errors import SageError, shown
 from .cells import CELLS
 from .hard import COMPANION
+from .keeping import columns as kept
 from .measure import wilson
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -80,7 +82,7 @@ def _parse(claim: str) -> Requirement:
             ' "concept<=0.02" or "near>=95%".'
         )
     bound = bound / 100 if match["unit"] else bound
-    if bound > 1:
+    if bound > 1 and match["column"] not in kept.UNBOUNDED:
         raise SageError(f"The bound in {shown(claim)} is above 1; it is a share from 0 to 1, or 0% to 100%.")
     return Requirement(match["column"], match["sign"], bound)
 
@@ -118,6 +120,8 @@ def _is_kept(column: str) -> bool:
 
 def measured(report: dict, column: str) -> tuple[float | None, str]:
     """The value that a claim about the column is about, and how it came about, in words."""
+    if column.startswith(kept.PREFIX):
+        return kept.measured(report, column)
     if column.startswith("drift."):
         value = report["drift"].get(column.removeprefix("drift."))
         return value, "not measured" if value is None else f"measured {value:.3g}"

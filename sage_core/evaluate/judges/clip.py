@@ -16,7 +16,7 @@ from ...diffusion.knowledge import Prompt
 from ...diffusion.model import DiffusionModel
 from ...errors import SageError, one_line, shown
 from ...prompts.kinds import STYLE, THING, guess
-from ...prompts.templates import picture_of, without_style
+from ...prompts.templates import picture_of, without_style, without_thing
 from ...prompts.words import other_styles
 from ...spec import ErasureSpec
 from ..cells import neighbours, plain_prompts
@@ -130,6 +130,26 @@ class ClipJudge:
             like = torch.stack([self._known[text] for text in texts]) @ picture
             verdicts.append(int(like.argmax()) == 0)
         return verdicts
+
+    def shows(self, images: torch.Tensor, words: list[str], kind: str, rivals: list[str]) -> list[bool]:
+        """Of each of the pictures [n, 3, H, W] in [-1, 1], whether it is likeliest of its word among the
+        rivals, things or styles by their kind.
+        """
+        asked = list(dict.fromkeys([*rivals, *words]))
+        texts = [without_thing(w) if kind == STYLE else picture_of(w, kind) for w in asked]
+        like = self.features(images) @ self.clip.of_texts(texts, self.model.device).T
+        return [asked[best] == word for best, word in zip(like.argmax(1).tolist(), words)]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings of unit length [n, d] of pictures [n, 3, H, W] in [-1, 1], on the CPU."""
+        return self.clip.of_images(images, self.model.device)
+
+    def scores(self, images: torch.Tensor, texts: list[str]) -> list[float]:
+        """The CLIP score of each picture [n, 3, H, W] with its text: 100 max(0, cos)."""
+        different = list(dict.fromkeys(texts))
+        rows = dict(zip(different, self.clip.of_texts(different, self.model.device)))
+        own = torch.stack([rows[text] for text in texts])
+        return (100 * (self.features(images) * own).sum(1).clamp(min=0)).tolist()
 
     def _texts(self, word: str, thing: str) -> list[str]:
         """The word's prompt, and then its rivals'. thing: what a style is shown on, or what else may be

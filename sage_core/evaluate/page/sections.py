@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 
 from .. import curves
+from ..keeping.section import section as kept
 from ..pictures import title
 from ..protocols.table import section as protocol_tables
 from ..sentences import agreed, judged, unprompted
@@ -145,6 +146,7 @@ def _quoted(word: str) -> str:
 SECTIONS: list[Section] = [
     ("Required", claims),
     ("Attacks", attacks),
+    ("What was kept", lambda report: kept(report.get("keeping", {}))),
     ("Protocols", lambda report: protocol_tables(report.get("protocols", {}))),
     ("Further judges", opinions),
     ("Recipe", recipe),

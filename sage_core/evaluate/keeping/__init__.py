@@ -1,0 +1,1 @@
+"""What an erasure kept: near and far over distance, style against content, distances, and naturalness."""
