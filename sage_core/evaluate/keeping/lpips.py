@@ -16,7 +16,7 @@ from ...errors import SageError, one_line, shown
 
 AT_ONCE = 16  # pairs of pictures
 TITLES = {"vgg": "VGG-16", "alex": "AlexNet", "squeeze": "SqueezeNet 1.1"}
-INSTALL = "install them with: pip install torchmetrics torchvision"
+INSTALL = "install them with: pip install torchmetrics torchvision, torchvision from where torch came from"
 
 
 class Lpips:
