@@ -37,7 +37,7 @@ def document(shown: Sequence[Shown], blur: bool | None = None, repeat: Sequence[
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
     groups = _groups(shown)
-    body = "".join(_group(group, veiled[group[0].label]) for group in groups)
+    body = "".join(_group(group, any(veiled[one.label] for one in group)) for group in groups)
     again = f"<h2>Measured by</h2>{command(list(repeat))}" if repeat else ""
     return f"""<!doctype html>
 <html lang=en>

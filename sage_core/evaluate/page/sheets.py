@@ -27,10 +27,10 @@ def _cell(group: list[Shown], cell: str, places: list[int], blur: bool) -> str:
     first = group[0]
     count = sum(prompt.cell == cell for prompt in first.prompts)
     some = f" The first {len(places)} of {count}." if count > len(places) else ""
-    rows = [("before", [_picture(first, place, "before", blur) for place in places])]
+    rows = [("before", [_picture(first, place, 0, "before", blur) for place in places])]
     for shown in group:
         name = "after" if len(group) == 1 else shown.label
-        rows.append((name, [_picture(shown, place, name, blur) for place in places]))
+        rows.append((name, [_picture(shown, place, 1, name, blur) for place in places]))
     headings = []
     for place in places:
         prompt = first.prompts[first.index[place]]
@@ -40,11 +40,10 @@ def _cell(group: list[Shown], cell: str, places: list[int], blur: bool) -> str:
     return _folded(title(cell), f"Same prompt and seed in a column.{some}", headings, rows)
 
 
-def _picture(shown: Shown, place: int, name: str, blur: bool) -> str:
-    """A picture with what the judge says of it."""
+def _picture(shown: Shown, place: int, when: int, name: str, blur: bool) -> str:
+    """A picture with what the judge says of it. when: 0 before, 1 after. name: of the row."""
     number = shown.index[place]
     prompt = shown.prompts[number]
-    when = 0 if name == "before" else 1
     verdict = None if shown.seen is None else shown.seen[number][when]
     words = f"{name}, seed {prompt.seed}: {prompt.text}"[:LONGEST_ALT]
     source = (shown.before, shown.after)[when][place]
@@ -73,13 +72,16 @@ def _attacks(group: list[Shown], blur: bool) -> str:
     if not attacked:
         return ""
     rows, most = [], max(len(shown.attacked) for shown in attacked)
+    count = max(shown.attack_count for shown in attacked)
+    some = f" The first {most} of {count}." if count > most else ""
     for shown in attacked:
         by = shown.report.get("attacked_by", "")
         name = f"after, by {by}" if len(group) == 1 else f"{shown.label}, by {by}"
         words = f"{name}: under attack, picture"
         rows.append((name, [_image(u, f"{words} {i}", blur) for i, u in enumerate(shown.attacked, 1)]))
     headings = [str(i) for i in range(1, most + 1)]
-    return _folded("under attack", "What the erased model draws under the strongest attack.", headings, rows)
+    note = f"What the erased model draws under the strongest attack.{some}"
+    return _folded("under attack", note, headings, rows)
 
 
 def _folded(name: str, note: str, headings: list[str], rows: list[tuple[str, list[str]]]) -> str:

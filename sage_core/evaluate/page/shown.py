@@ -22,7 +22,8 @@ NAME = 60  # characters of a label
 @dataclass
 class Shown:
     """label: a short name of the erasure, unlike the others' on the page. index: numbers of the prompts whose
-    pictures are shown. before, after: data URLs, in the order of `index`. attacked: of the attack's pictures.
+    pictures are shown. before, after: data URLs, in the order of `index`. attacked: of the attack's pictures,
+    of which there are attack_count in all.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Shown:
     before: list[str]
     after: list[str]
     attacked: list[str] = field(default_factory=list)
+    attack_count: int = 0
     seen: list[tuple[bool | None, bool | None]] | None = None
 
     @classmethod
@@ -41,7 +43,7 @@ class Shown:
         for cell in cells_of(evaluation.prompts):
             own = [i for i, prompt in enumerate(evaluation.prompts) if prompt.cell == cell]
             index += own[:MOST_SHOWN]
-        attacked = [] if evaluation.attacked is None else list(evaluation.attacked[:MOST_SHOWN])
+        attacked = [] if evaluation.attacked is None else list(evaluation.attacked)
         return cls(
             label or label_of(evaluation.report),
             evaluation.report,
@@ -49,7 +51,8 @@ class Shown:
             index,
             [data_url(evaluation.before[i]) for i in index],
             [data_url(evaluation.after[i]) for i in index],
-            [data_url(image) for image in attacked],
+            [data_url(image) for image in attacked[:MOST_SHOWN]],
+            len(attacked),
             evaluation.seen,
         )
 
