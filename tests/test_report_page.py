@@ -131,12 +131,12 @@ def test_small_pictures_are_exact_and_large_ones_are_small():
 def test_a_part_that_another_measurement_adds_is_shown_where_the_report_has_it(monkeypatch):
     monkeypatch.setattr(
         "sage_core.evaluate.page.document.SECTIONS",
-        [*SECTIONS, ("Keeping", lambda report: report.get("keeping", ""))],
+        [*SECTIONS, ("Weather", lambda report: report.get("weather", ""))],
     )
     with_it = evaluation()
-    with_it.report["keeping"] = "<p>kept</p>"
-    assert "<h4>Keeping</h4><p>kept</p>" in document([Shown.of(with_it)])
-    assert "Keeping" not in document([shown()])
+    with_it.report["weather"] = "<p>rain</p>"
+    assert "<h4>Weather</h4><p>rain</p>" in document([Shown.of(with_it)])
+    assert "Weather" not in document([shown()])
 
 
 def test_the_summary_has_shares_intervals_drift_and_passes():
