@@ -124,7 +124,7 @@ def test_accuracies_are_of_the_erased_class_and_the_mean_of_the_others(subject):
     assert others["before"] == 1.0 and others["after"] == pytest.approx(7.5 / 8, abs=1e-4)
     shown = text({"imagenette": result})
     assert "church" in shown and "75.0" in shown and "93.8" in shown and "other 9" in shown
-    assert "<h2>imagenette" in section({"imagenette": result})
+    assert "<caption>imagenette" in section({"imagenette": result})
 
 
 def test_an_erasure_of_something_else_has_no_erased_class(subject):
