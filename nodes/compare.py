@@ -4,12 +4,10 @@ drift.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from comfy_api.latest import io, ui
 
-from .errors import sentence_of
+from .errors import check_guidance, sentence_of
 from .inputs import advanced
 from .request import MAX_PROMPTS
 
@@ -134,10 +132,7 @@ class CompareErasure(io.ComfyNode):
                 ErasureSpec(look_for)
             if prompts is not None:
                 lines(prompts)
-            if guidance is not None and not (math.isfinite(guidance) and 1.0 <= guidance <= 30.0):
-                from ..sage_core.errors import SageError
-
-                raise SageError(f"guidance is a number from 1 to 30, not {guidance}.")
+            check_guidance(guidance)
 
         return sentence_of(check)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 
 from ..sage_core.errors import SageError
@@ -50,3 +51,9 @@ def sentence_of(check: Callable[[], object]) -> bool | str:
     except SageError as error:
         return str(error)
     return True
+
+
+def check_guidance(guidance: float | None) -> None:
+    """Raises SageError for a guidance that no sampler can use. None: a linked value, not known yet."""
+    if guidance is not None and not (math.isfinite(guidance) and 1.0 <= guidance <= 30.0):
+        raise SageError(f"guidance is a number from 1 to 30, not {guidance}.")

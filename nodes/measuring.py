@@ -196,28 +196,18 @@ def _add_attack(
 ) -> None:
     """The quick attack's success before and after, as report["attacks"] has it."""
     from ..sage_core.evaluate.attacks.inversion import ConceptInversion
-    from ..sage_core.evaluate.attacks.success import sees_concept
-    from ..sage_core.evaluate.measure import wilson
+    from ..sage_core.evaluate.attacks.success import Outcome, sees_concept
+    from ..sage_core.evaluate.measure import about_attack
 
     quick = ConceptInversion(steps=asked.attack_steps)
     sees = sees_concept(base.judge, spec.concept, next(p for p in base.prompts if p.cell == "concept"))
-    hits = [sum(sees(images)) for images in found]
-    before, after = (round(hit / asked.images, 4) for hit in hits)
-    low, high = wilson(hits[1], asked.images)
+    before, after = (round(sum(sees(images)) / asked.images, 4) for images in found)
+    base.untouched[quick.name] = {asked.attack_steps: before}
     report = evaluation.report
     report["before"]["attacked"], report["after"]["attacked"] = before, after
     report["attacked_by"] = quick.name
-    report["attacks"] = {
-        quick.name: {
-            "title": quick.title,
-            "paper": quick.paper,
-            "unit": quick.unit,
-            "budget": [asked.attack_steps],
-            "success": [after],
-            "interval": [round(low, 4), round(high, 4)],
-            "untouched": [before],
-        }
-    }
+    outcome = Outcome(quick, {asked.attack_steps: after})
+    report["attacks"] = {quick.name: about_attack(outcome, base, asked.images)}
     evaluation.attacked = found[1]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io, ui
 
-from .errors import require_packages, sentence_of
+from .errors import check_guidance, require_packages, sentence_of
 from .inputs import advanced
 
 
@@ -125,13 +123,11 @@ class ErasureReport(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, concept="x", guidance=5.0):
         def check():
-            from ..sage_core.errors import SageError
             from ..sage_core.spec import ErasureSpec
 
             if concept is not None:
                 ErasureSpec(concept)
-            if guidance is not None and not (math.isfinite(guidance) and 1.0 <= guidance <= 30.0):
-                raise SageError(f"guidance is a number from 1 to 30, not {guidance}.")
+            check_guidance(guidance)
 
         return sentence_of(check)
 

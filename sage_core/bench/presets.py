@@ -55,13 +55,12 @@ def one_row(model: DiffusionModel, spec: ErasureSpec, base: Baseline, images: in
         )
     finally:
         erasure.adapter.remove()
-    row: dict = {"passes": erasure.cost.passes, "seconds": round(erasure.seconds, 1), "drift": {}}
+    row: dict = {"passes": erasure.cost.passes, "seconds": round(erasure.seconds, 1)}
     for number, when in enumerate(("before", "after")):
         row[when] = {cell: [] for cell in CELLS}
         for prompt, seen in zip(found.prompts, found.seen):
             row[when].setdefault(prompt.cell, []).append(bool(seen[number]))
-    row["drift"] = found.report["drift"]
-    return row
+    return row | {"drift": found.report["drift"]}
 
 
 def share_and_interval(hits: int, count: int) -> str:

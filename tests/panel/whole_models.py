@@ -13,22 +13,10 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from sage_core.bench.random_models import FULL_XL, SDXL
 from sage_core.diffusion import names
 from sage_core.diffusion.architecture import FAMILIES, UNET
 from sage_core.lora.surfaces import linear_layers, surface_layers
-
-LARGE = {
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "attention_head_dim": (5, 10, 20),
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "transformer_layers_per_block": (1, 2, 10),
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-}
 
 
 def clip(width: int, layers: int, heads: int, projected: bool):
@@ -45,7 +33,7 @@ def clip(width: int, layers: int, heads: int, projected: bool):
 def model(family: str):
     """What `linear_layers` reads of a model, on the meta device."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**(LARGE if family == "sdxl" else {"cross_attention_dim": 768}))
+        unet = UNet2DConditionModel(**(SDXL | FULL_XL if family == "sdxl" else {"cross_attention_dim": 768}))
         encoders = [clip(768, 12, 12, False)] + ([clip(1280, 32, 20, True)] if family == "sdxl" else [])
     return SimpleNamespace(unet=unet, text=SimpleNamespace(encoders=encoders))
 

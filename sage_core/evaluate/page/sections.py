@@ -45,7 +45,8 @@ def table(caption: str, headings: list[str], rows: list[tuple[str, list[str]]]) 
         body += f"<tr><th scope=row>{escaped(name)}</th>{numbers}</tr>"
     return (
         f"<div class=scroll tabindex=0 role=region aria-label='{escaped(caption)}'><table class=numbers>"
-        f"<caption>{escaped(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<caption>{escaped(caption)}</caption><thead><tr>{top}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
