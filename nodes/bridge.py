@@ -20,7 +20,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..sage_core.diffusion.schedule import STEPS
+from ..sage_core.diffusion.schedule import STEPS, flow
 from ..sage_core.errors import SageError
 from .pictures import data_url
 
@@ -28,6 +28,8 @@ OutOfMemory = (
     torch.cuda.OutOfMemoryError
 )  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
 REPORT_EVERY = 0.2  # seconds between two messages to the page
+UP = (".lora_up.weight", ".lora_B.weight")  # in kohya's names, and in diffusers'
+DOWN = (".lora_down.weight", ".lora_A.weight")
 
 
 def loras_folder() -> Path:
@@ -122,17 +124,19 @@ def check_cancelled() -> None:
 
 
 def prediction(model) -> tuple[str, torch.Tensor]:
-    """As the graph samples the model: "epsilon" or "v", and the noise schedule, abar_t [1000].
+    """As the graph samples the model: "epsilon", "v" or "flow", and the noise schedule, abar_t [1000].
 
     Raises SageError where it is sampled otherwise.
     """
     sampling, known = model.get_model_object("model_sampling"), comfy.model_sampling
+    if isinstance(sampling, known.ModelSamplingDiscreteFlow) and isinstance(sampling, known.CONST):
+        return "flow", flow(float(sampling.shift))
     if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(
         sampling, known.ModelSamplingDiscreteEDM
     ):
         raise SageError(
             f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule;"
-            " connect an SD 1.x, 2.x or SDXL model."
+            " connect an SD 1.x, 2.x, SDXL or SD 3 model."
         )
     if len(sampling.sigmas) != STEPS:  # LCM's own sampling knows 50 of them
         raise SageError(
@@ -158,7 +162,7 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
     # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped
     # file.
     tensors = {k: v.clone() for k, v in comfy.utils.load_torch_file(str(path), safe_load=True).items()}
-    layers = {k.removesuffix(".lora_up.weight") for k in tensors if k.endswith(".lora_up.weight")}
+    layers = {k.removesuffix(up) for k in tensors for up in UP if k.endswith(up)}
     keys: dict = {}
     if model is not None:
         keys = comfy.lora.model_lora_keys_unet(model.model, keys)
@@ -182,8 +186,8 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
 def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) -> None:
     """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
     weight = next((sd[key] for sd in known if key in sd), None)
-    up, down = tensors[f"{layer}.lora_up.weight"], tensors.get(f"{layer}.lora_down.weight")
-    if down is None or weight is None:
+    up, down = (next((tensors[layer + s] for s in side if layer + s in tensors), None) for side in (UP, DOWN))
+    if up is None or down is None or weight is None:
         return
     if (up.shape[0], down.shape[1]) != (weight.shape[0], weight.shape[1]):
         raise SageError(
@@ -215,21 +219,24 @@ def sample(
     guidance: float,
     on_step: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Latents [n, 4, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras), one noise a seed; size:
+    """Latents [n, c, h, w] by ComfyUI's own sampler (DPM++ 2M, Karras; Euler for a flow), one noise a seed.
 
-    (width, height) in pixels. prompt: text, or ComfyUI's conditioning of one row or of one a seed.
+    size: (width, height) in pixels. prompt: text, or ComfyUI's conditioning of one row or of one a seed.
     """
+    flows = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    channels = model.get_model_object("latent_format").latent_channels
     positive = encode(clip, prompt) if isinstance(prompt, str) else prompt
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    empty = torch.zeros(len(seeds), 4, size[1] // 8, size[0] // 8, device=management.intermediate_device())
+    shape = len(seeds), channels, size[1] // 8, size[0] // 8
+    empty = torch.zeros(shape, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
     return comfy.sample.sample(
         model,
         noise,
         steps,
         guidance,
-        "dpmpp_2m",
-        "karras",
+        "euler" if flows else "dpmpp_2m",
+        "simple" if flows else "karras",
         positive,
         negative,
         empty,

@@ -49,7 +49,7 @@ class DemoClipTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 
 class DemoTextModel(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options=None):
+    def __init__(self, device="cpu", dtype=None, model_options=None, **reading):
         super().__init__(
             device=device,
             dtype=dtype,
@@ -57,6 +57,7 @@ class DemoTextModel(comfy.sd1_clip.SDClipModel):
             special_tokens=SPECIAL,
             return_projected_pooled=False,
             model_options=model_options or {},
+            **reading,
         )
         # ComfyUI's CLIP has 49,408 tokens whatever its configuration says; the bundled model has its own,
         # smaller vocabulary.

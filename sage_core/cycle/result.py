@@ -16,6 +16,7 @@ from ..files import remove
 from ..lora.adapter import Adapter
 from ..lora.file import write_lora
 from ..lora.metadata import CHECK_KEY, COST_KEY, LEFT_KEY, LOSSES_KEY, metadata_for
+from ..lora.surfaces import file_names
 from ..methods.recipe import Recipe
 from ..spec import ErasureSpec
 
@@ -73,7 +74,7 @@ class Erasure:
         metadata[COST_KEY] = json.dumps(cost | {"seconds": round(self.seconds, 2)})
         if self.checked is not None:
             metadata[CHECK_KEY] = json.dumps(self.checked.to_json())
-        write_lora(path, self.adapter, metadata, self.dtype)
+        write_lora(path, self.adapter, metadata, self.dtype, file_names(model))
         if self.state is not None:
             remove(self.state)
         return path

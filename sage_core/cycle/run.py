@@ -226,7 +226,10 @@ class Run:
     def warm_start(self) -> None:
         """A closed-form edit to train on from, where the method has one and the surface has its layers."""
         warm = self.recipe.method.warm
-        if warm is not None and any(name.endswith(warm.layers) for name in self.adapter.layers):
+        if warm is None:
+            return
+        endings = warm.endings(self.model.family)
+        if any(name.endswith(endings) for name in self.adapter.layers):
             solve(warm, self.context, 1)
 
     def new_source(self) -> LatentBank | FreshTrajectories:

@@ -18,7 +18,13 @@ UNET = "model.diffusion_model."
 
 @dataclass(frozen=True)
 class Family:
-    """One line of models. `clip_layer`: which hidden state of the text encoder the UNet reads."""
+    """One line of models. `clip_layer`: which hidden state of the text encoder the network reads.
+
+    flow: a rectified flow, whose network predicts the velocity noise - z_0. latent_channels: of the
+    autoencoder. cross: ends of the names of the linear layers through which the network reads text.
+    readers: those of them that read the prompt itself, whatever the picture and the time, so that a closed
+    form can edit them; values: those of the readers that it edits where the edit is to be weak.
+    """
 
     name: str  # sd1, sd2, sdxl
     title: str
@@ -28,6 +34,12 @@ class Family:
     modelspec: str  # `modelspec.architecture` of a LoRA for it
     sample_size: int  # pixels it was trained at
     vae_scale: float
+    flow: bool = False
+    latent_channels: int = 4
+    vae_shift: float = 0.0
+    cross: tuple[str, ...] = ("attn2_to_q", "attn2_to_k", "attn2_to_v", "attn2_to_out_0")
+    readers: tuple[str, ...] = ("attn2_to_k", "attn2_to_v")
+    values: tuple[str, ...] = ("attn2_to_v",)
 
 
 FAMILIES = {
@@ -61,6 +73,30 @@ FAMILIES = {
         1024,
         0.13025,
     ),
+    "sd3": Family(
+        "sd3",
+        "Stable Diffusion 3",
+        ("text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer."),
+        (False, False),
+        "joined",
+        "stable-diffusion-v3/lora",
+        1024,
+        1.5305,
+        flow=True,
+        latent_channels=16,
+        vae_shift=0.0609,
+        # Image and text tokens are one sequence in the blocks, but each has projections of its own.
+        cross=(
+            "attn_add_q_proj",
+            "attn_add_k_proj",
+            "attn_add_v_proj",
+            "attn_to_add_out",
+            "context_embedder",
+            "text_embedder_linear_1",
+        ),
+        readers=("context_embedder",),
+        values=("context_embedder",),
+    ),
 }
 
 
@@ -76,10 +112,17 @@ def recognise(keys) -> Family:
             "This is the SDXL refiner, which has no text encoder of its own to erase from; use the SDXL base"
             " checkpoint."
         )
+    if has(UNET + "joint_blocks."):
+        if has(FAMILIES["sd3"].text_prefixes[0]):
+            return FAMILIES["sd3"]
+        raise SageError(
+            "The Stable Diffusion 3 checkpoint has no CLIP-L text encoder; choose a file that holds it, or"
+            " connect it."
+        )
     if not has(UNET + "input_blocks."):
         known = {
             "double_blocks.": "Flux",
-            "joint_blocks.": "Stable Diffusion 3",
+            "joint_blocks.": "a bare Stable Diffusion 3 transformer",
             "lora_unet_": "a LoRA",
             "down_blocks.": "a bare UNet in diffusers layout",
         }
@@ -88,7 +131,7 @@ def recognise(keys) -> Family:
             "not a Stable Diffusion checkpoint",
         )
         raise SageError(
-            f"The file holds no Stable Diffusion 1.x, 2.x or XL UNet (it looks like {guess}; first tensor"
+            f"The file holds no Stable Diffusion 1.x, 2.x, XL or 3 model (it looks like {guess}; first tensor"
             f" {keys[0] if keys else 'none'!r}); choose a full checkpoint of one of these."
         )
     for family in FAMILIES.values():

@@ -36,9 +36,9 @@ def _tiny(sd, dtype):
         elif key.startswith(PREFIX + "taesd_decoder."):
             index, rest = key.removeprefix(PREFIX + "taesd_decoder.").split(".", 1)
             own[f"decoder.layers.{int(index) - 1}.{rest}"] = value
-    vae = build(
-        lambda c: AutoencoderTiny(**c), {"latent_channels": 4, "scaling_factor": 1.0}, "The autoencoder"
-    )
+    channels = len(own["encoder.layers.14.weight"]) if "encoder.layers.14.weight" in own else 4
+    config = {"latent_channels": channels, "scaling_factor": 1.0}
+    vae = build(lambda c: AutoencoderTiny(**c), config, "The autoencoder")
     fill(vae, own, "The autoencoder", dtype)
     return vae
 
@@ -52,8 +52,11 @@ def _kl(sd, family, dtype):
     config = {
         "block_out_channels": widths,
         "layers_per_block": layers,
-        "latent_channels": 4,
+        "latent_channels": family.latent_channels,
         "scaling_factor": family.vae_scale,
+        "shift_factor": family.vae_shift,
+        "use_quant_conv": PREFIX + "quant_conv.weight" in sd,
+        "use_post_quant_conv": PREFIX + "post_quant_conv.weight" in sd,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "norm_num_groups": min(32, widths[0]),

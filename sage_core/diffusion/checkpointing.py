@@ -16,15 +16,16 @@ from collections.abc import Iterator
 import torch
 from torch.utils.checkpoint import checkpoint
 
-BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
+BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "JointTransformerBlock")
 SWITCHES: weakref.WeakSet = (
     weakref.WeakSet()
 )  # what is `enabled` or not and changes what a block computes: the adapters
 
 
 def checkpoint_blocks(unet: torch.nn.Module, on: bool) -> None:
-    """Keep only what goes into each residual and transformer block of a UNet, or, with `on` False, everything
-    again.
+    """Keep only what goes into each residual and transformer block of a network.
+
+    With `on` False everything is kept again.
     """
     for module in unet.modules():
         if type(module).__name__ in BLOCKS:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..diffusion import architecture, names, schedule
+from ..diffusion import architecture, names, names_sd3, schedule
 from ..errors import SageError, one_line, shown
 from ..files import parse_json
 from .model import DiffusionModel
@@ -18,6 +18,10 @@ from .text import TextStack
 from .weights import build, fill, read_safetensors
 
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
+WITH_T5 = (
+    "The model reads prompts through T5 besides CLIP, and erasing there is not supported yet: load Stable"
+    " Diffusion 3 with CLIP-L and CLIP-G alone (in ComfyUI: DualCLIPLoader), to erase and to draw."
+)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -56,7 +60,7 @@ def load_model(
             f" ({type(error).__name__}: {one_line(error)}); it is damaged or of an unknown kind: choose"
             " another one."
         ) from error
-    if not model.velocity and schedule.is_zero_terminal(model.alphas):
+    if model.prediction == "epsilon" and schedule.is_zero_terminal(model.alphas):
         raise SageError(
             "The model predicts noise, and its noise schedule ends in pure noise (zero terminal SNR), from"
             " which no picture can be predicted that way; choose v-prediction, or switch zero terminal SNR"
@@ -105,6 +109,8 @@ def from_state_dict(
 
     sd = dequantised(sd)
     family = architecture.recognise(sd)
+    if family.flow:
+        return _flow_from_state_dict(sd, family, source, dtype, tokenizers)
     architecture.refuse_continuous(sd)
     config = architecture.unet_config(sd, family)
     unet = build(lambda c: UNet2DConditionModel(**c), config, "The UNet")
@@ -123,6 +129,37 @@ def from_state_dict(
     alphas = schedule.zero_terminal_snr(standard) if velocity and "ztsnr" in sd else standard
     vae, pixels = _vae(sd, family, dtype), family.sample_size
     return DiffusionModel(family, text, unet, vae, alphas, velocity, source, pixels=pixels)
+
+
+def _flow_from_state_dict(
+    sd: Mapping[str, torch.Tensor],
+    family: architecture.Family,
+    source: str,
+    dtype: torch.dtype,
+    tokenizers: tuple[Path, ...],
+) -> DiffusionModel:
+    """Stable Diffusion 3 with its CLIP encoders. Raises SageError where T5 is loaded too."""
+    from diffusers import SD3Transformer2DModel
+
+    if any(key.startswith("text_encoders.t5xxl.") for key in sd):
+        raise SageError(WITH_T5)
+    config = names_sd3.config_of(sd, architecture.UNET)
+    network = build(lambda c: SD3Transformer2DModel(**c), config, "The transformer")
+    fill(network, names_sd3.to_diffusers(sd, architecture.UNET), "The transformer", dtype)
+    encoders = []
+    for prefix in family.text_prefixes:
+        own = names.clip_to_transformers(sd, prefix, open_clip=False)
+        if own:
+            large = bool(encoders)  # CLIP-G is projected and has a plain GELU, CLIP-L is neither
+            encoders.append(_clip(own, quick_gelu=not large, projected=large, dtype=dtype))
+    tokenizer = _tokenizer_for(encoders[0], tokenizers)
+    pads = (tokenizer.eos_token_id, 0)[: len(encoders)]
+    widths = config["joint_attention_dim"], config["pooled_projection_dim"]
+    text = TextStack(encoders, tokenizer, family.clip_layer, pads, widths)
+    vae = _vae(sd, family, dtype)
+    return DiffusionModel(
+        family, text, network, vae, schedule.flow(), False, source, pixels=family.sample_size
+    )
 
 
 def text_stack(
@@ -196,12 +233,11 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
     """A model from a diffusers folder: model_index.json with unet, text_encoder(s), tokenizer, scheduler and
     vae beside it.
     """
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = _json(folder / "model_index.json")
-    unet = build(UNet2DConditionModel.from_config, _json(folder / "unet" / "config.json"), "The UNet")
-    fill(unet, _weights(folder / "unet"), "The UNet", dtype)
+    unet = _network(folder, dtype)
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
         if not (folder / part).is_dir() or index.get(part, [None, None])[1] is None:
@@ -219,9 +255,16 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         raise SageError(
             f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model."
         )
-    family = _family_of(unet, encoders)
+    if (folder / "transformer").is_dir():
+        family = architecture.FAMILIES["sd3"]
+        if (folder / "text_encoder_3").is_dir():
+            raise SageError(WITH_T5.replace("in ComfyUI: DualCLIPLoader", "without text_encoder_3"))
+    else:
+        family = _family_of(unet, encoders)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    velocity = _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
+    velocity = not family.flow and (
+        _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
+    )
     tokenizers = [
         CLIPTokenizer.from_pretrained(folder / t, local_files_only=True)
         for t in ("tokenizer", "tokenizer_2")
@@ -238,12 +281,35 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
             "The autoencoder",
         )
         fill(vae, _weights(folder / "vae"), "The autoencoder", dtype)
-    text = TextStack(encoders, tokenizers[0], family.clip_layer, tuple(t.pad_token_id for t in tokenizers))
+    pads, widths = tuple(t.pad_token_id for t in tokenizers), None
+    if family.flow:
+        widths = (unet.config.joint_attention_dim, unet.config.pooled_projection_dim)
+    text = TextStack(encoders, tokenizers[0], family.clip_layer, pads, widths)
     size = unet.config.sample_size
     pixels = 8 * (size if isinstance(size, int) else size[0])
     return DiffusionModel(
         family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels
     )
+
+
+def _network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The UNet, or SD3's transformer. Raises SageError for other transformers."""
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+
+    if not (folder / "transformer").is_dir():
+        unet = build(UNet2DConditionModel.from_config, _json(folder / "unet" / "config.json"), "The UNet")
+        fill(unet, _weights(folder / "unet"), "The UNet", dtype)
+        return unet
+    config = _json(folder / "transformer" / "config.json")
+    kind = config.get("_class_name")
+    if kind != "SD3Transformer2DModel":
+        raise SageError(
+            f"The model is a {shown(kind)}; of the flow transformers, only Stable Diffusion 3's and 3.5's can"
+            " be used."
+        )
+    transformer = build(SD3Transformer2DModel.from_config, config, "The transformer")
+    fill(transformer, _weights(folder / "transformer"), "The transformer", dtype)
+    return transformer
 
 
 def _folder_velocity(scheduler: Mapping) -> bool:

@@ -14,6 +14,7 @@ import torch
 from .architecture import Family
 from .cost import Cost
 from .knowledge import UNKNOWN, Knowledge
+from .networks import flow_noise, unet_output
 from .schedule import name_of
 from .text import Conditioning, TextStack
 
@@ -35,7 +36,7 @@ class DiffusionModel:
 
     family: Family
     text: TextStack
-    unet: torch.nn.Module
+    unet: torch.nn.Module  # the network that predicts: a UNet, or a family's transformer
     vae: torch.nn.Module | None
     alphas: (
         torch.Tensor
@@ -73,7 +74,9 @@ class DiffusionModel:
 
     @property
     def prediction(self) -> str:
-        """What the UNet predicts, as modelspec.prediction_type names it."""
+        """What the network predicts, as modelspec.prediction_type names it, or "flow"."""
+        if self.family.flow:
+            return "flow"
         return "v" if self.velocity else "epsilon"
 
     @property
@@ -83,37 +86,35 @@ class DiffusionModel:
 
     @property
     def sampling(self) -> str:
-        """What the UNet predicts, "epsilon" or "v", and the noise schedule where it is not Stable Diffusion's
-        own. The same weights that are sampled in another way are another model to erase from.
+        """What the network predicts, "epsilon", "v" or "flow", and the noise schedule's name where that is not
+        Stable Diffusion's own. The same weights that are sampled in another way are another model to erase from.
         """
         return f"{self.prediction}, {self.schedule}" if self.schedule else self.prediction
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return 4, self.pixels // 8, self.pixels // 8
+        return self.family.latent_channels, self.pixels // 8, self.pixels // 8
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Conditioning of prompts, with whatever adapter is switched on."""
         return self.text(prompts)
 
     def predict_noise(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
-        """epsilon(z_t, t, h): noise predicted in `z` [n, 4, h, w] at integer timesteps `t` [n]; float32.
+        """epsilon(z_t, t, h): noise predicted in `z` [n, c, h, w] at integer timesteps `t` [n]; float32.
 
         A v-predicting UNet is turned into one that predicts epsilon: eps = sqrt(abar) v + sqrt(1 - abar) z.
-        At the last timestep of a zero-terminal-SNR schedule that is z itself, whatever the prompt.
+        At the last timestep of a zero-terminal-SNR schedule that is z itself, whatever the prompt. So is a
+        rectified flow (networks.py).
         """
         if self.at_once is not None and len(z) > self.at_once and not torch.is_grad_enabled():
             parts = [slice(i, i + self.at_once) for i in range(0, len(z), self.at_once)]
             return torch.cat([self.predict_noise(z[p], t[p], cond[p]) for p in parts])
         if self.on_pass is not None:
             self.on_pass()
-        out = self.unet(
-            z.to(self.dtype),
-            t,
-            cond.hidden.to(self.dtype),
-            added_cond_kwargs=self._added(cond),
-            return_dict=False,
-        )[0].float()
+        if self.family.flow:
+            out = flow_noise(self.unet, z, self.alphas[t], cond, self.dtype)
+        else:
+            out = unet_output(self.unet, z, t, cond, self.dtype, self.pixels)
         self.cost.forwards += len(z)
         if out.requires_grad:
             self.cost.backwards += len(z)
@@ -121,15 +122,6 @@ class DiffusionModel:
             a = self.alphas[t].view(-1, 1, 1, 1)
             out = a.sqrt() * out + (1 - a).sqrt() * z.float()
         return out
-
-    def _added(self, cond: Conditioning) -> dict | None:
-        if cond.pooled is None:
-            return None
-        size = [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
-        time_ids = torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(
-            len(cond), -1
-        )
-        return {"text_embeds": cond.pooled, "time_ids": time_ids}
 
     def guided(
         self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning, empty: Conditioning, guidance: float
@@ -214,7 +206,7 @@ class DiffusionModel:
         """
         self.vae.to(z.device)
         own = next(self.vae.parameters()).dtype
-        parts = (z / self.vae.config.scaling_factor).to(own).split(together(self.pixels))
+        parts = (z / self.vae.config.scaling_factor + self._vae_shift()).to(own).split(together(self.pixels))
         return torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in parts]).clamp(-1, 1)
 
     @torch.no_grad()
@@ -227,7 +219,15 @@ class DiffusionModel:
         for part in images.to(own).split(together(self.pixels)):
             out = self.vae.encode(part)
             latents.append(out.latents if hasattr(out, "latents") else out.latent_dist.mode())
-        return torch.cat(latents).float() * self.vae.config.scaling_factor
+        return (torch.cat(latents).float() - self._vae_shift()) * self.vae.config.scaling_factor
+
+    def _vae_shift(self) -> float:
+        """What the autoencoder's latents are shifted by; a TAESD, whose config has another meaning for it, by
+        nothing.
+        """
+        assert self.vae is not None
+        tiny = type(self.vae).__name__ == "AutoencoderTiny"
+        return 0.0 if tiny else self.vae.config.get("shift_factor") or 0.0
 
     def generate(
         self, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 5.0

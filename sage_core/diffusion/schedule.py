@@ -3,6 +3,10 @@ timesteps.
 
 z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise. Nearly every Stable Diffusion model has the same schedule; a
 zero-terminal-SNR model (Lin et al., arXiv 2305.08891) has one that ends in pure noise.
+
+A rectified flow mixes x = (1 - s) z_0 + s noise instead. Divided by sqrt((1 - s)^2 + s^2), that is the z of a
+schedule with abar = (1 - s)^2 / ((1 - s)^2 + s^2). So a flow is one more schedule here, and only the model's
+call of its network knows of s (diffusion/networks.py).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ STEPS = 1000
 # abar at the end of a zero-terminal-SNR schedule, ComfyUI's value: a zero cannot be divided by
 TERMINAL = 4.8973451890853435e-08
 ZERO_TERMINAL = "zero terminal SNR"
+FLOW_SHIFT = 3.0  # Stable Diffusion 3's
 NAMED_AT = range(0, STEPS, 111)  # timesteps whose abar names a schedule that is not known
 
 
@@ -37,12 +42,37 @@ def zero_terminal_snr(alphas: torch.Tensor) -> torch.Tensor:
     return root.square().clamp_min(TERMINAL).float()
 
 
+def flow(shift: float = FLOW_SHIFT) -> torch.Tensor:
+    """abar_t [1000] of a rectified flow whose times are shifted towards noise (Esser et al. 2024, arXiv
+    2403.03206, equation 23): s = shift u / (1 + (shift - 1) u).
+    """
+    u = torch.arange(1, STEPS + 1, dtype=torch.float64) / STEPS
+    s = shift * u / (1 + (shift - 1) * u)
+    kept = (1 - s).square()
+    return (kept / (kept + s.square())).clamp_min(TERMINAL).float()
+
+
+def flow_time(abar: torch.Tensor) -> torch.Tensor:
+    """s, the share of noise in a rectified flow's mixture, from 0 to 1, where abar is the schedule's."""
+    ratio = ((1 - abar) / abar).sqrt()
+    return ratio / (1 + ratio)
+
+
+def flow_shift(alphas: torch.Tensor) -> float | None:
+    """The shift of a rectified flow's schedule; None where the schedule is not one."""
+    middle = flow_time(alphas[STEPS // 2 - 1].double())
+    shift = round(float(middle / (1 - middle)), 3)  # u is 1/2 there
+    return shift if _same(flow(shift), alphas.double()) else None
+
+
 def from_config(config: Mapping) -> torch.Tensor:
     """abar_t [1000] of a diffusers scheduler's configuration.
 
-    Raises SageError where it is not a schedule of discrete noise.
+    Raises SageError where it is not a schedule of discrete noise or a flow's.
     """
     kind, steps = str(config.get("_class_name", "")), config.get("num_train_timesteps", STEPS)
+    if kind == "FlowMatchEulerDiscreteScheduler" and steps == STEPS:
+        return flow(float(config.get("shift") or FLOW_SHIFT))
     if kind.startswith("EDM") or "Flow" in kind:
         raise SageError(
             f"The model's scheduler is {kind}, which is not Stable Diffusion's discrete noise schedule; this"
@@ -100,7 +130,8 @@ def checked(alphas: torch.Tensor) -> torch.Tensor:
             " the model's scheduler configuration was altered."
         )
     alphas = alphas.clamp_min(TERMINAL)
-    known = (standard(), zero_terminal_snr(standard()))
+    shift = flow_shift(alphas)
+    known = (standard(), zero_terminal_snr(standard()), *([] if shift is None else [flow(shift)]))
     return next((k for k in known if _same(k, alphas)), alphas.float())
 
 
@@ -129,4 +160,6 @@ def name_of(alphas: torch.Tensor) -> str:
         return ""
     if _same(zero_terminal_snr(standard()), alphas.double()):
         return ZERO_TERMINAL
+    if (shift := flow_shift(alphas)) is not None:
+        return f"shift {shift:g}"
     return "abar " + " ".join(f"{alphas[t]:.3g}" for t in NAMED_AT)

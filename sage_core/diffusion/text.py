@@ -15,9 +15,9 @@ from ..errors import SageError
 
 @dataclass
 class Conditioning:
-    """What the UNet reads.
+    """What the network reads.
 
-    `hidden`: [batch, tokens, width]. `pooled`: [batch, width of CLIP-G], for SDXL only.
+    `hidden`: [batch, tokens, width]. `pooled`: [batch, width], of SDXL and SD3.
     """
 
     hidden: torch.Tensor
@@ -71,7 +71,9 @@ class Tokens:
 class TextStack:
     """CLIP text encoders with their tokenizer.
 
-    `layer`: "last" (final norm applied) or "penultimate" (SDXL).
+    `layer`: "last" (final norm applied), "penultimate" (SDXL), or "joined" (SD3): the penultimate states and
+    the pooled ones of all encoders side by side. `widths`: of hidden and pooled states as the network reads
+    them; what an encoder that is not there would say is zeros, as ComfyUI has it.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class TextStack:
         tokenizer,
         layer: str = "last",
         pads: tuple[int, ...] | None = None,
+        widths: tuple[int, int] | None = None,
     ):
         self.encoders, self.tokenizer, self.layer = encoders, tokenizer, layer
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pads = pads or (self.eos,) * len(encoders)
+        self.widths = widths
         self.length = 77
 
     @property
@@ -140,10 +144,15 @@ class TextStack:
         outs = []
         for i, encoder in enumerate(self.encoders):
             given = None if embeddings is None else embeddings[i]
-            outs.append(_run(encoder, tokens.ids[i], given, self.layer == "penultimate"))
+            outs.append(_run(encoder, tokens.ids[i], given, self.layer != "last"))
         if self.layer == "last":
             return Conditioning(outs[0][0])
-        return Conditioning(torch.cat([hidden for hidden, _ in outs], dim=-1), outs[-1][1])
+        hidden = torch.cat([hidden for hidden, _ in outs], dim=-1)
+        if self.layer == "penultimate":
+            return Conditioning(hidden, outs[-1][1])
+        assert self.widths is not None
+        pooled = torch.cat([pooled for _, pooled in outs], dim=-1)
+        return Conditioning(_widened(hidden, self.widths[0]), _widened(pooled, self.widths[1]))
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         return self.encode(self.tokenize(prompts))
@@ -163,8 +172,9 @@ def embedding_fingerprint(tables: list[torch.Tensor]) -> str:
 
 
 def _run(encoder, ids, embeddings, penultimate: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Hidden states and projected pooled state of one encoder; a hook puts `embeddings` in place of the
-    looked-up ones.
+    """Hidden states and pooled state of one encoder, projected where it projects.
+
+    A hook puts `embeddings` in place of the looked-up ones.
     """
     handle = None
     if embeddings is not None:
@@ -176,4 +186,10 @@ def _run(encoder, ids, embeddings, penultimate: bool) -> tuple[torch.Tensor, tor
         if handle is not None:
             handle.remove()
     hidden = out.hidden_states[-2] if penultimate else out.last_hidden_state
-    return hidden, getattr(out, "text_embeds", None)
+    pooled = getattr(out, "text_embeds", None)
+    return hidden, out.pooler_output if pooled is None else pooled
+
+
+def _widened(states: torch.Tensor, width: int) -> torch.Tensor:
+    """With zeros behind, to [..., width]."""
+    return torch.nn.functional.pad(states, (0, width - states.shape[-1]))

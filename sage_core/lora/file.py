@@ -20,15 +20,25 @@ from .metadata import CHECK_KEY, COST_KEY, LEFT_KEY, LOSSES_KEY, RESULT_KEY, SPE
 from .surfaces import linear_layers
 
 SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
+PEFT_SUFFIXES = (".lora_A.weight", ".lora_B.weight")  # of transformers' LoRAs; see docs/lora-format.md
+PEFT_PARTS = {
+    "transformer.": "lora_unet_",
+    "text_encoder.": "lora_te1_",
+    "text_encoder_2.": "lora_te2_",
+}
 HUGE = 1e30  # a loss above it is none
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What a LoRA file holds: (down, up, alpha) per layer name, and its metadata (strings)."""
+    """What a LoRA file holds: (down, up, alpha) per layer name, and its metadata (strings).
+
+    paths: where diffusers has each layer, if the file names them so; None for kohya's names.
+    """
 
     layers: dict[str, tuple[torch.Tensor, torch.Tensor, float]]
     metadata: dict[str, str]
+    paths: dict[str, str] | None = None
 
     @property
     def rank(self) -> int:
@@ -145,14 +155,52 @@ def _is_joined(spec: object) -> bool:
 
 
 def write_lora(
-    path: Path, adapter: Adapter, metadata: dict[str, str], dtype: torch.dtype = torch.float16
+    path: Path,
+    adapter: Adapter,
+    metadata: dict[str, str],
+    dtype: torch.dtype = torch.float16,
+    paths: dict[str, str] | None = None,
 ) -> None:
-    """Write atomically; alphas stay float32, since a rounded alpha would scale every layer."""
+    """Write atomically; alphas stay float32, since a rounded alpha would scale every layer.
+
+    paths: by a layer's name, where diffusers has it. With them the file has diffusers' names and no alpha
+    (lora_A, lora_B), the only ones that every host reads for SD3; without them it has kohya's.
+    """
     from safetensors.torch import save_file
 
-    tensors = {k: v if k.endswith(".alpha") else v.to(dtype) for k, v in adapter.tensors().items()}
+    if paths is None:
+        tensors = {k: v if k.endswith(".alpha") else v.to(dtype) for k, v in adapter.tensors().items()}
+    else:
+        tensors = {k: v.to(dtype) for k, v in peft_tensors(adapter, paths).items()}
     refuse_nan(tensors, "The trained LoRA")
     write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt", **metadata}))
+
+
+def peft_tensors(adapter: Adapter, paths: dict[str, str]) -> dict[str, torch.Tensor]:
+    """lora_A and lora_B of every layer under diffusers' names; alpha / rank is in lora_B."""
+    tensors = {}
+    for name, down in adapter.down.items():
+        scale = adapter.alpha[name] / len(down)
+        tensors[f"{paths[name]}.lora_A.weight"] = down.detach().cpu().contiguous()
+        tensors[f"{paths[name]}.lora_B.weight"] = (scale * adapter.up[name].detach()).cpu().contiguous()
+    return tensors
+
+
+def in_kohya_names(
+    tensors: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
+    """Tensors under kohya's names, and the paths of those that had diffusers' (None: no tensor had)."""
+    out, paths = {}, {}
+    for key, value in tensors.items():
+        base, _, matrix = key.removesuffix(".weight").rpartition(".")
+        part = next((p for p in PEFT_PARTS if base.startswith(p)), None)
+        if part is None or not key.endswith(PEFT_SUFFIXES):
+            out[key] = value
+        else:
+            name = PEFT_PARTS[part] + base.removeprefix(part).replace(".", "_")
+            out[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
+            paths[name] = base
+    return out, paths or None
 
 
 def rewrite_metadata(path: Path, extra: dict[str, str]) -> None:
@@ -175,15 +223,16 @@ def read_lora(path: Path) -> LoraFile:
         raise SageError(f"There is no LoRA file {str(path)!r}.")
     with opened(path) as f:
         metadata, names = dict(f.metadata() or {}), list(f.keys())
-        strange = next((k for k in names if not k.endswith(SUFFIXES)), None)
+        strange = next((k for k in names if not k.endswith(SUFFIXES + PEFT_SUFFIXES)), None)
         if strange is None:  # else it is refused before gigabytes of another kind of file are read
             tensors = copied(f)
     if strange is not None or not names:
         raise SageError(
-            f"{path.name} is not a LoRA in kohya's names (tensor {shown(strange)}); only those files can be"
+            f"{path.name} is not a LoRA in kohya's or diffusers' names (tensor {shown(strange)}); only those files can be"
             " loaded here."
         )
-    return LoraFile(_layers(tensors, path.name), metadata)
+    named, paths = in_kohya_names(tensors)
+    return LoraFile(_layers(named, path.name), metadata, paths)
 
 
 def _layers(

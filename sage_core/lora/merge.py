@@ -69,7 +69,8 @@ def merge_loras(
     parts = [read_lora(file) for file in files]
     summands = parts if fit is None else fit(parts, strengths)
     layers = joined_layers(summands, strengths, [Path(f).name for f in files])
-    merged = LoraFile(layers, joined_metadata(parts, strengths, Path(out).stem))
+    paths = {name: path for part in parts for name, path in (part.paths or {}).items()}
+    merged = LoraFile(layers, joined_metadata(parts, strengths, Path(out).stem), paths or None)
     if merged.rank > MAX_RANK:
         raise SageError(
             f"Joined, the files are of rank {merged.rank}; up to {MAX_RANK} can be written. Join fewer of"
@@ -77,7 +78,7 @@ def merge_loras(
         )
     # A matrix in half precision times a strength is no half-precision number any more.
     dtype = torch.float16 if all(exact(part, s) for part, s in zip(summands, strengths)) else torch.float32
-    write_lora(Path(out), Adapter({}, layers), merged.metadata, dtype)
+    write_lora(Path(out), Adapter({}, layers), merged.metadata, dtype, merged.paths)
     return merged
 
 

@@ -17,7 +17,7 @@ LEFT_KEY, CHECK_KEY, COST_KEY = "sage.left", "sage.check", "sage.cost"
 SCHEDULE_KEY, RESOLUTION_KEY = "sage.schedule", "modelspec.resolution"
 
 
-BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd3": "sd3"}
 
 
 def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | None = None) -> dict[str, str]:

@@ -24,10 +24,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..diffusion.architecture import FAMILIES
 from ..diffusion.model import DiffusionModel
 
-PROMPT = "prompt"  # the source of what K and V of cross-attention read
-KEYS_AND_VALUES = ("attn2_to_k", "attn2_to_v")
+PROMPT = "prompt"  # the source of what reads the prompt itself, as K and V of cross-attention do
+READERS = tuple({layer for family in FAMILIES.values() for layer in family.readers})
 ATTENTION_INPUT = re.compile(r"_[qv]_proj$")  # read what k_proj reads
 TOGETHER = 16  # prompts encoded at once
 RIDGE = 1e-3  # l, in units of the mean of the diagonal
@@ -37,7 +38,7 @@ Moments = dict[str, torch.Tensor]  # by source: mean x x^T [in, in], float32 on 
 
 def source(layer: str) -> str | None:
     """What stands for the input of a layer; layers of one source read the same. None: it is not refitted."""
-    if layer.endswith(KEYS_AND_VALUES):
+    if layer.endswith(READERS):
         return PROMPT
     if not layer.startswith("lora_te") or layer.endswith("fc2"):
         return None

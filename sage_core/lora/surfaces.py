@@ -17,12 +17,36 @@ SURFACES = ("text", "cross_attention", "both", "unet")
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-CROSS_ATTENTION_LAYERS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-
-
-def text_prefixes(encoders: int) -> list[str]:
+def text_prefixes(model: DiffusionModel) -> list[str]:
     """What the text encoders are called in LoRA files: `lora_te` alone, or `lora_te1` and `lora_te2`."""
-    return ["lora_te"] if encoders == 1 else [f"lora_te{i + 1}" for i in range(encoders)]
+    encoders = len(model.text.encoders)
+    if encoders == 1 and not model.family.flow:
+        return ["lora_te"]
+    return [f"lora_te{i + 1}" for i in range(encoders)]
+
+
+def paths(model: DiffusionModel) -> dict[str, str]:
+    """By a layer's name in LoRA files: where diffusers and transformers have it, with the part in front
+    (`transformer.transformer_blocks.0.attn.add_k_proj`).
+    """
+    from torch import nn
+
+    found = {}
+    parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    prefixes = text_prefixes(model)
+    modules = [*zip(parts, prefixes, model.text.encoders), ("transformer", "lora_unet", model.unet)]
+    for part, prefix, whole in modules:
+        for name, module in whole.named_modules():
+            if isinstance(module, nn.Linear):
+                clip = part != "transformer" and not name.startswith("text_model.")
+                full = f"text_model.{name}" if clip else name
+                found[f"{prefix}_{full.replace('.', '_')}"] = f"{part}.{full}"
+    return found
+
+
+def file_names(model: DiffusionModel) -> dict[str, str] | None:
+    """The names that files for this model have where they are not kohya's (see lora.file.write_lora)."""
+    return paths(model) if model.family.flow else None
 
 
 def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
@@ -32,7 +56,7 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
     from torch import nn  # the command line's arguments need SURFACES without it
 
     found = {}
-    for prefix, encoder in zip(text_prefixes(len(model.text.encoders)), model.text.encoders):
+    for prefix, encoder in zip(text_prefixes(model), model.text.encoders):
         for name, module in encoder.named_modules():
             if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in TEXT_LAYERS:
                 # transformers 5.6 dropped `text_model.` from the module tree; the files keep it.
@@ -45,15 +69,14 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
 
 
 def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
-    """The layers of a surface: the text encoders' matrices, the UNet's cross-attention, both, or all of the
-    UNet's transformer blocks.
+    """The layers of a surface: the text encoders' matrices, those through which the network reads text (a
+    UNet's cross-attention), both, or all of the network's transformer blocks.
     """
     if surface not in SURFACES:
         raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
-    cross = tuple(s.replace(".", "_") for s in CROSS_ATTENTION_LAYERS)
     layers = linear_layers(model)
     text = {k: m for k, m in layers.items() if not k.startswith("lora_unet_")}
-    unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(cross)}
+    unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(model.family.cross)}
     if surface == "unet":
         return {k: m for k, m in layers.items() if k.startswith("lora_unet_") and "transformer_blocks" in k}
     return {**(text if surface != "cross_attention" else {}), **(unet if surface != "text" else {})}

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from .model import SCHEDULE
@@ -57,6 +58,65 @@ def export_with_probe(work: Path, out: Path, words: Path, styles: Iterable[str])
     shutil.copy(work / "probe.safetensors", folder / "probe.safetensors")
     shutil.copy(words, folder / "concepts.txt")
     (folder / "styles.txt").write_text("\n".join(styles), encoding="utf-8")
+
+
+CONTEXT, CLIP_G = 4096, 1280  # widths of SD3's text states, and of CLIP-G's pooled one
+FLOW_INDEX = {
+    "_class_name": "StableDiffusion3Pipeline",
+    "_diffusers_version": "0.31.0",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": [None, None],
+    "text_encoder_3": [None, None],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": [None, None],
+    "tokenizer_3": [None, None],
+    "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def export_flow(work: Path, out: Path, demo: Path) -> None:
+    """The small flow transformer, with the bundled text encoder. demo: the bundled model's folder."""
+    name = "diffusion_pytorch_model.safetensors"
+    for part in ("transformer", "vae"):
+        half(work / part / name, out / part / name)
+        _copy_config(work / part, out / part)
+    _widen(out / "transformer" / name)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(demo / part, out / part, dirs_exist_ok=True)
+    schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    _write(out / "scheduler" / "scheduler_config.json", schedule)
+    _write(out / "model_index.json", FLOW_INDEX)
+
+
+def _widen(file: Path) -> None:
+    """Give the transformer the widths that ComfyUI's conditioning has: where an encoder is missing, and
+    behind CLIP's states, it puts zeros. Nothing is learnt for those.
+    """
+    tensors = load_file(file)
+    context, pooled = "context_embedder.weight", "time_text_embed.text_embedder.linear_1.weight"
+    width = tensors[context].shape[1]
+    sizes = {context: CONTEXT, pooled: width + CLIP_G}
+    for key, size in sizes.items():
+        tensors[key] = torch.nn.functional.pad(tensors[key], (0, size - tensors[key].shape[1]))
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
+    config |= {"joint_attention_dim": sizes[context], "pooled_projection_dim": sizes[pooled]}
+    _write(file.parent / "config.json", config)
+
+
+def _copy_config(source: Path, target: Path) -> None:
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where it was trained is nobody's business
+    if config["_class_name"] == "AutoencoderTiny":
+        config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
+    _write(target / "config.json", config)
+
+
+def _write(path: Path, data: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
 def export_model(work: Path, out: Path) -> None:

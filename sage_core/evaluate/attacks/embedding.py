@@ -25,8 +25,6 @@ from ...lora.surfaces import linear_layers
 from ...spec import ErasureSpec
 from .base import Attempt, OnEvent, attack_images, concept_prompt
 
-READ_BY = ("attn2_to_k", "attn2_to_v")
-
 
 @dataclass(frozen=True)
 class ClosedFormEmbedding:
@@ -66,7 +64,7 @@ class ClosedFormEmbedding:
 def matrices(model: DiffusionModel) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(W, W') of every K and V of the cross-attention, [out, width] in float64: untouched, and as it is."""
     for name, layer in linear_layers(model).items():
-        if name.startswith("lora_unet_") and name.endswith(READ_BY):
+        if name.startswith("lora_unet_") and name.endswith(model.family.readers):
             # The rows of the unit matrix through the layer, so that every hook on it has its say.
             unit = torch.eye(layer.in_features, device=model.device, dtype=model.dtype)
             with untouched():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LAYERS = ("attn2_to_k", "attn2_to_v")
-VALUES = ("attn2_to_v",)
+from ...diffusion.architecture import Family
+
+LAYERS, VALUES = "readers", "values"  # fields of diffusion.architecture.Family
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ClosedForm:
         style_reach: the same for a style, whose aim, the thing without the style, is near.
         keep_rank: reduce the edit to the adapter's own rank (the nearest such matrix), to train on.
         styled: edit a thing's names in the other styles too.
-        layers: endings of the names of the matrices that are edited.
+        layers: which matrices are edited: all that read the prompt itself (K and V of cross-attention), or
+            the values alone, as the model's family names them.
     """
 
     keep_own: float = 0.5
@@ -46,4 +48,8 @@ class ClosedForm:
     style_reach: float = 0.0
     keep_rank: bool = False
     styled: bool = False
-    layers: tuple[str, ...] = LAYERS
+    layers: str = LAYERS
+
+    def endings(self, family: Family) -> tuple[str, ...]:
+        """Of the names of the matrices that are edited."""
+        return family.readers if self.layers == LAYERS else family.values

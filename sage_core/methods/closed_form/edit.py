@@ -32,7 +32,8 @@ def solve(config: ClosedForm, context: Context, steps: int) -> list[dict[str, fl
     Returns one dict a round: the share of the concept's pull that was left before it.
     """
     concept, aim, kept = embeddings(context, config)
-    chosen = {name: layer for name, layer in context.adapter.layers.items() if name.endswith(config.layers)}
+    endings = config.endings(context.model.family)
+    chosen = {name: layer for name, layer in context.adapter.layers.items() if name.endswith(endings)}
     edit = Edit(config, chosen, kept)
     losses, edited = [], concept
     for turn in range(config.rounds or steps):

@@ -1,0 +1,56 @@
+"""How each kind of network is called: Stable Diffusion's UNets, and SD3's transformer."""
+
+from __future__ import annotations
+
+import torch
+
+from .schedule import flow_time
+from .text import Conditioning
+
+
+def unet_output(
+    unet: torch.nn.Module,
+    z: torch.Tensor,
+    t: torch.Tensor,
+    cond: Conditioning,
+    dtype: torch.dtype,
+    pixels: int,
+) -> torch.Tensor:
+    """What a UNet of SD 1.x, 2.x or XL predicts, epsilon or v, [n, 4, h, w]; float32."""
+    added = None if cond.pooled is None else {"text_embeds": cond.pooled, "time_ids": _sizes(cond, pixels)}
+    out = unet(z.to(dtype), t, cond.hidden.to(dtype), added_cond_kwargs=added, return_dict=False)[0]
+    return out.float()
+
+
+def _sizes(cond: Conditioning, pixels: int) -> torch.Tensor:
+    """SDXL's sizes and crops, [n, 6]: an uncropped square."""
+    size = [pixels, pixels, 0, 0, pixels, pixels]
+    assert cond.pooled is not None
+    return torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(len(cond), -1)
+
+
+def flow_noise(
+    transformer: torch.nn.Module,
+    z: torch.Tensor,
+    abar: torch.Tensor,
+    cond: Conditioning,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The noise that a rectified-flow transformer predicts in z [n, c, h, w], float32.
+
+    z is the variance-preserving state of the schedule; the flow's is x = z sqrt((1 - s)^2 + s^2) =
+    (1 - s) z_0 + s noise. The network predicts v = noise - z_0 there, so noise = x + (1 - s) v. At s = 1
+    that is x itself, whatever the prompt. abar: [n]. (Time 1000 s, as SD3 has it.)
+    """
+    s = flow_time(abar)
+    wide = s.view(-1, 1, 1, 1)
+    x = z.float() * ((1 - wide).square() + wide.square()).sqrt()
+    assert cond.pooled is not None
+    v = transformer(
+        x.to(dtype),
+        encoder_hidden_states=cond.hidden.to(dtype),
+        pooled_projections=cond.pooled.to(dtype),
+        timestep=1000 * s,
+        return_dict=False,
+    )[0].float()
+    return x + (1 - wide) * v
