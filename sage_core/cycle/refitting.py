@@ -55,7 +55,9 @@ class Refit:
         for name, down in adapter.down.items():
             key = source(name)
             if key is not None:
-                down.copy_(refitted([heard(down, own[key])], own[key], self.kept[key], self.weight)[0])
+                listens = [heard(down, own[key])]
+                fitted = refitted(listens, own[key], self.kept[key], self.weight, down.shape[1])
+                down.copy_(fitted[0])
 
     @contextlib.contextmanager
     def tried(self) -> Iterator[None]:

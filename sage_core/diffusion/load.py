@@ -157,9 +157,9 @@ def _flow_from_state_dict(
     widths = config["joint_attention_dim"], config["pooled_projection_dim"]
     text = TextStack(encoders, tokenizer, family.clip_layer, pads, widths)
     vae = _vae(sd, family, dtype)
-    return DiffusionModel(
-        family, text, network, vae, schedule.flow(), False, source, pixels=family.sample_size
-    )
+    # Positions are known up to here; a model for tests knows few.
+    pixels = min(family.sample_size, 8 * config["patch_size"] * config["pos_embed_max_size"])
+    return DiffusionModel(family, text, network, vae, schedule.flow(), False, source, pixels=pixels)
 
 
 def text_stack(

@@ -86,8 +86,8 @@ class DiffusionModel:
 
     @property
     def sampling(self) -> str:
-        """What the network predicts, "epsilon", "v" or "flow", and the noise schedule's name where that is not
-        Stable Diffusion's own. The same weights that are sampled in another way are another model to erase from.
+        """What the network predicts, "epsilon", "v" or "flow", and the noise schedule's name where it is not
+        Stable Diffusion's own. The same weights, sampled in another way, are another model to erase from.
         """
         return f"{self.prediction}, {self.schedule}" if self.schedule else self.prediction
 

@@ -94,6 +94,11 @@ class TextStack:
     def device(self) -> torch.device:
         return self.encoders[0].get_input_embeddings().weight.device
 
+    @property
+    def width(self) -> int:
+        """Of the states that the encoders give. What the network reads may be wider: zeros follow."""
+        return sum(encoder.config.hidden_size for encoder in self.encoders)
+
     @cached_property
     def scales(self) -> list[float]:
         """The root mean square of each encoder's embedding table, the unit of steps in it; the tables are

@@ -114,12 +114,13 @@ def _refitted(
         if key is None:
             downs = [parts[i].layers[name][0] for i in holders]
         else:
-            downs = refitted([listens[i][name] for i in holders], total[key], kept[key], weight)
+            width = parts[holders[0]].layers[name][0].shape[1]
+            downs = refitted([listens[i][name] for i in holders], total[key], kept[key], weight, width)
         for i, down in zip(holders, downs):
             _, up, alpha = parts[i].layers[name]
             share = 1.0 if key is not None else 1 / len(parts)
             layers[i][name] = _halved(down, up * (share * alpha / len(down)))
-    return [LoraFile(new, part.metadata) for new, part in zip(layers, parts)]
+    return [LoraFile(new, part.metadata, part.paths) for new, part in zip(layers, parts)]
 
 
 def _halved(down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

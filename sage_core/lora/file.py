@@ -228,8 +228,8 @@ def read_lora(path: Path) -> LoraFile:
             tensors = copied(f)
     if strange is not None or not names:
         raise SageError(
-            f"{path.name} is not a LoRA in kohya's or diffusers' names (tensor {shown(strange)}); only those files can be"
-            " loaded here."
+            f"{path.name} is not a LoRA in kohya's names or diffusers' (tensor {shown(strange)}); only those"
+            " files can be loaded here."
         )
     named, paths = in_kohya_names(tensors)
     return LoraFile(_layers(named, path.name), metadata, paths)

@@ -75,7 +75,8 @@ def moments(
     try:
         for i in range(0, len(prompts), TOGETHER):
             part = prompts[i : i + TOGETHER]
-            add(PROMPT, model.text.encode(model.text.tokenize(part, truncate=True)).hidden)
+            read = model.text.encode(model.text.tokenize(part, truncate=True)).hidden
+            add(PROMPT, read[..., : model.text.width])
             on_batch(i + len(part))
     finally:
         for handle in handles:
@@ -85,12 +86,19 @@ def moments(
 
 
 def heard(down: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
-    """A G of the equation, [rank, in], float64 on the CPU: what a LoRA hears of its concept."""
-    return down.detach().cpu().double() @ moment.double()
+    """A G of the equation, [rank, in], float64 on the CPU: what a LoRA hears of its concept.
+
+    moment: G, without the inputs of the layer that are always zero.
+    """
+    return down.detach()[:, : len(moment)].cpu().double() @ moment.double()
 
 
 def refitted(
-    heard: list[torch.Tensor], own: torch.Tensor, kept: torch.Tensor, weight: float
+    heard: list[torch.Tensor],
+    own: torch.Tensor,
+    kept: torch.Tensor,
+    weight: float,
+    width: int | None = None,
 ) -> list[torch.Tensor]:
     """A G (sum of G + p K + l I)^-1 of one layer, for each of the LoRAs that are joined (one: it is refitted
     alone), float64.
@@ -100,8 +108,10 @@ def refitted(
         own: sum of G over all that are joined, [in, in].
         kept: K, [in, in].
         weight: p.
+        width: of the layer's input, where some of it is always zero: those columns are zero.
     """
     whole = own.double() + weight * kept.double()
     whole.diagonal().add_(RIDGE * whole.diagonal().mean())
     fitted = torch.linalg.solve(whole, torch.cat(heard).T).T  # `whole` is symmetric
+    fitted = torch.nn.functional.pad(fitted, (0, (width or len(own)) - len(own)))
     return list(fitted.split([len(part) for part in heard]))

@@ -100,7 +100,7 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
     for module in (unet, *encoders):
         torch.nn.Module.to(module, model.dtype)  # diffusers' own `to` warns of half precision
         module.requires_grad_(False).eval()
-    text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads)
+    text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads, model.text.widths)
     return DiffusionModel(
         model.family,
         text,

@@ -62,8 +62,8 @@ class Edit:
         self.up = {name: kept.new_zeros(layer.out_features, 0) for name, layer in layers.items()}
 
     def original(self, name: str) -> torch.Tensor:
-        """W, [out, width]."""
-        return self.layers[name].weight.detach().cpu().double()
+        """W, [out, width], without the columns that only ever read zeros."""
+        return self.layers[name].weight.detach()[:, : len(self.kept)].cpu().double()
 
     def add(self, concept: torch.Tensor, aim: torch.Tensor) -> None:
         """UCE's edit on top of what is there; `aim` is read by the ORIGINAL matrices."""
@@ -138,6 +138,7 @@ class Edit:
         """
         for name, layer in self.layers.items():
             down, up = self.down[name], self.up[name]
+            down = torch.nn.functional.pad(down, (0, layer.in_features - down.shape[1]))
             if keep_rank or len(down) > min(layer.weight.shape):
                 down, up = thin_factors(down, up)
             if keep_rank:

@@ -84,7 +84,7 @@ def kept_moment(context: Context, config: ClosedForm) -> torch.Tensor:
     for i in range(0, len(prompts), BATCH):
         tokens = context.model.text.tokenize(prompts[i : i + BATCH], truncate=True)
         with torch.no_grad(), context.adapter.off():
-            states = context.model.text.encode(tokens).hidden.cpu().double()
+            states = _said(context, context.model.text.encode(tokens).hidden)
         if config.everywhere:
             rows = states.flatten(0, 1)
         else:
@@ -149,7 +149,12 @@ def _style_pairs(context: Context, name: str, thing: str, aim: str) -> Pairs:
 
 
 def _states(context: Context, prompt: str) -> torch.Tensor:
-    return context.frozen(prompt).hidden[0].cpu().double()
+    return _said(context, context.frozen(prompt).hidden[0])
+
+
+def _said(context: Context, hidden: torch.Tensor) -> torch.Tensor:
+    """States without the zeros behind what the encoders say, which no equation needs; float64."""
+    return hidden[..., : context.model.text.width].cpu().double()
 
 
 def _place(context: Context, name: str, thing: str) -> tuple[int, int]:

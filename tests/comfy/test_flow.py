@@ -1,0 +1,43 @@
+"""A small SD3 in a real ComfyUI: read as Erase Concept reads it, with the core's LoRA on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import tiny_flow
+import torch
+
+from sage_core import ErasureSpec, erase, load_model
+from sage_core.diffusion import schedule
+
+server = sys.modules["comfy_test_server"]
+INSIDE = Path(__file__).parent / "inside_flow.py"
+LIKE = 1e-4  # the largest difference between two programs' float32 arithmetic, beside predictions of about 1
+
+
+def test_the_host_and_the_core_are_one_model_with_and_without_the_lora(comfy_path, tmp_path):
+    folder = tiny_flow.bundled_text(tmp_path / "m")
+    model = load_model(folder)
+    t, x = torch.tensor([600]), torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    s = schedule.flow_time(model.alphas[t])
+    z = x / ((1 - s) ** 2 + s**2).sqrt()
+    states = {"x": x, "s": s, "prompt": "a dog"}
+    with torch.no_grad():
+        states["plain"] = model.predict_noise(z, t, model.encode(["a dog"]))
+    erasure = erase(model, ErasureSpec("dog", steps=4, search=False))
+    with torch.no_grad():
+        states["erased"] = model.predict_noise(z, t, model.encode(["a dog"]))
+    lora = erasure.save(tmp_path / "dog.safetensors", model)
+    torch.save(states, tmp_path / "states.pt")
+    command = [server.python_of(comfy_path), INSIDE, comfy_path, server.PACK, folder, lora]
+    command = [*map(str, command), str(tmp_path / "states.pt")]
+    done = subprocess.run(command, cwd=comfy_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    found = json.loads(line.removeprefix("RESULT"))
+    assert found["same model"] and found["family"] == "sd3" and found["sampling"] == "flow, shift 3"
+    assert found["plain"] < LIKE and found["erased"] < LIKE < found["effect"] / 10
+    assert found["latents"] == [2, 16, 8, 8] and found["picture"] == [2, 64, 64, 3]
