@@ -93,9 +93,10 @@ def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, t
     The adapter stays when all went well, and is removed where something was raised.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    layers = {}
+    method, layers = recipe.method, {}
     for name, layer in surface_layers(model, recipe.surface).items():
-        if any(part in name for part in recipe.method.layers):
+        edited = method.closed is None or name.endswith(method.closed.endings(model.family))
+        if edited and any(part in name for part in method.layers):
             layers[name] = layer
     adapter = Adapter.create(layers, recipe.rank, recipe.alpha, generator)
     pixels, model.pixels = model.pixels, recipe.resolution or model.pixels

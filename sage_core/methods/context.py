@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..diffusion.model import DiffusionModel
+from ..diffusion.schedule import flow_time
 from ..diffusion.text import Conditioning
 from ..lora.adapter import Adapter
 from ..prompts.compose import compose, meaning
@@ -85,6 +86,17 @@ class Context(Writer):
         """eps0(z, h): the original UNet's prediction, differentiable with respect to the conditioning."""
         with self.adapter.off():
             return self.model.predict_noise(z, t, cond)
+
+    def unit(self, t: torch.Tensor) -> float | torch.Tensor:
+        """What turns a squared error of noise into one of what the network predicts: 1, or, of a rectified
+        flow, whose noise differs from noise by (1 - s) times the velocity, (1 - s)^-2; [n, 1, 1, 1].
+
+        Without it the first, noisiest steps, in which a flow decides what it draws, would weigh nothing.
+        """
+        if not self.model.family.flow:
+            return 1.0
+        s = flow_time(self.model.alphas[t]).view(-1, 1, 1, 1)
+        return (1 - s) ** -2
 
     def z0_weight(self, t: torch.Tensor) -> torch.Tensor:
         """What turns a squared error of noise into one of predicted clean latents, (1 - abar) / abar; [n, 1,

@@ -14,7 +14,7 @@ from ..domain import check as checking
 from ..domain.search import PASSES as SEARCH_PASSES
 from ..prompts.kinds import THING
 from .base import Choice, Domain, Retention, Target
-from .closed_form.config import LAYERS, VALUES, ClosedForm
+from .closed_form.config import VALUES, ClosedForm
 from .domains.inversion import NameInversion
 from .domains.neighbours import Neighbours
 from .domains.prefix_token import PrefixToken
@@ -370,7 +370,6 @@ METHODS: dict[str, Method] = {
             "cross_attention",
             Training(steps=1),
             closed=ClosedForm(rounds=1),
-            layers=LAYERS,
         ),
         Method(
             "rece",
@@ -383,7 +382,6 @@ METHODS: dict[str, Method] = {
             "cross_attention",
             Training(steps=3),
             closed=ClosedForm(),
-            layers=LAYERS,
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 `--model second --out DIR` makes the second model, on which nothing is tuned: other concepts and words,
 captions that describe, other widths, another seed, and its own probe. It takes over the bundled autoencoder
-and does not ship.
+and does not ship. `--model flow --out DIR` makes a small flow transformer with the bundled text encoder.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import CLIPTokenizer
 
 from sage_core.demo import DEMO
 from sage_core.demo.vocabulary import BUNDLED, Vocabulary
 
-from . import art, autoencoder, captions, export, judge, model, tokenizer
+from . import art, autoencoder, captions, export, flow, judge, model, tokenizer
 
 HERE = Path(__file__).parent
 
@@ -100,20 +101,35 @@ def cached_latents(args, making: Making, png: str) -> torch.Tensor:
     return torch.load(file, weights_only=True)
 
 
+def make_flow(args, png: str) -> None:
+    """The flow transformer, from the bundled model's art and text encoder."""
+    images = torch.from_numpy(art.build(png, BUNDLED.names))
+    vae = flow.trained_autoencoder(args.work, images, args.autoencoder_seconds)
+    file = args.work / "latents.pt"
+    if not file.exists():
+        torch.save(encoded(vae, images), file)
+    latents = torch.load(file, weights_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO / "tokenizer", local_files_only=True)
+    flow.train(BUNDLED, latents, tokenizer, args.model_seconds, args.work)
+    export.export_flow(args.work, args.out, DEMO)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for art, checkpoints and logs")
-    parser.add_argument("--model", choices=MAKING, default="bundled")
+    parser.add_argument("--model", choices=[*MAKING, "flow"], default="bundled")
     parser.add_argument("--autoencoder-seconds", type=float, default=900, help="for each of its two phases")
     parser.add_argument("--model-seconds", type=float, default=3600)
     parser.add_argument("--probe-seconds", type=float, default=240)
     parser.add_argument("--out", type=Path, default=None, help="folder of the model (default: the bundled)")
     args = parser.parse_args()
-    making = MAKING[args.model]
     if args.out is None and args.model != "bundled":
-        parser.error("--out says where the second model goes")
+        parser.error("--out says where the model goes")
     args.work.mkdir(parents=True, exist_ok=True)
-
+    if args.model == "flow":
+        make_flow(args, str(rasterised(args.work, MAKING["bundled"].words)))
+        return
+    making = MAKING[args.model]
     png = str(rasterised(args.work, making.words))
     words = captions.all_words(making.vocabulary)
     tok = tokenizer.build(merges_wheel(args.work), words, args.work / "tokenizer")

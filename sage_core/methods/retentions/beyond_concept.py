@@ -59,4 +59,4 @@ class BeyondConceptTerm(RetentionPart):
         moved = Conditioning(
             trained.hidden + (shifts.hidden - frozen.hidden).to(trained.hidden), trained.pooled
         )
-        return Rows(states.z, states.t, moved, target, self.config.weight)
+        return Rows(states.z, states.t, moved, target, self.config.weight * self.context.unit(states.t))

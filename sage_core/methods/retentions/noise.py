@@ -43,4 +43,5 @@ class NoiseTerm(RetentionPart):
         stand.
         """
         kept = self.context.source.retained(rng, self.config.batch)
-        return Rows(kept.z, kept.t, self.context.model.encode(kept.prompts), kept.eps, self.config.weight)
+        weight = self.config.weight * self.context.unit(kept.t)
+        return Rows(kept.z, kept.t, self.context.model.encode(kept.prompts), kept.eps, weight)

@@ -100,4 +100,5 @@ class RegionTerm(RetentionPart):
             self.context.predict_frozen(states.z, states.t, frozen)
         outside = ~region(maps, (states.z.shape[2], states.z.shape[3]), self.config.threshold)
         cond = self.context.model.encode(prompts)
-        return Rows(states.z, states.t, cond, states.eps_concept, self.config.weight * outside.float())
+        weight = self.config.weight * self.context.unit(states.t) * outside.float()
+        return Rows(states.z, states.t, cond, states.eps_concept, weight)

@@ -18,13 +18,15 @@ class Anchor(Target):
     """Nothing to set."""
 
     def start(self, context: Context) -> AnchorTarget:
-        return AnchorTarget()
+        return AnchorTarget(context)
 
 
 @dataclass
 class AnchorTarget(TargetPart):
+    context: Context
+
     def __call__(
         self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
     ) -> Terms:
         """eps0(z_t, T0("")) for every row."""
-        return {"erase": Rows(states.z, states.t, cond, states.eps_empty, 1.0)}
+        return {"erase": Rows(states.z, states.t, cond, states.eps_empty, self.context.unit(states.t))}

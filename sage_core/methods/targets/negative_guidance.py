@@ -43,5 +43,5 @@ class NegativeGuidanceTarget(TargetPart):
     ) -> Terms:
         """eps0("") - eta (eps0(c) - eps0("")), all [n, 4, h, w]."""
         target = states.eps_empty - self.config.eta * (states.eps_concept - states.eps_empty)
-        weight = self.context.z0_weight(states.t) if self.config.clean else 1.0
+        weight = self.context.z0_weight(states.t) if self.config.clean else self.context.unit(states.t)
         return {"erase": Rows(states.z, states.t, cond, target, weight)}
