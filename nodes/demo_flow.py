@@ -14,7 +14,7 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
-from ..sage_core.demo import DEMO
+from ..sage_core.demo import DEMO, FLOW
 from ..sage_core.diffusion import names, names_sd3
 from ..sage_core.diffusion.architecture import FAMILIES, UNET
 from ..sage_core.diffusion.autoencoder import PREFIX
@@ -59,7 +59,8 @@ class FlowModel(comfy.supported_models.SD3):
 def state_dict(folder: Path) -> dict[str, torch.Tensor]:
     """The model of a diffusers folder as one state dict in SD3's single-file layout."""
     config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    sd = names_sd3.to_original(_weights(folder / "transformer"), config["num_layers"], UNET)
+    own = names_sd3.widened(_weights(folder / "transformer"), config)
+    sd = names_sd3.to_original(own, config["num_layers"], UNET)
     prefix = FAMILIES["sd3"].text_prefixes[0]
     text = names.with_text_model(_weights(DEMO / "text_encoder"))
     sd |= {prefix + key: value for key, value in text.items()}
@@ -78,7 +79,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_safetensors(next(folder.glob("*.safetensors")))
 
 
-def load(folder: Path):
+def load(folder: Path = FLOW):
     """(MODEL, CLIP, VAE) of ComfyUI."""
     models = comfy.supported_models.models
     if FlowModel not in models:

@@ -24,8 +24,8 @@ class EraseConcept(io.ComfyNode):
             category="SAGE",
             is_output_node=True,
             description=(
-                "Unlearns concepts from a Stable Diffusion 1.x, 2.x or SDXL model: trains a LoRA on your"
-                " machine, saves it in models/loras/sage and applies it. An unchanged erasure is never"
+                "Unlearns concepts from a Stable Diffusion 1.x, 2.x, SDXL or SD 3 model: trains a LoRA on"
+                " your machine, saves it in models/loras/sage and applies it. An unchanged erasure is never"
                 " trained twice."
             ),
             inputs=[

@@ -1,4 +1,4 @@
-"""The bundled model: where its files are, and how it is recognised."""
+"""The bundled models: where their files are, and how they are recognised."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..diffusion.model import DiffusionModel
 
 DEMO = Path(__file__).parent / "model"
+FLOW = Path(__file__).parent / "flow"  # a flow transformer that reads text with DEMO's encoder
 TOKENIZER = DEMO / "tokenizer"
 PROBE = Path(__file__).parent / "probe.safetensors"
 

@@ -23,7 +23,7 @@ class Family:
     flow: a rectified flow, whose network predicts the velocity noise - z_0. latent_channels: of the
     autoencoder. cross: ends of the names of the linear layers through which the network reads text.
     readers: those of them that read the prompt itself, whatever the picture and the time, so that a closed
-    form can edit them; values: those of the readers that it edits where the edit is to be weak.
+    form can edit them; values: those of the readers that it edits where the edit is to be weak, to train on.
     """
 
     name: str  # sd1, sd2, sdxl
@@ -95,7 +95,7 @@ FAMILIES = {
             "text_embedder_linear_1",
         ),
         readers=("context_embedder",),
-        values=("context_embedder",),
+        values=(),  # all that the network knows of the prompt comes through there: no edit of it is weak
     ),
 }
 

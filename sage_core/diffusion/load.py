@@ -32,16 +32,18 @@ def load_model(
     prediction: str = "auto",
     tokenizers: tuple[Path, ...] = (),
     alphas: torch.Tensor | None = None,
+    text: Path | None = None,
 ) -> DiffusionModel:
     """`source`: a diffusers folder, a .safetensors checkpoint or a state dict in the original layout.
 
     `prediction`: "auto", "epsilon" or "v". `tokenizers`: folders of tokenizers besides CLIP's own, for
     checkpoints whose vocabulary has another size. `alphas`: the noise schedule, abar_t [1000], where a host
     samples the model with one of its own (None: the one that the source states, else Stable Diffusion's).
+    `text`: a folder whose text encoders and tokenizers a diffusers folder without any has.
     Raises SageError with one sentence for what cannot be used.
     """
     try:
-        model = _load(source, prediction, dtype, tokenizers)
+        model = _load(source, prediction, dtype, tokenizers, text)
         if alphas is not None:
             model.alphas = schedule.checked(alphas)
     except (
@@ -73,17 +75,14 @@ def load_model(
     return model
 
 
-def _load(source, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...]) -> DiffusionModel:
+def _load(
+    source, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...], text: Path | None
+) -> DiffusionModel:
     if isinstance(source, Mapping):
         return from_state_dict(source, "memory", prediction, dtype, tokenizers)
-    return _from_path(Path(source), prediction, dtype, tokenizers)
-
-
-def _from_path(
-    path: Path, prediction: str, dtype: torch.dtype, tokenizers: tuple[Path, ...]
-) -> DiffusionModel:
+    path = Path(source)
     if path.is_dir():
-        return from_folder(path, prediction, dtype)
+        return from_folder(path, prediction, dtype, text)
     if path.suffix.lower() in PICKLES:
         raise SageError(
             f"{path.name} is a pickled checkpoint, which can run code when opened; convert it to .safetensors"
@@ -229,15 +228,10 @@ def _vae(sd: Mapping[str, torch.Tensor], family, dtype: torch.dtype):
     return from_original(sd, family, dtype)
 
 
-def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = torch.float32) -> DiffusionModel:
-    """A model from a diffusers folder: model_index.json with unet, text_encoder(s), tokenizer, scheduler and
-    vae beside it.
-    """
-    from diffusers import AutoencoderKL, AutoencoderTiny
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+def _encoders(folder: Path, index: dict, dtype: torch.dtype) -> list[torch.nn.Module]:
+    """The CLIP text encoders of a diffusers folder."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    index = _json(folder / "model_index.json")
-    unet = _network(folder, dtype)
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
         if not (folder / part).is_dir() or index.get(part, [None, None])[1] is None:
@@ -251,6 +245,25 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         )
         fill(encoder, names.with_text_model(_weights(folder / part)), "The text encoder", dtype)
         encoders.append(encoder)
+    return encoders
+
+
+def from_folder(
+    folder: Path,
+    prediction: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    text: Path | None = None,
+) -> DiffusionModel:
+    """A model from a diffusers folder: model_index.json with unet or transformer, text_encoder(s), tokenizer,
+    scheduler and vae beside it. text: see `load_model`.
+    """
+    from diffusers import AutoencoderKL, AutoencoderTiny
+    from transformers import CLIPTokenizer
+
+    index = _json(folder / "model_index.json")
+    unet = _network(folder, dtype)
+    reads = folder if text is None or (folder / "text_encoder").is_dir() else text
+    encoders = _encoders(reads, index, dtype)
     if not encoders:
         raise SageError(
             f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model."
@@ -266,9 +279,9 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
         _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
     )
     tokenizers = [
-        CLIPTokenizer.from_pretrained(folder / t, local_files_only=True)
+        CLIPTokenizer.from_pretrained(reads / t, local_files_only=True)
         for t in ("tokenizer", "tokenizer_2")
-        if (folder / t).is_dir()
+        if (reads / t).is_dir()
     ]
     vae = None
     if (folder / "vae").is_dir():
@@ -284,11 +297,11 @@ def from_folder(folder: Path, prediction: str = "auto", dtype: torch.dtype = tor
     pads, widths = tuple(t.pad_token_id for t in tokenizers), None
     if family.flow:
         widths = (unet.config.joint_attention_dim, unet.config.pooled_projection_dim)
-    text = TextStack(encoders, tokenizers[0], family.clip_layer, pads, widths)
+    stack = TextStack(encoders, tokenizers[0], family.clip_layer, pads, widths)
     size = unet.config.sample_size
     pixels = 8 * (size if isinstance(size, int) else size[0])
     return DiffusionModel(
-        family, text, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels
+        family, stack, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels
     )
 
 
@@ -308,7 +321,8 @@ def _network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
             " be used."
         )
     transformer = build(SD3Transformer2DModel.from_config, config, "The transformer")
-    fill(transformer, _weights(folder / "transformer"), "The transformer", dtype)
+    weights = names_sd3.widened(_weights(folder / "transformer"), config)
+    fill(transformer, weights, "The transformer", dtype)
     return transformer
 
 

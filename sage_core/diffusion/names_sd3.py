@@ -46,6 +46,7 @@ JOINED = {
     "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
 HEAD = 64  # channels a head
+WIDEST = 4096  # of the states that it reads
 
 
 def config_of(sd: Mapping[str, torch.Tensor], prefix: str) -> dict:
@@ -131,6 +132,21 @@ def to_original(sd: Mapping[str, torch.Tensor], layers: int, prefix: str) -> dic
             elif own in block:
                 swapped = own == "norm1_context.linear" and int(index) == layers - 1
                 out[f"{base}.{block[own]}.{kind}"] = _scale_first(value) if swapped else value
+    return out
+
+
+def widened(sd: Mapping[str, torch.Tensor], config: Mapping) -> dict[str, torch.Tensor]:
+    """The transformer's tensors in diffusers' names, as wide as the configuration says: a model that was
+    trained with CLIP-L alone may be stored without the columns that then only read zeros.
+    """
+    widths = {
+        "context_embedder.weight": config.get("joint_attention_dim"),
+        "time_text_embed.text_embedder.linear_1.weight": config.get("pooled_projection_dim"),
+    }
+    out = dict(sd)
+    for key, width in widths.items():
+        if key in out and isinstance(width, int) and 0 < width - out[key].shape[1] <= WIDEST:
+            out[key] = torch.nn.functional.pad(out[key], (0, width - out[key].shape[1]))
     return out
 
 

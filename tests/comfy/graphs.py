@@ -48,6 +48,7 @@ def draw(
     prefix: str = "t",
     vae: list | None = None,
     guidance: float = 5.0,
+    sampler: tuple[str, str] = ("dpmpp_2m", "karras"),
 ) -> dict:
     """`graph` with a KSampler drawing `images` pictures, saved; its nodes are numbered from `first`."""
     n = [str(first + i) for i in range(6)]
@@ -68,8 +69,8 @@ def draw(
                 "seed": seed,
                 "steps": steps,
                 "cfg": guidance,
-                "sampler_name": "dpmpp_2m",
-                "scheduler": "karras",
+                "sampler_name": sampler[0],
+                "scheduler": sampler[1],
                 "denoise": 1.0,
             },
         },

@@ -2,7 +2,7 @@
 
 `--model second --out DIR` makes the second model, on which nothing is tuned: other concepts and words,
 captions that describe, other widths, another seed, and its own probe. It takes over the bundled autoencoder
-and does not ship. `--model flow --out DIR` makes a small flow transformer with the bundled text encoder.
+and does not ship. `--model flow` makes the bundled flow transformer, with the bundled text encoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from sage_core.demo import DEMO
+from sage_core.demo import DEMO, FLOW
 from sage_core.demo.vocabulary import BUNDLED, Vocabulary
 
 from . import art, autoencoder, captions, export, flow, judge, model, tokenizer
@@ -111,7 +111,7 @@ def make_flow(args, png: str) -> None:
     latents = torch.load(file, weights_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(DEMO / "tokenizer", local_files_only=True)
     flow.train(BUNDLED, latents, tokenizer, args.model_seconds, args.work)
-    export.export_flow(args.work, args.out, DEMO)
+    export.export_flow(args.work, args.out or FLOW)
 
 
 def main() -> None:
@@ -123,8 +123,8 @@ def main() -> None:
     parser.add_argument("--probe-seconds", type=float, default=240)
     parser.add_argument("--out", type=Path, default=None, help="folder of the model (default: the bundled)")
     args = parser.parse_args()
-    if args.out is None and args.model != "bundled":
-        parser.error("--out says where the model goes")
+    if args.out is None and args.model == "second":
+        parser.error("--out says where the second model goes")
     args.work.mkdir(parents=True, exist_ok=True)
     if args.model == "flow":
         make_flow(args, str(rasterised(args.work, MAKING["bundled"].words)))

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from .model import SCHEDULE
@@ -76,34 +75,28 @@ FLOW_INDEX = {
 }
 
 
-def export_flow(work: Path, out: Path, demo: Path) -> None:
-    """The small flow transformer, with the bundled text encoder. demo: the bundled model's folder."""
+def export_flow(work: Path, out: Path) -> None:
+    """The small flow transformer. Its text encoder is the bundled one, and is not written again."""
     name = "diffusion_pytorch_model.safetensors"
     for part in ("transformer", "vae"):
         half(work / part / name, out / part / name)
         _copy_config(work / part, out / part)
-    _widen(out / "transformer" / name)
-    for part in ("text_encoder", "tokenizer"):
-        shutil.copytree(demo / part, out / part, dirs_exist_ok=True)
+    _widen(out / "transformer" / "config.json")
     schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
     _write(out / "scheduler" / "scheduler_config.json", schedule)
     _write(out / "model_index.json", FLOW_INDEX)
 
 
 def _widen(file: Path) -> None:
-    """Give the transformer the widths that ComfyUI's conditioning has: where an encoder is missing, and
-    behind CLIP's states, it puts zeros. Nothing is learnt for those.
+    """Say that the transformer is as wide as ComfyUI's conditioning, which has zeros where an encoder is
+    missing, and behind CLIP's states. The columns for those are not stored.
     """
-    tensors = load_file(file)
-    context, pooled = "context_embedder.weight", "time_text_embed.text_embedder.linear_1.weight"
-    width = tensors[context].shape[1]
-    sizes = {context: CONTEXT, pooled: width + CLIP_G}
-    for key, size in sizes.items():
-        tensors[key] = torch.nn.functional.pad(tensors[key], (0, size - tensors[key].shape[1]))
-    save_file(tensors, file, metadata={"format": "pt"})
-    config = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
-    config |= {"joint_attention_dim": sizes[context], "pooled_projection_dim": sizes[pooled]}
-    _write(file.parent / "config.json", config)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {
+        "joint_attention_dim": CONTEXT,
+        "pooled_projection_dim": config["pooled_projection_dim"] + CLIP_G,
+    }
+    _write(file, config)
 
 
 def _copy_config(source: Path, target: Path) -> None:
