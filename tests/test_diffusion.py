@@ -7,6 +7,7 @@ import torch
 from sage_core import SageError, load_model
 from sage_core.diffusion import architecture, names
 from sage_core.diffusion.architecture import UNET
+from sage_core.diffusion.networks import added_conditions
 
 
 def same_predictions(model, reference, seed=0):
@@ -24,7 +25,7 @@ def same_predictions(model, reference, seed=0):
             hidden, _ = reference.encode_prompt(prompts, "cpu", 1, False)
         torch.testing.assert_close(cond.hidden, hidden, atol=1e-5, rtol=1e-4)
         z, t = torch.randn(2, 4, 8, 8), torch.tensor([999, 101])
-        added = model._added(cond)
+        added = added_conditions(cond, model.pixels)
         expected = reference.unet(z, t, hidden, added_cond_kwargs=added).sample
         if reference.scheduler.config.prediction_type == "v_prediction":
             a = reference.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sage_core import ErasureSpec, SageError, load_lora, load_model
 from sage_core.cycle.run import Erasure
 from sage_core.diffusion.cost import Cost
+from sage_core.diffusion.networks import added_conditions
 from sage_core.jobs.names import is_of
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.file import LoraFile, read_lora, rewrite_metadata
@@ -76,7 +77,7 @@ def test_diffusers_pipeline_draws_the_same(family, tmp_path, surface):
         PROMPTS,
         torch.randn(2, 4, 8, 8),
         torch.tensor([700, 20]),
-        model._added(cond),
+        added_conditions(cond, model.pixels),
     )
     torch.testing.assert_close(hidden, cond.hidden, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOUCHES_COMFY = {"bridge.py", "demo_checkpoint.py", "graph_weights.py", "guarded.py"}
+TOUCHES_COMFY = {"bridge.py", "demo_checkpoint.py", "demo_flow.py", "graph_weights.py", "guarded.py"}
 
 
 @pytest.fixture(scope="module")

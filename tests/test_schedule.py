@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from sage_core import ErasureSpec, SageError, erase, load_model
 from sage_core.diffusion import schedule
+from sage_core.diffusion.networks import added_conditions
 from sage_core.jobs.names import is_of
 from sage_core.lora.file import read_lora
 from sage_core.lora.metadata import SCHEDULE_KEY
@@ -137,7 +138,9 @@ def test_predictions_are_those_of_diffusers_scheduler(zero_snr):
     for t in (999, 998, 900, 500, 0):
         time = torch.tensor([t])
         with torch.no_grad():
-            v = zero_snr.unet(z, time, cond.hidden, added_cond_kwargs=zero_snr._added(cond)).sample
+            v = zero_snr.unet(
+                z, time, cond.hidden, added_cond_kwargs=added_conditions(cond, zero_snr.pixels)
+            ).sample
             eps = zero_snr.predict_noise(z, time, cond)
         a = zero_snr.alphas[t]
         expected = reference.step(v, t, z).pred_original_sample
@@ -164,7 +167,9 @@ def test_the_bank_walks_as_diffusers_own_solver_does(zero_snr):
     expected = z
     with torch.no_grad():
         for t in solver.timesteps:
-            v = zero_snr.unet(expected, t, cond.hidden, added_cond_kwargs=zero_snr._added(cond)).sample
+            v = zero_snr.unet(
+                expected, t, cond.hidden, added_cond_kwargs=added_conditions(cond, zero_snr.pixels)
+            ).sample
             expected = solver.step(v, t, expected).prev_sample
     drawn = zero_snr.sample(cond, [1], 6, guidance=1.0)
     zero_snr.pixels = pixels

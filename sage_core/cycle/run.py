@@ -18,7 +18,6 @@ from ..diffusion.model import DiffusionModel
 from ..domain.found import Domain
 from ..errors import OutOfMemory, SageError, is_out_of_memory, one_line
 from ..lora.adapter import Adapter
-from ..lora.surfaces import surface_layers
 from ..methods.base import DomainPart, Part, RetentionPart, TargetPart, Terms
 from ..methods.closed_form.edit import solve
 from ..methods.recipe import Recipe
@@ -33,7 +32,7 @@ from .latents import FreshTrajectories, LatentBank
 from .refitting import Refit
 from .residual import Residual
 from .result import Erasure
-from .setup import build_context, noted, run_closed_form, searched, watch_over
+from .setup import build_context, noted, run_closed_form, searched, trained_layers, watch_over
 from .state import Files, Saved, adam_tensors, load_adam_tensors
 from .watch import on_the_way
 
@@ -93,12 +92,7 @@ def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, t
     The adapter stays when all went well, and is removed where something was raised.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    method, layers = recipe.method, {}
-    for name, layer in surface_layers(model, recipe.surface).items():
-        edited = method.closed is None or name.endswith(method.closed.endings(model.family))
-        if edited and any(part in name for part in method.layers):
-            layers[name] = layer
-    adapter = Adapter.create(layers, recipe.rank, recipe.alpha, generator)
+    adapter = Adapter.create(trained_layers(model, recipe), recipe.rank, recipe.alpha, generator)
     pixels, model.pixels = model.pixels, recipe.resolution or model.pixels
     try:
         with torch.enable_grad():

@@ -12,6 +12,7 @@ from ..diffusion.model import DiffusionModel
 from ..domain.found import Domain
 from ..domain.search import search
 from ..lora.adapter import Adapter
+from ..lora.surfaces import surface_layers
 from ..methods.closed_form.edit import solve
 from ..methods.context import Context
 from ..methods.recipe import Recipe
@@ -20,6 +21,16 @@ from ..prompts.words import other_styles, retained_words
 from .checking import Checks
 from .result import Erasure
 from .watch import Watch
+
+
+def trained_layers(model: DiffusionModel, recipe: Recipe) -> dict[str, torch.nn.Linear]:
+    """The layers of the recipe's surface that its method changes."""
+    method, layers = recipe.method, {}
+    for name, layer in surface_layers(model, recipe.surface).items():
+        edited = method.closed is None or name.endswith(method.closed.endings(model.family))
+        if edited and any(part in name for part in method.layers):
+            layers[name] = layer
+    return layers
 
 
 def build_context(model: DiffusionModel, recipe: Recipe, adapter: Adapter, styled: float = 0.0) -> Context:

@@ -301,7 +301,14 @@ def from_folder(
     size = unet.config.sample_size
     pixels = 8 * (size if isinstance(size, int) else size[0])
     return DiffusionModel(
-        family, stack, unet, vae, schedule.from_config(scheduler), velocity, str(folder), pixels=pixels
+        family,
+        stack,
+        unet,
+        vae,
+        schedule.from_config(scheduler, family.flow),
+        velocity,
+        str(folder),
+        pixels=pixels,
     )
 
 

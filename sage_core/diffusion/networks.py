@@ -17,16 +17,18 @@ def unet_output(
     pixels: int,
 ) -> torch.Tensor:
     """What a UNet of SD 1.x, 2.x or XL predicts, epsilon or v, [n, 4, h, w]; float32."""
-    added = None if cond.pooled is None else {"text_embeds": cond.pooled, "time_ids": _sizes(cond, pixels)}
+    added = added_conditions(cond, pixels)
     out = unet(z.to(dtype), t, cond.hidden.to(dtype), added_cond_kwargs=added, return_dict=False)[0]
     return out.float()
 
 
-def _sizes(cond: Conditioning, pixels: int) -> torch.Tensor:
-    """SDXL's sizes and crops, [n, 6]: an uncropped square."""
+def added_conditions(cond: Conditioning, pixels: int) -> dict | None:
+    """SDXL's pooled states, and its sizes and crops, [n, 6]: an uncropped square. None for SD 1.x and 2.x."""
+    if cond.pooled is None:
+        return None
     size = [pixels, pixels, 0, 0, pixels, pixels]
-    assert cond.pooled is not None
-    return torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(len(cond), -1)
+    time_ids = torch.tensor([size], dtype=cond.pooled.dtype, device=cond.pooled.device).expand(len(cond), -1)
+    return {"text_embeds": cond.pooled, "time_ids": time_ids}
 
 
 def flow_noise(

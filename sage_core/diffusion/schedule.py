@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import SageError
+from ..errors import SageError, shown
 
 STEPS = 1000
 # abar at the end of a zero-terminal-SNR schedule, ComfyUI's value: a zero cannot be divided by
@@ -65,13 +65,18 @@ def flow_shift(alphas: torch.Tensor) -> float | None:
     return shift if _same(flow(shift), alphas.double()) else None
 
 
-def from_config(config: Mapping) -> torch.Tensor:
-    """abar_t [1000] of a diffusers scheduler's configuration.
+def from_config(config: Mapping, flows: bool = False) -> torch.Tensor:
+    """abar_t [1000] of a diffusers scheduler's configuration. flows: whether the model is a rectified flow.
 
-    Raises SageError where it is not a schedule of discrete noise or a flow's.
+    Raises SageError where it is not a schedule of discrete noise, or not a flow's.
     """
     kind, steps = str(config.get("_class_name", "")), config.get("num_train_timesteps", STEPS)
-    if kind == "FlowMatchEulerDiscreteScheduler" and steps == STEPS:
+    if flows:
+        if kind != "FlowMatchEulerDiscreteScheduler" or steps != STEPS:
+            raise SageError(
+                f"The model's scheduler is {shown(kind)}; a flow transformer's is"
+                " FlowMatchEulerDiscreteScheduler with 1000 timesteps. The configuration was altered."
+            )
         return flow(float(config.get("shift") or FLOW_SHIFT))
     if kind.startswith("EDM") or "Flow" in kind:
         raise SageError(

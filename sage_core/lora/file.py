@@ -186,6 +186,11 @@ def peft_tensors(adapter: Adapter, paths: dict[str, str]) -> dict[str, torch.Ten
     return tensors
 
 
+def _is_peft(key: str) -> bool:
+    """A matrix under diffusers' names."""
+    return key.startswith(tuple(PEFT_PARTS)) and key.endswith(PEFT_SUFFIXES)
+
+
 def in_kohya_names(
     tensors: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
@@ -193,10 +198,10 @@ def in_kohya_names(
     out, paths = {}, {}
     for key, value in tensors.items():
         base, _, matrix = key.removesuffix(".weight").rpartition(".")
-        part = next((p for p in PEFT_PARTS if base.startswith(p)), None)
-        if part is None or not key.endswith(PEFT_SUFFIXES):
+        if not _is_peft(key):
             out[key] = value
         else:
+            part = next(p for p in PEFT_PARTS if key.startswith(p))
             name = PEFT_PARTS[part] + base.removeprefix(part).replace(".", "_")
             out[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
             paths[name] = base
@@ -223,7 +228,7 @@ def read_lora(path: Path) -> LoraFile:
         raise SageError(f"There is no LoRA file {str(path)!r}.")
     with opened(path) as f:
         metadata, names = dict(f.metadata() or {}), list(f.keys())
-        strange = next((k for k in names if not k.endswith(SUFFIXES + PEFT_SUFFIXES)), None)
+        strange = next((k for k in names if not (k.endswith(SUFFIXES) or _is_peft(k))), None)
         if strange is None:  # else it is refused before gigabytes of another kind of file are read
             tensors = copied(f)
     if strange is not None or not names:
