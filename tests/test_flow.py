@@ -98,6 +98,21 @@ def test_the_sampler_ends_at_the_picture_that_every_velocity_points_to(model, mo
     torch.testing.assert_close(drawn, goal, rtol=1e-3, atol=1e-3)
 
 
+# ---- the bundled one ----
+
+
+def test_it_is_small_and_draws_what_it_is_asked_for():
+    from sage_core.demo import FLOW
+
+    assert sum(p.stat().st_size for p in FLOW.rglob("*") if p.is_file()) <= 25e6
+    model = load_model("demo-flow")
+    assert model.source == "demo-flow" and model.family.name == "sd3"
+    judge = model.knowledge.judge()
+    words = ["dog", "castle", "rose", "owl"]
+    images = model.generate([f"a cartoon drawing of a {w}" for w in words], [1, 2, 3, 4], steps=12)
+    assert sum(seen.concept == word for seen, word in zip(judge.look(images), words)) >= 3
+
+
 # ---- layouts ----
 
 

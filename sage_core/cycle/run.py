@@ -220,12 +220,12 @@ class Run:
 
     def warm_start(self) -> None:
         """A closed-form edit to train on from, where the method has one and the surface has its layers."""
-        warm = self.recipe.method.warm
-        if warm is None:
+        family, warm = self.model.family, self.recipe.method.warm
+        share = family.style_start if self.recipe.style else family.thing_start
+        if warm is None or not share:
             return
-        endings = warm.endings(self.model.family)
-        if any(name.endswith(endings) for name in self.adapter.layers):
-            solve(warm, self.context, 1)
+        if any(name.endswith(warm.endings(family)) for name in self.adapter.layers):
+            solve(warm.weaker(share), self.context, 1)
 
     def new_source(self) -> LatentBank | FreshTrajectories:
         """A bank walked now, or, faithful to the papers' code, a fresh trajectory at every step."""

@@ -24,6 +24,7 @@ class Family:
     autoencoder. cross: ends of the names of the linear layers through which the network reads text.
     readers: those of them that read the prompt itself, whatever the picture and the time, so that a closed
     form can edit them; values: those of the readers that it edits where the edit is to be weak, to train on.
+    thing_start, style_start: how strong such an edit is, of a UNet's; 0: training starts from nothing.
     """
 
     name: str  # sd1, sd2, sdxl
@@ -40,6 +41,8 @@ class Family:
     cross: tuple[str, ...] = ("attn2_to_q", "attn2_to_k", "attn2_to_v", "attn2_to_out_0")
     readers: tuple[str, ...] = ("attn2_to_k", "attn2_to_v")
     values: tuple[str, ...] = ("attn2_to_v",)
+    thing_start: float = 1.0
+    style_start: float = 1.0
 
 
 FAMILIES = {
@@ -95,7 +98,10 @@ FAMILIES = {
             "text_embedder_linear_1",
         ),
         readers=("context_embedder",),
-        values=(),  # all that the network knows of the prompt comes through there: no edit of it is weak
+        values=("context_embedder",),
+        # Most that the network knows of the prompt comes through there: no edit of it is weak.
+        thing_start=0.0,
+        style_start=0.7,
     ),
 }
 

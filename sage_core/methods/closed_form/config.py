@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ...diffusion.architecture import Family
@@ -49,6 +50,10 @@ class ClosedForm:
     keep_rank: bool = False
     styled: bool = False
     layers: str = LAYERS
+
+    def weaker(self, share: float) -> ClosedForm:
+        """The same with a share of its reach."""
+        return dataclasses.replace(self, reach=share * self.reach, style_reach=share * self.style_reach)
 
     def endings(self, family: Family) -> tuple[str, ...]:
         """Of the names of the matrices that are edited."""
