@@ -72,7 +72,7 @@ def add_kind(sub: argparse.ArgumentParser) -> None:
 
 def add_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, or the word demo"
+        "model", metavar="MODEL", help="a .safetensors checkpoint, a diffusers folder, demo, or demo-flow"
     )
     add_running(sub)
 

@@ -91,7 +91,7 @@ def _load(
     if not path.exists():
         raise SageError(
             f"There is no file or folder {str(path)!r}; give a .safetensors checkpoint, a diffusers folder or"
-            " the word demo."
+            " the word demo or demo-flow."
         )
     return from_state_dict(read_safetensors(path), str(path), prediction, dtype, tokenizers)
 
