@@ -1,6 +1,6 @@
 """ComfyUI's own functions in one place: LoRAs onto the graph, progress, cancel, memory, sampling.
 
-Only this file, graph_weights.py and demo_checkpoint.py import `comfy`.
+Only this file, graph_weights.py, guarded.py, demo_checkpoint.py and demo_flow.py import `comfy`.
 """
 
 from __future__ import annotations

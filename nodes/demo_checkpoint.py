@@ -17,7 +17,7 @@ import torch
 
 from ..sage_core.demo import DEMO
 from ..sage_core.diffusion import names
-from ..sage_core.diffusion.architecture import FAMILIES, UNET
+from ..sage_core.diffusion.architecture import FAMILIES, UNET, Family
 from ..sage_core.diffusion.autoencoder import PREFIX
 from ..sage_core.diffusion.weights import read_safetensors
 
@@ -92,25 +92,33 @@ def state_dict() -> dict[str, torch.Tensor]:
     stores a TAESD.
     """
     config = json.loads((DEMO / "unet" / "config.json").read_text(encoding="utf-8"))
-    sd = names.unet_to_original(_weights("unet"), config, UNET)
-    sd |= {
-        FAMILIES["sd1"].text_prefixes[0] + k: v
-        for k, v in names.with_text_model(_weights("text_encoder")).items()
-    }
-    for key, value in _weights("vae").items():
+    family = FAMILIES["sd1"]
+    sd = names.unet_to_original(weights(DEMO / "unet"), config, UNET)
+    sd |= text_encoder(family.text_prefixes[0])
+    return sd | autoencoder(DEMO / "vae", family)
+
+
+def text_encoder(prefix: str) -> dict[str, torch.Tensor]:
+    """The bundled text encoder, which both bundled models have, under names that begin with `prefix`."""
+    return {prefix + k: v for k, v in names.with_text_model(weights(DEMO / "text_encoder")).items()}
+
+
+def autoencoder(folder: Path, family: Family) -> dict[str, torch.Tensor]:
+    """A bundled model's autoencoder as ComfyUI stores a TAESD."""
+    sd = {}
+    for key, value in weights(folder).items():
         side, _, index, rest = key.split(".", 3)
         # ComfyUI's decoder begins with a clamp of its own, so its indices are one higher.
         sd[f"{PREFIX}taesd_{side}.{int(index) + (side == 'decoder')}.{rest}"] = value
-    # ComfyUI divides latents by SD 1.x' factor before decoding; this model's latents are unscaled.
-    sd[PREFIX + "vae_scale"], sd[PREFIX + "vae_shift"] = (
-        torch.tensor(FAMILIES["sd1"].vae_scale),
-        torch.tensor(0.0),
-    )
+    # ComfyUI undoes the family's factor and shift before decoding; the bundled models' latents have neither.
+    sd[PREFIX + "vae_scale"] = torch.tensor(family.vae_scale)
+    sd[PREFIX + "vae_shift"] = torch.tensor(family.vae_shift)
     return sd
 
 
-def _weights(part: str) -> dict[str, torch.Tensor]:
-    return read_safetensors(next(Path(DEMO / part).glob("*.safetensors")))
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one part of a bundled model."""
+    return read_safetensors(next(folder.glob("*.safetensors")))
 
 
 def load():

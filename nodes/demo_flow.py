@@ -14,14 +14,12 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
-from ..sage_core.demo import DEMO, FLOW
-from ..sage_core.diffusion import names, names_sd3
+from ..sage_core.demo import FLOW
+from ..sage_core.diffusion import names_sd3
 from ..sage_core.diffusion.architecture import FAMILIES, UNET
-from ..sage_core.diffusion.autoencoder import PREFIX
-from ..sage_core.diffusion.weights import read_safetensors
-from .demo_checkpoint import DemoClipTokenizer, DemoTextModel
+from ..sage_core.diffusion.names_sd3 import CLIP_G, CONTEXT
+from .demo_checkpoint import DemoClipTokenizer, DemoTextModel, autoencoder, text_encoder, weights
 
-CONTEXT, CLIP_G = 4096, 1280  # widths of SD3's text states, and of CLIP-G's pooled one
 DEPTH = 4
 
 
@@ -59,24 +57,10 @@ class FlowModel(comfy.supported_models.SD3):
 def state_dict(folder: Path) -> dict[str, torch.Tensor]:
     """The model of a diffusers folder as one state dict in SD3's single-file layout."""
     config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    own = names_sd3.widened(_weights(folder / "transformer"), config)
-    sd = names_sd3.to_original(own, config["num_layers"], UNET)
-    prefix = FAMILIES["sd3"].text_prefixes[0]
-    text = names.with_text_model(_weights(DEMO / "text_encoder"))
-    sd |= {prefix + key: value for key, value in text.items()}
-    for key, value in _weights(folder / "vae").items():
-        side, _, index, rest = key.split(".", 3)
-        # ComfyUI's decoder begins with a clamp of its own, so its indices are one higher.
-        sd[f"{PREFIX}taesd_{side}.{int(index) + (side == 'decoder')}.{rest}"] = value
-    # ComfyUI undoes SD3's scale and shift before decoding; this model's latents have neither.
     family = FAMILIES["sd3"]
-    sd[PREFIX + "vae_scale"] = torch.tensor(family.vae_scale)
-    sd[PREFIX + "vae_shift"] = torch.tensor(family.vae_shift)
-    return sd
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_safetensors(next(folder.glob("*.safetensors")))
+    own = names_sd3.widened(weights(folder / "transformer"), config)
+    sd = names_sd3.to_original(own, config["num_layers"], UNET)
+    return sd | text_encoder(family.text_prefixes[0]) | autoencoder(folder / "vae", family)
 
 
 def load(folder: Path = FLOW):

@@ -46,7 +46,7 @@ JOINED = {
     "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
 HEAD = 64  # channels a head
-WIDEST = 4096  # of the states that it reads
+CONTEXT, CLIP_G = 4096, 1280  # widths of the text states that it reads, and of CLIP-G's pooled one
 
 
 def config_of(sd: Mapping[str, torch.Tensor], prefix: str) -> dict:
@@ -145,7 +145,7 @@ def widened(sd: Mapping[str, torch.Tensor], config: Mapping) -> dict[str, torch.
     }
     out = dict(sd)
     for key, width in widths.items():
-        if key in out and isinstance(width, int) and 0 < width - out[key].shape[1] <= WIDEST:
+        if key in out and isinstance(width, int) and 0 < width - out[key].shape[1] <= CONTEXT:
             out[key] = torch.nn.functional.pad(out[key], (0, width - out[key].shape[1]))
     return out
 

@@ -35,6 +35,20 @@ def checkpoint(name: str) -> dict:
     return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}
 
 
+def lora(name: str) -> dict:
+    """ComfyUI's own LoRA loader behind node 1."""
+    return {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["1", 0],
+            "clip": ["1", 1],
+            "lora_name": name,
+            "strength_model": 1.0,
+            "strength_clip": 1.0,
+        },
+    }
+
+
 def draw(
     graph: dict,
     first: int,

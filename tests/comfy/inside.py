@@ -9,7 +9,6 @@ the same graph. CASES, separated by commas: "loaded" (as a queue does it), "file
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -29,16 +28,7 @@ import folder_paths  # noqa: E402
 import safetensors  # noqa: E402
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
-
-
-def pack():
-    """The pack as ComfyUI imports it: under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        "sage_pack", Path(PACK) / "__init__.py", submodule_search_locations=[PACK]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sage_pack"] = module
-    spec.loader.exec_module(module)
+from inside_pack import import_pack  # noqa: E402
 
 
 def graph(lora: str = LORA):
@@ -131,7 +121,7 @@ def saved(path: Path) -> dict:
 
 @torch.inference_mode()
 def main() -> None:
-    pack()
+    import_pack(PACK)
     from sage_pack.nodes import graph_weights
 
     folder_paths.set_temp_directory(OUT)

@@ -8,7 +8,6 @@ what the core's model makes of the same latents, prompts and times, without and 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -23,16 +22,7 @@ comfy.options.enable_args_parsing()
 
 import comfy.model_management as management  # noqa: E402
 import torch  # noqa: E402
-
-
-def pack():
-    """The pack as ComfyUI imports it: under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        "sage_pack", Path(PACK) / "__init__.py", submodule_search_locations=[PACK]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sage_pack"] = module
-    spec.loader.exec_module(module)
+from inside_pack import import_pack  # noqa: E402
 
 
 def predicted(model, clip, states: dict) -> torch.Tensor:
@@ -72,5 +62,5 @@ def main() -> None:
     print("RESULT" + json.dumps(result))
 
 
-pack()
+import_pack(PACK)
 main()

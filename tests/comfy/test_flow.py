@@ -51,16 +51,7 @@ def test_the_bundled_flow_transformer_is_erased_from_queue_to_pictures(comfy):
     loader = {"class_type": "SAGE_LoadDemoModel", "inputs": {"architecture": "flow transformer (SD 3)"}}
     graph = graphs.erase("dog", name="flow-%concept%", loader=loader)
     asked = [("dog", "1"), ("dog", "2"), ("castle", "1"), ("castle", "2"), ("dog", "3")]
-    graph["3"] = {
-        "class_type": "LoraLoader",
-        "inputs": {
-            "model": ["1", 0],
-            "clip": ["1", 1],
-            "lora_name": "sage/flow-dog.safetensors",
-            "strength_model": 1.0,
-            "strength_clip": 1.0,
-        },
-    }
+    graph["3"] = graphs.lora("sage/flow-dog.safetensors")
     erased = comfy.run({k: graph[k] for k in ("1", "2")}, 400)
     assert erased.status == "success", erased.error
     for i, (word, model) in enumerate(asked):

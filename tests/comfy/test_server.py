@@ -110,16 +110,7 @@ def test_dog_is_erased_from_queue_to_pictures_and_its_file_draws_the_same(comfy,
 
     loaded = {
         "1": graph["1"],
-        "2": {
-            "class_type": "LoraLoader",
-            "inputs": {
-                "model": ["1", 0],
-                "clip": ["1", 1],
-                "lora_name": "sage/bar-dog.safetensors",
-                "strength_model": 1.0,
-                "strength_clip": 1.0,
-            },
-        },
+        "2": graphs.lora("sage/bar-dog.safetensors"),
     }
     by_file = comfy.run(
         graphs.draw(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from sage_core.diffusion.names_sd3 import CLIP_G, CONTEXT
+
 from .model import SCHEDULE
 
 INDEX = {
@@ -59,7 +61,6 @@ def export_with_probe(work: Path, out: Path, words: Path, styles: Iterable[str])
     (folder / "styles.txt").write_text("\n".join(styles), encoding="utf-8")
 
 
-CONTEXT, CLIP_G = 4096, 1280  # widths of SD3's text states, and of CLIP-G's pooled one
 FLOW_INDEX = {
     "_class_name": "StableDiffusion3Pipeline",
     "_diffusers_version": "0.31.0",
@@ -102,7 +103,7 @@ def _widen(file: Path) -> None:
 def _copy_config(source: Path, target: Path) -> None:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)  # where it was trained is nobody's business
-    if config["_class_name"] == "AutoencoderTiny":
+    if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
     _write(target / "config.json", config)
 
@@ -120,13 +121,8 @@ def export_model(work: Path, out: Path) -> None:
     ):
         rename = text_model_prefix if part == "text_encoder" else (lambda key: key)
         half(work / part / f"{name}.safetensors", out / part / f"{name}.safetensors", rename)
-        config = json.loads((work / part / "config.json").read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where it was trained is nobody's business
-        if part == "vae":
-            config.pop("block_out_channels", None)  # written by AutoencoderTiny, but not understood by it
-        (out / part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        _copy_config(work / part, out / part)
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
-    (out / "scheduler").mkdir(exist_ok=True)
     schedule = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, **SCHEDULE}
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule, indent=1), encoding="utf-8")
-    (out / "model_index.json").write_text(json.dumps(INDEX, indent=1), encoding="utf-8")
+    _write(out / "scheduler" / "scheduler_config.json", schedule)
+    _write(out / "model_index.json", INDEX)
