@@ -8,6 +8,7 @@ import torch
 
 from sage_core import ErasureSpec, erase, load_lora
 from sage_core.cli.main import main
+from sage_core.cycle.latents import LatentBank
 from sage_core.cycle.run import build_context
 from sage_core.cycle.setup import searched
 from sage_core.domain.check import (
@@ -16,9 +17,13 @@ from sage_core.domain.check import (
     NOTHING,
     REPLACED,
     Checked,
+    Scenes,
     bound_of,
+    checked_scenes,
     dose,
+    drawn_in,
     left_at,
+    left_in_scenes,
     left_on_own_way,
     passes,
     states,
@@ -114,7 +119,9 @@ def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_p
     assert max(erasure.checked.left.values()) <= NOTHING.aim + 0.05
     assert Checked.from_json(read_lora(path).check()).left.keys() == erasure.checked.left.keys()
     assert erasure.cost.passes <= erasure.recipe.passes
-    assert "finds nothing of it in 3 names" in erasure.checked.sentence("dog")
+    assert len(erasure.checked.scenes) > 8
+    assert max(erasure.checked.scenes.values()) <= NOTHING.in_scene
+    assert "finds nothing of it in 3 names and " in erasure.checked.sentence("dog")
     assert main(["inspect", str(path)]) == 0
     assert "the check of 'dog' finds nothing of it in 3 names" in capsys.readouterr().out
     context = context_of(demo, SPEC)
@@ -123,6 +130,85 @@ def test_the_defaults_leave_nothing_in_any_name_and_the_file_says_so(demo, tmp_p
         assert share == pytest.approx(erasure.checked.left[name], abs=0.02), "the strength is in the file"
     adapter.remove()
     context.adapter.remove()
+
+
+# ---- in other styles ----
+
+
+def test_all_is_left_in_the_styles_in_which_the_untouched_model_draws_the_concept(demo):
+    context = context_of(demo, SPEC)
+    stops = states(demo, context)
+    before = demo.cost.passes
+    scenes = drawn_in(demo, context, ["watercolor", "pixel art", "embroidery"], stops)
+    assert scenes.names == ["watercolor", "pixel art"] and min(scenes.adds) > 0.2
+    assert demo.cost.passes - before <= 6
+    left = left_in_scenes(demo, context, scenes, stops)
+    assert left == {name: pytest.approx(1.0, abs=1e-3) for name in scenes.names}
+    other = dataclasses.replace(context, names=["castle"])
+    assert max(left_in_scenes(demo, other, scenes, stops).values()) < NOTHING.in_scene
+    assert drawn_in(demo, context, ["embroidery"], stops).names == []
+    context.adapter.remove()
+
+
+def test_a_thing_is_checked_in_every_style_of_the_list_and_a_style_in_none():
+    scenes = checked_scenes(Writer(names=["dog"], retained=[]))
+    assert {"watercolor", "mosaic", "in the style of Rembrandt"} <= set(scenes) and "dog" not in scenes
+    assert "mosaic" not in checked_scenes(Writer(names=["mosaic tile"], retained=[]))
+    assert checked_scenes(Writer(names=["mosaic"], retained=[], kind="style")) == []
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_knows(
+    thin, tmp_path, monkeypatch
+):
+    """Until it has been trained, the check is made to find the concept in mosaics."""
+
+    def in_mosaics(model, writer, scenes, stops):
+        return {scene: 0.9 if scene == "mosaic" else 0.0 for scene in scenes.names}
+
+    def in_all(model, writer, scenes, stops):
+        return Scenes(scenes, torch.zeros(len(scenes)), torch.ones(len(scenes)))
+
+    def run(on_event=None, **kwargs):
+        erasure = erase(thin, recipe, on_event, **kwargs)
+        erasure.adapter.remove()
+        return erasure
+
+    def stop_in_the_second_round(event):
+        if event.phase == "erase" and event.step == 4:
+            raise Stop
+
+    monkeypatch.setattr("sage_core.cycle.checking.left_in_scenes", in_mosaics)
+    monkeypatch.setattr("sage_core.cycle.checking.drawn_in", in_all)
+    seen = []
+    extend = LatentBank.extend
+
+    def extended(bank, more):
+        extend(bank, more)
+        seen.append(bank)
+
+    monkeypatch.setattr(LatentBank, "extend", extended)
+    recipe = dataclasses.replace(SPEC, rank=2).recipe()
+    short = dataclasses.replace(recipe.training, steps=6, first=2, again=2)
+    recipe = dataclasses.replace(recipe, training=short)
+    whole = run()
+    assert len(seen) == 1 and seen[0].scenes[-1] == "mosaic", "once, though every check finds it"
+    assert "mosaic" in seen[0].retain_prompts[-1] and len(whole.losses) == 6
+    assert whole.checked.seen[-1] == "a mosaic of a dog" and len(whole.checked.scenes) > 20
+    assert "a mosaic of a dog 90%" in whole.checked.sentence("dog")
+    state = tmp_path / "run.resume"
+    with pytest.raises(Stop):
+        run(stop_in_the_second_round, state=state, save_every=0)
+    resumed = run(state=state, resume=True, save_every=0)
+    assert len(seen) == 2, "the resumed run had them in its state"
+    for name, tensor in whole.adapter.tensors().items():
+        torch.testing.assert_close(resumed.adapter.tensors()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+# ---- files ----
 
 
 def test_a_joined_file_claims_no_check(thin, tmp_path):
@@ -151,8 +237,11 @@ def test_a_closed_form_can_be_checked_too(demo):
 
 
 def test_a_record_of_a_check_survives_json_and_a_damaged_one_is_an_error():
-    checked = Checked({"dog": -0.1, "puppy": 0.2}, 1.1, ("puppy",), 40)
+    checked = Checked({"dog": -0.1, "puppy": 0.2}, 1.1, ("puppy",), 40, {"a mosaic of a dog": 0.1})
     assert Checked.from_json(json.loads(json.dumps(checked.to_json()))) == checked
+    earlier = checked.to_json()
+    del earlier["scenes"]  # files of 0.1.0 have none
+    assert Checked.from_json(earlier) == dataclasses.replace(checked, scenes={})
     for damaged in (None, [], {"left": 1}, checked.to_json() | {"left": {"dog": "x"}}):
         with pytest.raises(SageError, match="recorded check cannot be read"):
             Checked.from_json(damaged)

@@ -55,6 +55,25 @@ def latent_bank(
         )
 
 
+def further_bank(context: Context, training: Training, rng: random.Random, scenes: list[str]) -> LatentBank:
+    """States of the concept in these scenes, a trajectory each, and as many of other words in them."""
+    name = context.given[0]
+    others = context.retained_prompts(rng, rng.sample(context.retained, 2 * len(scenes)), scenes)
+    seeds = [rng.randrange(2**31) for _ in range(2 * len(scenes))]
+    with context.adapter.off():
+        return build_bank(
+            context.model,
+            [context.plain(name, scene) for scene in scenes],
+            others[: len(scenes)],
+            seeds,
+            training.solver_steps,
+            training.guidance,
+            neutral_prompts=[context.neutral(scene, name) for scene in scenes],
+            aims=[context.aim(scene, name) for scene in scenes] if context.becomes else None,
+            scenes=list(scenes),
+        )
+
+
 def retained_bank_words(context: Context, rng: random.Random, count: int, adjacent: float) -> list[str]:
     """Words for the retained trajectories.
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from ..domain.check import Checked, bound_of, checked_names, dose, left_at, left_on_own_way, states
+import contextlib
+from collections.abc import Iterator
+
+from ..diffusion.model import DiffusionModel
+from ..domain.check import (
+    Checked,
+    Scenes,
+    bound_of,
+    checked_names,
+    checked_scenes,
+    dose,
+    drawn_in,
+    left_at,
+    left_in_scenes,
+    left_on_own_way,
+    states,
+)
 from ..domain.pull import Stops
 from ..methods.context import Context
 from ..methods.recipe import Recipe
 from ..progress import Event, OnEvent
+
+MORE_SCENES = 2  # that training takes in after a check
 
 
 class Checks:
@@ -14,8 +32,10 @@ class Checks:
 
     def __init__(self, context: Context, recipe: Recipe, on_event: OnEvent):
         self.context, self.concept, self.on_event = context, recipe.concept, on_event
-        self.names = checked_names(recipe.kind, recipe.names)
+        self.names, self.styles = checked_names(recipe.kind, recipe.names), checked_scenes(context)
+        self.failing: list[str] = []  # scenes in which the latest look saw most of the concept
         self.stops: Stops | None = None
+        self.scenes: Scenes | None = None
         self.bound, self.passes = bound_of(context), 0
         self.latest: tuple[int, Checked] | None = None  # after so many steps
 
@@ -29,32 +49,57 @@ class Checks:
         self.context.adapter.scale(found.strength)
         others = [name for name in self.names if name not in found.left]
         left = found.left | (self._left(1.0, others) if others else {})
-        checked = self._checked(found.strength, {name: left[name] for name in self.names})
+        checked = self._checked(found.strength, {name: left[name] for name in self.names}, found.scenes)
         self.on_event(Event("check", 1, 1, checked=checked, concept=self.concept))
         return checked
 
     def _look(self, step: int, total: int) -> Checked:
         if self.latest is None or self.latest[0] != step:
             self.on_event(Event("check", step, total))
-            found = self._checked(*dose(self._left, self.names, self.bound.aim))
-            self.latest = step, found
+            strength, left = dose(self._left, self.names, self.bound.aim)
+            scenes = self._left_in_scenes(strength)
+            drawn = [scene for scene, share in scenes.items() if share > self.bound.in_scene]
+            self.failing = sorted(drawn, key=lambda scene: -scenes[scene])[:MORE_SCENES]
+            name = self.context.names[0]
+            shares = {self.context.plain(name, scene): share for scene, share in scenes.items()}
+            self.latest = step, self._checked(strength, left, shares)
         return self.latest[1]
 
-    def _checked(self, strength: float, left: dict[str, float]) -> Checked:
-        seen = tuple(name for name, share in left.items() if share > self.bound.seen)
-        return Checked(left, strength, seen, self.passes)
+    def _checked(self, strength: float, left: dict[str, float], scenes: dict[str, float]) -> Checked:
+        seen = [name for name, share in left.items() if share > self.bound.seen]
+        seen += [prompt for prompt, share in scenes.items() if share > self.bound.in_scene]
+        return Checked(left, strength, tuple(seen), self.passes, scenes)
 
     def _left(self, strength: float, names: list[str]) -> dict[str, float]:
+        with self._at(strength) as (model, context):
+            if context.style:
+                return left_on_own_way(model, context, names, context.adapter.off)
+            return left_at(model, context, names, self._stops())
+
+    def _left_in_scenes(self, strength: float) -> dict[str, float]:
+        if not self.styles:
+            return {}
+        with self._at(strength) as (model, context):
+            stops = self._stops()
+            if self.scenes is None:
+                with context.adapter.off():
+                    self.scenes = drawn_in(model, context, self.styles, stops)
+            return left_in_scenes(model, context, self.scenes, stops)
+
+    def _stops(self) -> Stops:
+        if self.stops is None:
+            with self.context.adapter.off():
+                self.stops = states(self.context.model, self.context)
+        return self.stops
+
+    @contextlib.contextmanager
+    def _at(self, strength: float) -> Iterator[tuple[DiffusionModel, Context]]:
+        """Inside, the adapter has that strength; the passes are counted."""
         adapter, model = self.context.adapter, self.context.model
         before, own = model.cost.passes, adapter.strength
         adapter.strength = strength
         try:
-            if self.context.style:
-                return left_on_own_way(model, self.context, names, adapter.off)
-            if self.stops is None:
-                with adapter.off():
-                    self.stops = states(model, self.context)
-            return left_at(model, self.context, names, self.stops)
+            yield model, self.context
         finally:
             adapter.strength = own
             self.passes += model.cost.passes - before

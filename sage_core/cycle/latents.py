@@ -59,6 +59,23 @@ class LatentBank:
             placed[name] = tensor if name in cls.ON_CPU else tensor.to(device)
         return cls(**placed, scenes=about["scenes"], retain_prompts=about["retain_prompts"])
 
+    def extend(self, more: LatentBank) -> None:
+        """Take in the states of another bank; a deck deals them next."""
+        first, kept = len(self.erase_t), len(self.retain_t)
+        more.erase_scene = more.erase_scene + len(self.scenes)
+        more.retain_prompt = more.retain_prompt + len(self.retain_prompts)
+        for name in ("erase_z", "erase_t", "eps_concept", "eps_empty", "erase_scene"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(more, name)]))
+        for name in ("retain_z", "retain_t", "retain_eps", "retain_prompt"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(more, name)]))
+        self.scenes, self.retain_prompts = (
+            [*self.scenes, *more.scenes],
+            [*self.retain_prompts, *more.retain_prompts],
+        )
+        if self.erase_deck is not None and self.retain_deck is not None:
+            self.erase_deck = torch.cat([torch.arange(first, len(self.erase_t)), self.erase_deck])
+            self.retain_deck = torch.cat([torch.arange(kept, len(self.retain_t)), self.retain_deck])
+
     def about(self) -> dict[str, Any]:
         """What a saved state holds of it beside its tensors; JSON values."""
         return {"scenes": self.scenes, "retain_prompts": self.retain_prompts}

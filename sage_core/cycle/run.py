@@ -25,7 +25,7 @@ from ..methods.states import Rows, States
 from ..progress import Event, OnEvent
 from ..spec import ErasureSpec
 from . import state as states_of_runs
-from .bank import latent_bank
+from .bank import further_bank, latent_bank
 from .checking import Checks
 from .descent import descend
 from .latents import FreshTrajectories, LatentBank
@@ -144,6 +144,7 @@ class Run:
         )
         self.context = build_context(model, recipe, adapter, training.styled)
         self.losses: list[dict[str, float]] = []
+        self.shown: list[str] = []  # scenes that checks added
         self.residual = Residual(training, recipe.check)
         self.watch = watch_over(self.context, on_event) if looks else None
         self.checks = Checks(self.context, recipe, on_event) if recipe.check else None
@@ -173,15 +174,8 @@ class Run:
         self.look()
         done = len(self.losses)
         self.on_event(Event("done", done, done, self.losses[-1], 0.0, self.left()))
-        erasure = Erasure(
-            self.recipe,
-            self.adapter,
-            self.losses,
-            self.cost(),
-            self.seconds(),
-            self.files.path,
-            checked=checked,
-        )
+        took = self.cost(), self.seconds()
+        erasure = Erasure(self.recipe, self.adapter, self.losses, *took, self.files.path, checked=checked)
         return noted(erasure, self.watch)
 
     def train(self) -> None:
@@ -197,8 +191,19 @@ class Run:
                 enough = self.checks.enough(done, self.residual.total())
             if enough:
                 return
+            self.show(self.checks.failing)
             self.residual.go_on()
             self.round()
+
+    def show(self, scenes: list[str]) -> None:
+        """Train in these scenes too: the concept is still drawn there."""
+        new = [scene for scene in scenes if scene not in self.shown]
+        if new and isinstance(self.source, LatentBank):
+            self.shown += new
+            self.context.put_first(new)
+            if self.refit is not None:
+                self.refit.kept = None  # the words that stay are read in these styles too
+            self.source.extend(further_bank(self.context, self.recipe.training, self.rng, new))
 
     def round(self) -> None:
         """The steps that remain until the next check."""
@@ -354,6 +359,7 @@ class Run:
             "cost": [cost.forwards, cost.backwards],
             "scaler": self.scaler.state_dict(),
             "bank": self.source.about(),
+            "shown": self.shown,
         }
         saved = Saved(meta, {})
         saved.add("adapter", self.adapter.tensors())
@@ -366,11 +372,8 @@ class Run:
 
     def take(self, saved: Saved) -> None:
         """Continue from a saved state. Raises SageError where it is damaged."""
-        assert self.files.path is not None
-        try:
+        with states_of_runs.reading(self.files.path):
             self._take(saved)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise states_of_runs.unreadable(self.files.path, error) from error
 
     def _take(self, saved: Saved) -> None:
         meta, device = saved.meta, self.model.device
@@ -379,9 +382,10 @@ class Run:
         bank = saved.group("bank")
         self.begin(LatentBank.restored(bank, meta["bank"], device) if bank else self.new_source())
         for i, part in enumerate(self.parts()):
-            own = {name: tensor.to(device) for name, tensor in saved.group(f"part{i}").items()}
-            if own:
+            if own := {name: tensor.to(device) for name, tensor in saved.group(f"part{i}").items()}:
                 part.load(own)
+        self.shown = meta["shown"]
+        self.context.put_first(self.shown)  # as in the run before: after its parts were begun
         self.generator.set_state(saved.group("random")["generator"])
         version, internal, gauss = meta["rng"]
         self.rng.setstate((version, tuple(internal), gauss))

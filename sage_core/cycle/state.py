@@ -4,7 +4,9 @@ pickle.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from ..diffusion.weights import copied, opened
 from ..errors import SageError, shown
 from ..files import parse_json, write_atomically
 
-FORMAT = 4  # of what is written below
+FORMAT = 5  # of what is written below
 # What a state must share with the run that takes it: another erasure, or another version of its steps.
 ERASURE, VERSION = ("recipe", "model", "sampling"), ("format", "method")
 
@@ -88,6 +90,16 @@ def unreadable(path: Path, error: Exception) -> SageError:
     return SageError(
         f"The saved state {path.name} cannot be read ({shown(error)}); delete it and start again."
     )
+
+
+@contextlib.contextmanager
+def reading(path: Path | None) -> Iterator[None]:
+    """Inside, what goes wrong means that the state in this file is damaged: SageError."""
+    assert path is not None
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise unreadable(path, error) from error
 
 
 def adam_tensors(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 from ..diffusion.checkpointing import SWITCHES
 from ..diffusion.model import DiffusionModel
 from .compose import last_word
+from .kinds import STYLE, guess
 
 SMALL_WORDS = frozenset(
     {
@@ -51,6 +52,13 @@ def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
     """Styles that stay while another is erased: the same for every model."""
     taken = telling_words(erased)
     return [s for s in STYLES if not taken & set(s.split())]
+
+
+def all_styles(erased: list[str]) -> list[str]:
+    """Those and the styles of the built-in word list, less what shares a word with the erased names."""
+    taken = telling_words(erased)
+    styles = dict.fromkeys([*STYLES, *(word for word in built_in() if guess(word) == STYLE)])
+    return [s for s in styles if not taken & set(s.lower().split())]
 
 
 def telling_words(names: list[str]) -> set[str]:
