@@ -57,8 +57,8 @@ def latent_bank(
 
 def further_bank(context: Context, training: Training, rng: random.Random, scenes: list[str]) -> LatentBank:
     """States of the concept in these scenes, a trajectory each, and as many of other words in them."""
-    name = context.given[0]
-    others = context.retained_prompts(rng, rng.sample(context.retained, 2 * len(scenes)), scenes)
+    name, shown = context.given[0], list[str | None](scenes)
+    others = context.retained_prompts(rng, rng.sample(context.retained, 2 * len(scenes)), shown)
     seeds = [rng.randrange(2**31) for _ in range(2 * len(scenes))]
     with context.adapter.off():
         return build_bank(
@@ -70,7 +70,7 @@ def further_bank(context: Context, training: Training, rng: random.Random, scene
             training.guidance,
             neutral_prompts=[context.neutral(scene, name) for scene in scenes],
             aims=[context.aim(scene, name) for scene in scenes] if context.becomes else None,
-            scenes=list(scenes),
+            scenes=shown,
         )
 
 
