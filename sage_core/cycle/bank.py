@@ -57,7 +57,8 @@ def latent_bank(
 
 def further_bank(context: Context, training: Training, rng: random.Random, scenes: list[str]) -> LatentBank:
     """States of the concept in these scenes, a trajectory each, and as many of other words in them."""
-    name, shown = context.given[0], list[str | None](scenes)
+    name = context.given[0]
+    shown: list[str | None] = list(scenes)
     others = context.retained_prompts(rng, rng.sample(context.retained, 2 * len(scenes)), shown)
     seeds = [rng.randrange(2**31) for _ in range(2 * len(scenes))]
     with context.adapter.off():
