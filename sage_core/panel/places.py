@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import SageError, shown
 from ..files import write_atomically
 
-BUNDLED = "bundled model"
+BUNDLED, BUNDLED_FLOW = "bundled model", "bundled flow transformer"
 DEEPEST = 3  # folders below a models folder
 MOST = 2000  # files of a list
 
@@ -65,7 +65,7 @@ class Places:
         return self.home / "uploads"
 
     def list_models(self) -> dict[str, str]:
-        """Label: source, the loaded checkpoint first, the bundled model last."""
+        """Label: source, the loaded checkpoint first, the bundled ones last."""
         found: dict[str, str] = {}
         loaded = self.host.loaded()
         if loaded is not None:
@@ -74,7 +74,7 @@ class Places:
             for path in _walk(folder):
                 label = path.relative_to(folder).as_posix()
                 found.setdefault(label if label not in found else f"{label} ({folder.name})", str(path))
-        return found | {BUNDLED: "demo"}
+        return found | {BUNDLED: "demo", BUNDLED_FLOW: "demo-flow"}
 
     def model(self, label: object) -> str:
         """The source of a listed model. Raises SageError."""

@@ -41,6 +41,12 @@ The LoRA is saved as `models/loras/sage/erased-dog.safetensors`. Run it again: n
 Then type another concept (the bundled model draws 117 things): the prompts that are compared follow it.
 Or put *Erase Concept* behind your own checkpoint loader."""
     ),
+    "erase-from-a-flow-transformer": (
+        """**Press Run.** The bundled flow transformer has the architecture of Stable Diffusion 3, four blocks \
+small. The same nodes erase from it; sample it with *euler* and *simple*.
+
+Put *Erase Concept* behind your own SD 3 or SD 3.5 checkpoint with CLIP-L and CLIP-G."""
+    ),
     "erase-behind-a-checkpoint": (
         """**Choose your checkpoint** (Stable Diffusion 1.x, 2.x or SDXL), type what to erase, press Run.
 
@@ -114,6 +120,8 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
         "8": (1720, 120),
     }
     demo = graphs.compare(graphs.erase("dog", **REST), "3", TEST_PROMPTS, 1)
+    flow = {"class_type": "SAGE_LoadDemoModel", "inputs": {"architecture": "flow transformer (SD 3)"}}
+    erased_flow = graphs.erase("castle", loader=flow, **REST)
     stack = graphs.compare(graphs.erase("dog\npizza\ntrain", **REST), "3", TEST_PROMPTS, 1)
     attacked = {
         "1": (0, 0),
@@ -134,6 +142,7 @@ def workflows() -> dict[str, tuple[dict, dict[str, tuple[int, int]]]]:
     three = {"1": (0, 0), "2": (300, 0), "3": (820, 0)}
     return {
         "erase-and-compare": (demo, three),
+        "erase-from-a-flow-transformer": (graphs.compare(erased_flow, "3", TEST_PROMPTS, 1), three),
         "attack-and-guard": (graphs.attacked_and_guarded(), attacked),
         "report-an-erasure": (
             graphs.report(graphs.erase("dog", **REST), "3", "dog"),

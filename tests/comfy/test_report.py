@@ -31,6 +31,29 @@ def test_the_erasure_report_measures_the_graph_and_saves_a_page_that_needs_no_ne
     assert path.exists()
 
 
+def test_a_model_that_nobody_knows_is_judged_by_itself(comfy, erased_dog):
+    """With a twentieth of the erasure on it, the bundled model is one that no probe belongs to."""
+    graph = graphs.report(dict(erased_dog[0]), "3", "dog", images=4)
+    for number, strength in (("10", 0.05), ("11", 1.0)):
+        graph[number] = graphs.lora("sage/bar-dog.safetensors")
+        graph[number]["inputs"] |= {"strength_model": strength, "strength_clip": strength}
+    graph["3"]["inputs"] |= {
+        "model_before": ["10", 0],
+        "clip_before": ["10", 1],
+        "model_after": ["11", 0],
+        "clip_after": ["11", 1],
+        "steps": 12,
+    }
+    outcome = comfy.run(graph, 500)
+    assert outcome.status == "success", outcome.error
+    table = outcome.outputs["4"]["text"][0]
+    rows = {line[:24].strip(): line[24:].split() for line in table.splitlines()}
+    before, after = map(float, rows["the concept"][:2])
+    assert before >= 0.75 and after <= 0.25 and float(rows["other things"][1]) >= 0.5, table
+    page = Path(outcome.outputs["5"]["text"][0]).read_text(encoding="utf-8")
+    assert "the untouched model" in page and "it sees as the untouched model does" in page
+
+
 def test_a_report_can_be_cancelled(comfy, erased_dog):
     graph = graphs.report(dict(erased_dog[0]), "3", "dog", images=64, steps=100)
     prompt = comfy.queue(graph)

@@ -15,7 +15,7 @@ from panel_tools import ROOT
 from sage_core.errors import SageError
 from sage_core.panel import desk
 from sage_core.panel.desk import Form
-from sage_core.panel.places import BUNDLED
+from sage_core.panel.places import BUNDLED, BUNDLED_FLOW
 from sage_core.panel.runs import DONE, FAILED
 from sage_core.panel.workflow import as_the_node_reads, node_values, workflow
 from sage_core.spec import ErasureSpec
@@ -198,3 +198,9 @@ def test_importing_the_panel_s_engine_loads_no_gradio():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_the_list_of_models_ends_with_the_bundled_ones(places):
+    models = places.list_models()
+    assert list(models)[-2:] == [BUNDLED, BUNDLED_FLOW]
+    assert places.model(BUNDLED_FLOW) == "demo-flow"
