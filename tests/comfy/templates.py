@@ -42,7 +42,7 @@ Then type another concept (the bundled model draws 117 things): the prompts that
 Or put *Erase Concept* behind your own checkpoint loader."""
     ),
     "erase-from-a-flow-transformer": (
-        """**Press Run.** The bundled flow transformer has the architecture of Stable Diffusion 3, four blocks \
+        """**Press Run.** The bundled flow transformer has Stable Diffusion 3's architecture, four blocks \
 small. The same nodes erase from it; sample it with *euler* and *simple*.
 
 Put *Erase Concept* behind your own SD 3 or SD 3.5 checkpoint with CLIP-L and CLIP-G."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+from sage_core import ErasureSpec, erase, load_model
+
+server = sys.modules["comfy_test_server"]
 graphs = sys.modules["comfy_test_graphs"]
 
 
@@ -31,27 +36,21 @@ def test_the_erasure_report_measures_the_graph_and_saves_a_page_that_needs_no_ne
     assert path.exists()
 
 
-def test_a_model_that_nobody_knows_is_judged_by_itself(comfy, erased_dog):
-    """With a twentieth of the erasure on it, the bundled model is one that no probe belongs to."""
-    graph = graphs.report(dict(erased_dog[0]), "3", "dog", images=4)
-    for number, strength in (("10", 0.05), ("11", 1.0)):
-        graph[number] = graphs.lora("sage/bar-dog.safetensors")
-        graph[number]["inputs"] |= {"strength_model": strength, "strength_clip": strength}
-    graph["3"]["inputs"] |= {
-        "model_before": ["10", 0],
-        "clip_before": ["10", 1],
-        "model_after": ["11", 0],
-        "clip_after": ["11", 1],
-        "steps": 12,
-    }
-    outcome = comfy.run(graph, 500)
-    assert outcome.status == "success", outcome.error
-    table = outcome.outputs["4"]["text"][0]
-    rows = {line[:24].strip(): line[24:].split() for line in table.splitlines()}
-    before, after = map(float, rows["the concept"][:2])
-    assert before >= 0.75 and after <= 0.25 and float(rows["other things"][1]) >= 0.5, table
-    page = Path(outcome.outputs["5"]["text"][0]).read_text(encoding="utf-8")
-    assert "the untouched model" in page and "it sees as the untouched model does" in page
+def test_a_model_that_nobody_knows_is_judged_by_itself(comfy_path, tmp_path):
+    """In the latents that ComfyUI's sampler made, by the untouched model."""
+    model = load_model("demo")
+    path = erase(model, ErasureSpec("dog", search=False)).save(tmp_path / "dog.safetensors", model)
+    inside = Path(__file__).parent / "inside_report.py"
+    command = [server.python_of(comfy_path), inside, comfy_path, server.PACK, path]
+    done = subprocess.run(
+        list(map(str, command)), cwd=comfy_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    found = json.loads(line.removeprefix("RESULT"))
+    assert found["judge"]["name"] == "the untouched model"
+    assert found["before"]["concept"] >= 0.75 and found["after"]["concept"] <= 0.25
+    assert found["after"]["far"] >= 0.5
 
 
 def test_a_report_can_be_cancelled(comfy, erased_dog):
