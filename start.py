@@ -57,7 +57,7 @@ def main(arguments: list) -> int:
         print(f"start.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("start.py: interrupted; start again to go on.", file=sys.stderr)
+        print("start.py: interrupted; run it again to resume.", file=sys.stderr)
         return 130
 
 

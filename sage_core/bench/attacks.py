@@ -1,6 +1,6 @@
 """Every attack on the untouched model and on several erasures of it: `python -m sage_core.bench.attacks`.
 
-One JSON file a concept and a method, written after every attack, so that a run that was stopped goes on.
+One JSON file a concept and a method, written after every attack, so that a run that was stopped resumes.
 
 With --pictures the pictures of the concept, and their judge, are another model's. So a model is attacked that
 never knew the concept: what an attack brings there, it has brought along.

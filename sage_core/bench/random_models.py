@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from ..diffusion.architecture import FAMILIES
+from ..diffusion.architecture import FAMILIES, Family
 from ..diffusion.load import text_stack
 from ..diffusion.model import DiffusionModel
-from ..diffusion.schedule import standard
+from ..diffusion.schedule import flow, standard
 
 DOWN, UP = ("CrossAttnDownBlock2D",), ("CrossAttnUpBlock2D",)
 SD1 = {
@@ -46,41 +46,78 @@ THIN = {
     "cross_attention_dim": 160,
     "attention_head_dim": 2,
 }
-# Of each family, full and thin: the UNet, the text encoders (width, layers, heads, projection), and pixels.
+SD3 = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+    "patch_size": 2,
+}
+MEDIUM_3 = SD3 | {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+LARGE_3 = SD3 | {
+    "num_layers": 38,
+    "num_attention_heads": 38,
+    "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192,
+    "qk_norm": "rms_norm",
+}
+THIN_3 = MEDIUM_3 | {"num_attention_heads": 5, "caption_projection_dim": 320, "pos_embed_max_size": 64}
+# Of each family, full and thin: the network, the text encoders (width, layers, heads, projection), pixels.
 SIZES = {
     ("sd1", "full"): (SD1, [(768, 12, 12, None)], 512),
     ("sd1", "thin"): (SD1 | THIN, [(160, 12, 10, None)], 448),
+    ("sd3", "full"): (MEDIUM_3, [(768, 12, 12, 768), (1280, 32, 20, 1280)], 1024),  # 3.5 medium
+    ("sd3", "large"): (LARGE_3, [(768, 12, 12, 768), (1280, 32, 20, 1280)], 1024),  # 3.5 large
+    ("sd3", "thin"): (THIN_3, [(160, 12, 10, 160), (256, 32, 4, 256)], 448),
     ("sdxl", "full"): (SDXL | FULL_XL, [(768, 12, 12, None), (1280, 32, 20, 1280)], 1024),
     ("sdxl", "thin"): (SDXL | THIN_XL, [(160, 12, 10, None), (256, 32, 4, 256)], 896),
 }
 
 
-def random_model(family: str, size: str, dtype: torch.dtype, pixels: int | None = None) -> DiffusionModel:
-    """A model of that family, "full" or "thin", on the CPU, in small random weights, so that nothing
-    overflows; `pixels`: in place of its own.
+def random_model(
+    family: str, size: str, dtype: torch.dtype, pixels: int | None = None, filled: bool = True
+) -> DiffusionModel:
+    """A model of that family, "full" or "thin" (SD 3 also "large"), on the CPU, in small random weights, so
+    that nothing overflows; `pixels`: in place of its own. Not filled: shapes alone, on torch's meta device.
     """
-    from diffusers import UNet2DConditionModel
-
     config, encoders, own = SIZES[family, size]
-    pixels = pixels or own
+    pixels, known = pixels or own, FAMILIES[family]
     torch.manual_seed(0)
     with torch.device("meta"):
-        parts = [UNet2DConditionModel(sample_size=pixels // 8, **config), *(clip(*e) for e in encoders)]
+        parts = [_network(known, pixels, config), *(clip(*e) for e in encoders)]
     for part in parts:
-        _fill(part, dtype)
-    known = FAMILIES[family]
+        torch.nn.Module.to(part, dtype).requires_grad_(False).eval()
+        if filled:
+            _fill(part)
     text = text_stack(known, parts[1:])
+    if known.flow:
+        text.widths = config["joint_attention_dim"], config["pooled_projection_dim"]
     return DiffusionModel(
         known,
         text,
         parts[0],
         None,
-        standard(),
+        flow(3.0) if known.flow else standard(),
         False,
         f"random {size} {family}",
         fingerprint="random",
         pixels=pixels,
     )
+
+
+def _network(family: Family, pixels: int, config: dict) -> torch.nn.Module:
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+
+    if family.flow:
+        return SD3Transformer2DModel(sample_size=pixels // 8, attention_head_dim=64, **config)
+    return UNet2DConditionModel(sample_size=pixels // 8, **config)
 
 
 def clip(width: int, layers: int, heads: int, projection: int | None):
@@ -98,11 +135,9 @@ def clip(width: int, layers: int, heads: int, projection: int | None):
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Memory in place of shapes, in the precision that is wanted; norms are norms, everything else is small
-    noise.
-    """
-    torch.nn.Module.to(module, dtype).to_empty(device="cpu")
+def _fill(module: torch.nn.Module) -> None:
+    """Memory in place of shapes; norms are norms, everything else is small noise."""
+    module.to_empty(device="cpu")
     for name, p in module.named_parameters():
         if p.ndim == 1:
             torch.nn.init.constant_(p, 1.0 if name.endswith("weight") else 0.0)
@@ -111,4 +146,5 @@ def _fill(module: torch.nn.Module, dtype: torch.dtype) -> None:
     for name, buffer in module.named_buffers():
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
-    module.requires_grad_(False).eval()
+        else:
+            buffer.normal_(std=0.02)  # SD 3's positions

@@ -43,7 +43,7 @@ class Measured:
 class Kept:
     """A folder of finished measurements; without a folder nothing is kept.
 
-    about: what all measurements here depend on, a JSON value. on_part: told how far a long measurement is.
+    about: what all measurements here depend on, a JSON value. on_part: called as a long measurement advances.
     """
 
     folder: Path | None = None

@@ -13,7 +13,7 @@ def judged(judge: dict) -> str:
 
 
 def unprompted(shares: dict[str, float]) -> str:
-    """What edits keep of the concept without being told."""
+    """What edits keep of the concept without a word for it."""
     text = ", ".join(f"{share:.0%} at {cell.removeprefix('edit-')}" for cell, share in shares.items())
     return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
 

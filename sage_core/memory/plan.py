@@ -2,7 +2,7 @@
 
 The quickest way that fits is taken: keep everything for the backward pass; else keep only what goes into each
 block (gradient checkpointing, a third more time); else also send one sample at a time through the UNet. Where
-nothing fits, the user is told so with numbers before anything begins.
+nothing fits, an error with the numbers comes before anything begins.
 """
 
 from __future__ import annotations

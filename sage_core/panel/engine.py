@@ -173,7 +173,7 @@ class Engine:
             except Cancelled:
                 sentence = "Cancelled. Resume continues from its last saved state."
                 ended = dataclasses.replace(run, status=CANCELLED, message=sentence)
-            except Exception as error:  # of a host: the queue goes on
+            except Exception as error:  # of a host: the queue continues
                 sentence = f"{self.places.host.title or 'The panel'} failed: {one_line(error)}"
                 ended = dataclasses.replace(run, status=FAILED, message=sentence)
             if self._stopping:

@@ -271,7 +271,7 @@ class Page:
     # ---- news ----
 
     def on_tick(self, choice: dict, sent: dict) -> tuple:
-        """What has changed since this browser was told; nothing is drawn again that is as it was."""
+        """What has changed since the browser last asked; what is unchanged is not drawn again."""
         run = self._shown(choice)
         runs = desk.found_words(self.engine, tuple(choice["words"]))
         ready = len(runs) == len(choice["words"]) > 0

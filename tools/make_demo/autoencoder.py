@@ -60,7 +60,7 @@ def train(
 ) -> AutoencoderTiny:
     """`images`: uint8 [n, 3, 64, 64].
 
-    Trains for `seconds` and saves a diffusers folder at `out`, going on from what is there.
+    Trains for `seconds` and saves a diffusers folder at `out`, resuming from what is there.
 
     First with `crops`, where something is to be seen, at a high rate, then on whole pictures at a lower one.
     """

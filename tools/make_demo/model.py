@@ -137,7 +137,7 @@ def train(
     seed: int = 0,
     on_save=None,
 ):
-    """Train for `seconds`, going on from what is under `out`; saves `text_encoder` and `unet` (averaged
+    """Train for `seconds`, resuming from what is under `out`; saves `text_encoder` and `unet` (averaged
     weights) there.
     """
     torch.manual_seed(seed)

@@ -163,12 +163,12 @@ class Classes:
 
 def _row(tallies: list[Tally]) -> dict | None:
     """The mean over classes, as papers take it; None where the judge cannot say of any picture."""
-    told = [tally for tally in tallies if tally.pictures]
-    if not told:
+    seen = [tally for tally in tallies if tally.pictures]
+    if not seen:
         return None
     means = [
-        sum(getattr(t, part) / t.pictures for t in told) / len(told) for part in ("before", "after", "drift")
+        sum(getattr(t, part) / t.pictures for t in seen) / len(seen) for part in ("before", "after", "drift")
     ]
     before, after, drift = (round(value, 4) for value in means)
-    hits, pictures = sum(t.after for t in told), sum(t.pictures for t in told)
+    hits, pictures = sum(t.after for t in seen), sum(t.pictures for t in seen)
     return {"before": before, "after": after, "drift": drift, "hits": hits, "pictures": pictures}
