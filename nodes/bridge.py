@@ -5,6 +5,7 @@ Only this file, graph_weights.py, guarded.py, demo_checkpoint.py and demo_flow.p
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,8 @@ def prediction(model) -> tuple[str, torch.Tensor]:
     sampling, known = model.get_model_object("model_sampling"), comfy.model_sampling
     if isinstance(sampling, known.ModelSamplingDiscreteFlow) and isinstance(sampling, known.CONST):
         return "flow", flow(float(sampling.shift))
+    if isinstance(sampling, known.ModelSamplingFlux) and isinstance(sampling, known.CONST):
+        return "flow", flow(math.exp(float(sampling.shift)))  # its shift is mu
     if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(
         sampling, known.ModelSamplingDiscreteEDM
     ):
