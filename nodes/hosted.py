@@ -4,6 +4,7 @@ sage_core/diffusion/hosted.py). For rectified flows of which the core has no net
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,10 +43,13 @@ def family_of(model) -> Family | None:
         return None
     family = HOSTED[names[kind]]
     paths = {path for path, _ in network.named_modules()}
-    if kind == "Lumina2" and getattr(network, "dim", 0) == 2304:  # Lumina 2 itself: other names in diffusers
+    own = model.model.model_config.unet_config
+    if kind == "Lumina2" and not own.get("z_image_modulation"):  # Lumina 2 itself: other names in diffusers
         return None
     if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
         return None
+    if kind == "Flux" and "guidance_in.in_layer" not in paths:
+        family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
     return family if any(diffusers_names(family, path) for path in paths) else None
 
 
@@ -57,9 +61,9 @@ def hosted_model(model, clip, family: Family, alphas: torch.Tensor) -> HostedMod
     if clip is None:
         raise SageError(f"Connect the CLIP that belongs to this {family.title} model.")
     host = ComfyHost(model, clip)
-    core = HostedModel(
-        family, host, model.model.diffusion_model, checked(alphas), family.title, fingerprint(model)
-    )
+    about = f"guidance embedding {GUIDANCE:g}" if host.distilled else ""
+    network, steps = model.model.diffusion_model, checked(alphas)
+    core = HostedModel(family, host, network, steps, family.title, fingerprint(model), about)
     core.on_pass = bridge.check_cancelled
     return core
 

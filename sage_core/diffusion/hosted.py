@@ -1,8 +1,8 @@
 """A model that a host has in memory already: the host predicts, and encodes prompts; the core trains.
 
-Nothing of it is copied or rewritten here. The host is reached through `Host` alone, so the core knows none. The
-adapters hang on the host's own linear layers. The text encoders are frozen: a prompt is encoded once, and what
-the host says of it goes back to the host as it came.
+Nothing of it is copied or rewritten here. The host is reached through `Host` alone, so the core knows none.
+The adapters hang on the host's own linear layers. The text encoders are frozen: a prompt is encoded once, and
+what the host says of it goes back to the host as it came.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Host(Protocol):
         """Of the untouched text encoders."""
 
     def velocity(self, x: torch.Tensor, s: torch.Tensor, rows: list[Row]) -> torch.Tensor:
-        """noise - z_0 as the network predicts it in the flow's states x [n, c, h, w] at times s [n], from 0 to
-        1; float32. Rows are of one kind. Differentiable with respect to adapters on the network's layers.
+        """noise - z_0 as the network predicts it in the flow's states x [n, c, h, w] at times s [n], from 0
+        to 1; float32. Rows are of one kind. Differentiable with respect to adapters on the network's layers.
         """
 
 
@@ -102,7 +102,8 @@ class HostedModel(DiffusionModel):
     """A rectified flow that a host runs, in the place of a model that the core loaded.
 
     network: the host's own, on whose layers adapters are hung. alphas: the noise schedule that it is sampled
-    with. One sample at a time goes through the network: it is large, and the host sees to the memory.
+    with. about: how the host is asked, for the file's metadata. One sample at a time goes through the
+    network: it is large, and the host sees to the memory.
     """
 
     def __init__(
@@ -113,10 +114,11 @@ class HostedModel(DiffusionModel):
         alphas: torch.Tensor,
         source: str,
         fingerprint: str,
+        about: str = "",
     ):
         text = cast(TextStack, HostedText(host))
         super().__init__(family, text, network, None, alphas, False, source, fingerprint, family.sample_size)
-        self.host, self.at_once = host, 1
+        self.host, self.about, self.at_once = host, about, 1
 
     @property
     def hosted(self) -> bool:

@@ -1,8 +1,8 @@
 """Rectified flows that a host runs: which of a network's layers are trained, and what diffusers calls them.
 
 Trained are layers that only text goes through. Where text and picture share all weights of a block, as in
-Z-Image's main blocks and FLUX's single ones, they are left alone: an ordinary LoRA there changes pictures that
-say nothing of the concept.
+Z-Image's main blocks and FLUX's single ones, they are left alone: an ordinary LoRA there changes pictures
+that say nothing of the concept.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ HOSTED = {
 
 
 def diffusers_names(family: Family, path: str) -> tuple[str, ...]:
-    """What diffusers calls a layer of a host's network, one name for each equal part of its output; none where
-    the layer is not trained.
+    """What diffusers calls a layer of a host's network, one name for each equal part of its output; none
+    where the layer is not trained.
     """
     for pattern, names in family.names:
         if match := re.fullmatch(pattern, path):

@@ -165,8 +165,9 @@ def write_lora(
 ) -> None:
     """Write atomically; alphas stay float32, since a rounded alpha would scale every layer.
 
-    paths: by a layer's name, where diffusers has it, or, of a layer that it splits, where it has the parts. With them the file has diffusers' names and no alpha
-    (lora_A, lora_B), the only ones that every host reads for SD3; without them it has kohya's.
+    paths: by a layer's name, where diffusers has it, or its parts where it splits the layer. With them the
+    file has diffusers' names and no alpha (lora_A, lora_B), the only ones that every host reads for SD3 and
+    newer flows; without them it has kohya's.
     """
     from safetensors.torch import save_file
 

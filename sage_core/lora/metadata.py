@@ -14,7 +14,7 @@ SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.r
 LEFT_KEY, CHECK_KEY, COST_KEY = "sage.left", "sage.check", "sage.cost"
 
 
-SCHEDULE_KEY, RESOLUTION_KEY = "sage.schedule", "modelspec.resolution"
+SCHEDULE_KEY, RESOLUTION_KEY, HOST_KEY = "sage.schedule", "modelspec.resolution", "sage.host"
 
 
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd3": "sd3"}
@@ -54,6 +54,8 @@ def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | N
         "sage.model_sha256": model.fingerprint,
         "sage.versions": json.dumps(versions),
     }
+    if about := getattr(model, "about", ""):
+        data[HOST_KEY] = about
     if model.schedule:
         data[SCHEDULE_KEY] = model.schedule
     return data | ({RESULT_KEY: json.dumps(result)} if result else {})

@@ -1,7 +1,7 @@
 """A recipe for a model whose text encoders are not open: the concept's names in plain prompts.
 
-Learnt names, states of tokens and edits of the encoder need an encoder that can be reached. Here this is decided
-for the whole core; nothing below asks again.
+Learnt names, states of tokens and edits of the encoder need an encoder that can be reached. What an erasure
+is without them is decided here, once.
 """
 
 from __future__ import annotations

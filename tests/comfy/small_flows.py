@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 
-import comfy.model_detection
+import comfy.model_patcher
 import comfy.sd
+import comfy.supported_models
 import torch
-
-WIDTHS = {"flux1": 4096, "schnell": 4096, "chroma": 4096, "flux2": 7680, "qwen_image": 3584, "z_image": 2560}
 
 
 class WordClip:
@@ -95,3 +94,104 @@ def load(sd: dict, **options):
     model = comfy.sd.load_diffusion_model_state_dict(dict(sd), model_options=options)
     assert model is not None, "ComfyUI does not recognise the state dict"
     return model
+
+
+def flux2(width: int = 256) -> dict:
+    """FLUX.2: no biases, one modulation for all blocks, 128 channels, no pooled states."""
+    sd: dict = {}
+    linear(sd, "img_in", width, 128, False)
+    linear(sd, "txt_in", width, 512, False)
+    for name in ("time_in", "guidance_in"):
+        linear(sd, f"{name}.in_layer", width, 256, False)
+        linear(sd, f"{name}.out_layer", width, width, False)
+    blocks(sd, width, 2, 1, mlp=3, gated=2, bias=False)
+    for stream in ("img", "txt"):
+        linear(sd, f"double_stream_modulation_{stream}.lin", 6 * width, width, False)
+    linear(sd, "single_stream_modulation.lin", 3 * width, width, False)
+    linear(sd, "final_layer.linear", 128, width, False)
+    linear(sd, "final_layer.adaLN_modulation.1", 2 * width, width, False)
+    return sd
+
+
+CHROMA = {
+    "image_model": "chroma",
+    "in_channels": 64,
+    "out_channels": 64,
+    "context_in_dim": 512,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "in_dim": 64,
+    "out_dim": 256,
+    "hidden_dim": 128,
+    "n_layers": 2,
+    "txt_ids_dims": [],
+    "vec_in_dim": None,
+}
+QWEN = {
+    "image_model": "qwen_image",
+    "num_layers": 2,
+    "attention_head_dim": 128,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 512,
+}
+Z_IMAGE = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 256,
+    "cap_feat_dim": 512,
+    "n_layers": 2,
+    "qk_norm": True,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+
+
+def built(name: str, config: dict):
+    """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with random weights.
+
+    None where this ComfyUI has no such class.
+    """
+    kind = getattr(comfy.supported_models, name, None)
+    if kind is None:
+        return None
+    known = kind(dict(config))
+    known.unet_config["dtype"] = torch.float32
+    model = known.get_model({}, "")
+    for key, p in model.diffusion_model.named_parameters():
+        noise = torch.randn(p.shape)
+        norm = p.ndim == 1 and not key.endswith("bias")
+        p.data = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
+def family(name: str):
+    """(MODEL, CLIP) of a family; (None, None) where this ComfyUI does not have it."""
+    dtype = torch.float32
+    if name in ("flux1", "schnell"):
+        model = load(flux(guidance=name == "flux1"), dtype=dtype)
+        return model, WordClip(4096, 768, length=16)
+    if name == "flux1-fp8":
+        return load(flux(), dtype=torch.float8_e4m3fn), WordClip(4096, 768, length=16)
+    if name == "flux2":
+        if not hasattr(comfy.supported_models, "Flux2"):
+            return None, None
+        return load(flux2(), dtype=dtype), WordClip(512, None, masked=False, length=16)
+    kinds = {"chroma": ("Chroma", CHROMA), "qwen_image": ("QwenImage", QWEN), "z_image": ("ZImage", Z_IMAGE)}
+    model = built(*kinds[name])
+    return (None, None) if model is None else (model, WordClip(512, None, masked=name != "chroma"))
