@@ -7,6 +7,7 @@ operations have a quick form without a gradient.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ BLOCKS = (
 @contextmanager
 def for_training(network: torch.nn.Module) -> Iterator[None]:
     """Inside, predictions of the network can be differentiated; the backward pass belongs inside too."""
-    known = hasattr(management, "in_training")  # from 0.8 on: ComfyUI then leaves out what has no gradient
+    known = hasattr(management, "in_training")  # newer versions then leave out what has no gradient
     before = getattr(management, "in_training", False)
     handles = [
         m.register_forward_pre_hook(_apart) for m in network.modules() if isinstance(m, torch.nn.LayerNorm)
@@ -32,6 +33,9 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
     blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
     for block in blocks:
         block.forward = functools.partial(_again, block.forward)
+    replaced = [] if known else _quick_rotations()
+    for module, name, _ in replaced:
+        setattr(module, name, rotated if name == "apply_rope1" else both_rotated)
     if known:
         management.in_training = True
     try:
@@ -39,10 +43,36 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
     finally:
         if known:
             management.in_training = before
+        for module, name, own in replaced:
+            setattr(module, name, own)
         for block in blocks:
             del block.forward
         for handle in handles:
             handle.remove()
+
+
+def _quick_rotations() -> list[tuple]:
+    """(module, name, function) wherever ComfyUI's networks have a rotation of positions that has no gradient,
+    as versions around 0.8 do.
+    """
+    found = []
+    for path, module in list(sys.modules.items()):
+        if path.startswith("comfy.ldm."):
+            for name in ("apply_rope", "apply_rope1"):
+                own = vars(module).get(name)
+                if own is not None and not own.__module__.startswith("comfy.ldm."):
+                    found.append((module, name, own))
+    return found
+
+
+def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Pairs of neighbouring channels of x [..., 2 n], each turned by its matrix of turns [..., n, 2, 2]."""
+    pairs = x.to(turns.dtype).unflatten(-1, (-1, 2)).unsqueeze(-2)
+    return (turns * pairs).sum(-1).flatten(-2).to(x.dtype)
+
+
+def both_rotated(q: torch.Tensor, k: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotated(q, turns), rotated(k, turns)
 
 
 def _apart(module, args):

@@ -43,10 +43,9 @@ def _state(word: str, width: int) -> torch.Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def linear(sd: dict, name: str, wide: int, narrow: int, bias: bool = True) -> None:
+def linear(sd: dict, name: str, wide: int, narrow: int) -> None:
     sd[f"{name}.weight"] = torch.randn(wide, narrow) / narrow**0.5
-    if bias:
-        sd[f"{name}.bias"] = 0.02 * torch.randn(wide)
+    sd[f"{name}.bias"] = 0.02 * torch.randn(wide)
 
 
 def flux(guidance: bool = True, width: int = 256, double: int = 2, single: int = 1) -> dict:
@@ -75,16 +74,16 @@ def blocks(
     for i in range(double):
         for stream in ("img", "txt"):
             path = f"double_blocks.{i}.{stream}_"
-            linear(sd, f"{path}attn.qkv", 3 * width, width, bias)
-            linear(sd, f"{path}attn.proj", width, width, bias)
+            linear(sd, f"{path}attn.qkv", 3 * width, width)
+            linear(sd, f"{path}attn.proj", width, width)
             for norm in ("query_norm", "key_norm"):
                 sd[f"{path}attn.norm.{norm}.scale"] = torch.ones(128)
-            linear(sd, f"{path}mlp.0", gated * mlp * width, width, bias)
-            linear(sd, f"{path}mlp.2", width, mlp * width, bias)
+            linear(sd, f"{path}mlp.0", mlp * width, width)
+            linear(sd, f"{path}mlp.2", width, mlp * width)
     for i in range(single):
         path = f"single_blocks.{i}."
-        linear(sd, f"{path}linear1", (3 + gated * mlp) * width, width, bias)
-        linear(sd, f"{path}linear2", width, (1 + mlp) * width, bias)
+        linear(sd, f"{path}linear1", (3 + mlp) * width, width)
+        linear(sd, f"{path}linear2", width, (1 + mlp) * width)
         for norm in ("query_norm", "key_norm"):
             sd[f"{path}norm.{norm}.scale"] = torch.ones(128)
 
@@ -96,23 +95,27 @@ def load(sd: dict, **options):
     return model
 
 
-def flux2(width: int = 256) -> dict:
-    """FLUX.2: no biases, one modulation for all blocks, 128 channels, no pooled states."""
-    sd: dict = {}
-    linear(sd, "img_in", width, 128, False)
-    linear(sd, "txt_in", width, 512, False)
-    for name in ("time_in", "guidance_in"):
-        linear(sd, f"{name}.in_layer", width, 256, False)
-        linear(sd, f"{name}.out_layer", width, width, False)
-    blocks(sd, width, 2, 1, mlp=3, gated=2, bias=False)
-    for stream in ("img", "txt"):
-        linear(sd, f"double_stream_modulation_{stream}.lin", 6 * width, width, False)
-    linear(sd, "single_stream_modulation.lin", 3 * width, width, False)
-    linear(sd, "final_layer.linear", 128, width, False)
-    linear(sd, "final_layer.adaLN_modulation.1", 2 * width, width, False)
-    return sd
-
-
+FLUX2 = {
+    "image_model": "flux2",
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "context_in_dim": 512,
+    "hidden_size": 256,
+    "mlp_ratio": 3.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 1,
+    "axes_dim": [32, 32, 32, 32],
+    "theta": 2000,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "guidance_embed": True,
+    "txt_ids_dims": [3],
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+}
 CHROMA = {
     "image_model": "chroma",
     "in_channels": 64,
@@ -145,12 +148,12 @@ Z_IMAGE = {
     "image_model": "lumina2",
     "patch_size": 2,
     "in_channels": 16,
-    "dim": 256,
+    "dim": 384,  # 8/3 of it is what both ComfyUI and diffusers take for the MLP
     "cap_feat_dim": 512,
     "n_layers": 2,
     "qk_norm": True,
-    "n_heads": 2,
-    "n_kv_heads": 2,
+    "n_heads": 3,
+    "n_kv_heads": 3,
     "axes_dims": [32, 48, 48],
     "axes_lens": [1536, 512, 512],
     "rope_theta": 256.0,
@@ -188,10 +191,12 @@ def family(name: str):
         return model, WordClip(4096, 768, length=16)
     if name == "flux1-fp8":
         return load(flux(), dtype=torch.float8_e4m3fn), WordClip(4096, 768, length=16)
-    if name == "flux2":
-        if not hasattr(comfy.supported_models, "Flux2"):
-            return None, None
-        return load(flux2(), dtype=dtype), WordClip(512, None, masked=False, length=16)
-    kinds = {"chroma": ("Chroma", CHROMA), "qwen_image": ("QwenImage", QWEN), "z_image": ("ZImage", Z_IMAGE)}
+    kinds = {
+        "flux2": ("Flux2", FLUX2),
+        "chroma": ("Chroma", CHROMA),
+        "qwen_image": ("QwenImage", QWEN),
+        "z_image": ("ZImage", Z_IMAGE),
+    }
     model = built(*kinds[name])
-    return (None, None) if model is None else (model, WordClip(512, None, masked=name != "chroma"))
+    masked = name in ("qwen_image", "z_image")
+    return (None, None) if model is None else (model, WordClip(512, None, masked))
