@@ -1,10 +1,12 @@
 """ComfyUI's own functions in one place: LoRAs onto the graph, progress, cancel, memory, sampling.
 
-Only this file, graph_weights.py, guarded.py, demo_checkpoint.py and demo_flow.py import `comfy`.
+Only this file, graph_weights.py, guarded.py, hosted.py, gradients.py, demo_checkpoint.py and demo_flow.py
+import `comfy`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -131,12 +133,14 @@ def prediction(model) -> tuple[str, torch.Tensor]:
     sampling, known = model.get_model_object("model_sampling"), comfy.model_sampling
     if isinstance(sampling, known.ModelSamplingDiscreteFlow) and isinstance(sampling, known.CONST):
         return "flow", flow(float(sampling.shift))
+    if isinstance(sampling, known.ModelSamplingFlux) and isinstance(sampling, known.CONST):
+        return "flow", flow(math.exp(float(sampling.shift)))  # its shift is mu
     if not isinstance(sampling, known.ModelSamplingDiscrete) or isinstance(
         sampling, known.ModelSamplingDiscreteEDM
     ):
         raise SageError(
             f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule;"
-            " connect an SD 1.x, 2.x, SDXL or SD 3 model."
+            " connect an SD 1.x, 2.x, SDXL, SD 3, FLUX, Chroma, Qwen-Image or Z-Image model."
         )
     if len(sampling.sigmas) != STEPS:  # LCM's own sampling knows 50 of them
         raise SageError(
@@ -224,10 +228,11 @@ def sample(
     size: (width, height) in pixels. prompt: text, or ComfyUI's conditioning of one row or of one a seed.
     """
     flows = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
-    channels = model.get_model_object("latent_format").latent_channels
+    latent = model.get_model_object("latent_format")
     positive = encode(clip, prompt) if isinstance(prompt, str) else prompt
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    shape = len(seeds), channels, size[1] // 8, size[0] // 8
+    each = compression(latent)
+    shape = len(seeds), latent.latent_channels, *frames(latent), size[1] // each, size[0] // each
     empty = torch.zeros(shape, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
     return comfy.sample.sample(
@@ -248,14 +253,32 @@ def sample(
 
 def as_trained(model, latents: torch.Tensor) -> torch.Tensor:
     """A sampler's latents at the scale at which the model was trained, float32."""
-    return model.model.process_latent_in(latents).float()
+    own = model.model.process_latent_in(latents).float()
+    return own.squeeze(2) if own.ndim == 5 else own
+
+
+def as_sampled(model, latents: torch.Tensor) -> torch.Tensor:
+    """The inverse of `as_trained`: latents [n, c, h, w] as ComfyUI's autoencoders take them."""
+    single = frames(model.get_model_object("latent_format"))
+    return model.model.process_latent_out(latents.unsqueeze(2) if single else latents)
+
+
+def frames(latent_format) -> tuple[int, ...]:
+    """One frame, in the latents of a picture model that has a video's autoencoder (Qwen-Image); else none."""
+    return (1,) if getattr(latent_format, "latent_dimensions", 2) == 3 else ()
+
+
+def compression(latent_format) -> int:
+    """Pixels a latent, a side; ComfyUI has not always said it of FLUX.2, whose latents have 128 channels."""
+    return 16 if latent_format.latent_channels == 128 else 8
 
 
 @beside_the_page()
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     """ComfyUI's latents to images [n, H, W, 3] in [0, 1]."""
     with torch.inference_mode():
-        return vae.decode(latents).float().cpu()
+        images = vae.decode(latents).float().cpu()
+        return images.flatten(0, 1) if images.ndim == 5 else images  # a video's autoencoder: one frame each
 
 
 class Messages:

@@ -6,26 +6,62 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..sage_core.errors import SageError
 from . import bridge
 from .graph_weights import checkpoint
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.model import DiffusionModel
+    from ..sage_core.methods.recipe import Recipe
 
 
-def core_model(model, clip) -> DiffusionModel:
-    """The weights are read out of the graph and hashed once; everything else leaves the graphics card.
+def core_model(model, clip, hosts: bool = False) -> DiffusionModel:
+    """Of Stable Diffusion the weights are read out of the graph and hashed once, and everything else leaves
+    the graphics card. A newer flow stays ComfyUI's, and is trained through (hosted.py).
 
-    Raises SageError for a model that the core does not know.
+    hosts: whether the caller can do with such a model. Raises SageError for a model that the core does not
+    know.
     """
     from ..sage_core.models import load_model
+    from . import hosted
 
-    sampling, weights = bridge.prediction(model), checkpoint(model, clip)
+    sampling = bridge.prediction(model)
+    family = hosted.family_of(model) if sampling[0] == "flow" else None
+    if family is not None and hosts:
+        bridge.free_memory()
+        return hosted.hosted_model(model, clip, family, sampling[1])
+    if family is not None:
+        raise SageError(
+            f"{family.title} stays ComfyUI's own model, which this node cannot judge or attack; use Compare"
+            " Erasure, which draws with it."
+        )
+    if sampling[0] == "flow" and not hasattr(model.model.diffusion_model, "joint_blocks"):
+        raise SageError(
+            f"{type(model.model).__name__} is a flow model whose text layers are not known here; connect"
+            " Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, FLUX.2, Chroma, Qwen-Image or Z-Image."
+        )
+    weights = checkpoint(model, clip)
     bridge.free_memory()
     with bridge.training():
         core = load_model(weights, "cpu", bridge.training_dtype(), *sampling)
     core.on_pass = bridge.check_cancelled
     return core
+
+
+def training(core: DiffusionModel, recipe: Recipe):
+    """A context inside which this recipe can be trained on the model."""
+    from . import hosted
+
+    return hosted.trainable(core, recipe.surface) if core.hosted else bridge.training()
+
+
+def check_recipes(core: DiffusionModel, recipes: list[Recipe]) -> None:
+    """Raises SageError where one cannot run on the model, before anything long."""
+    from ..sage_core.methods.plain_prompts import in_plain_prompts
+
+    if not core.text.open:
+        for recipe in recipes:
+            in_plain_prompts(recipe)
 
 
 def seen(
@@ -42,7 +78,7 @@ def seen(
     from ..sage_core.spec import ErasureSpec
 
     read = bridge.as_trained(model, latents)
-    core = core_model(model, clip).to(bridge.device())
+    core = core_model(model, clip, hosts=True).to(bridge.device())
     core.pixels, core.at_once = size, together(size)
     with bridge.training(), torch.no_grad():
         judge = ModelJudge(core, ErasureSpec(concept))

@@ -26,7 +26,7 @@ class Camera:
         if self.vae is None or event.latents is None:
             return None
         with torch.inference_mode():
-            scaled = self.model.model.process_latent_out(event.latents.to(torch.float32).cpu())
+            scaled = bridge.as_sampled(self.model, event.latents.to(torch.float32).cpu())
         self.last = bridge.decode(self.vae, scaled)
         if self.first is None:
             self.first = self.last

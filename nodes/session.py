@@ -15,7 +15,7 @@ import torch
 from ..sage_core.errors import SageError
 from ..sage_core.spec import ErasureSpec
 from . import bridge
-from .core_model import core_model
+from .core_model import check_recipes, core_model, training
 from .pictures import before_after, from_file, left_graph, stack_images, to_pil
 from .preview import Camera
 from .request import few, listed_name, lora_path, lora_stem, prompts_each
@@ -112,8 +112,10 @@ def run(
     messages = bridge.Messages(node_id, own_face=True)
     messages("prepare", 0, 1, "reading the model's weights out of the graph")
     try:
-        core = core_model(model, clip)
+        core = core_model(model, clip, hosts=True)
+        trains_text = core.text.open
         recipes = [spec.recipe(core.knowledge.styles) for spec in specs]
+        check_recipes(core, recipes)
         _forget_old_states(recipes)
         report, finished = _Reporter(messages), []
         maker = Maker(core, bridge.device(), report, finish=_saved(core))
@@ -137,7 +139,8 @@ def run(
     done = Done(model, clip, prompts=few([own.prompts for own in finished]))
     paths = [own.path for own in finished]
     for path in paths if together is None else [together]:
-        done.model, done.clip = bridge.apply_lora(done.model, done.clip, path)
+        done.model, erased = bridge.apply_lora(done.model, done.clip if trains_text else None, path)
+        done.clip = erased if trains_text else done.clip
     files = paths if together is None else [*paths, together]
     done.names = [listed_name(path, bridge.loras_folder()) for path in files]
     done.graph = stack_images([own.graph for own in finished])
@@ -167,7 +170,8 @@ def _one(maker: Maker, report: _Reporter, recipe: Recipe, first: Path, tests: li
     else:
         report.about_the_guess()
         state = _state_file(recipe, maker.model)
-        with bridge.training():
+        with training(maker.model, recipe):
+            report.about(maker.model)
             made = maker.make(recipe, path, _usable(state), state)
         pictures = _shown(report, path)
     found = "" if made.checked is None else made.checked.sentence(recipe.concept)
@@ -214,6 +218,14 @@ class _Reporter:
     def about_the_guess(self) -> None:
         if self.guess:
             self(self.guess)
+
+    def about(self, model: DiffusionModel) -> None:
+        """What is different in a model that ComfyUI runs."""
+        if model.hosted:
+            self(
+                f"{model.family.title} is trained inside ComfyUI, in the layers that only text goes through;"
+                " its text encoders stay, and other words for the concept are those that you give"
+            )
 
     def __call__(self, event) -> None:
         if isinstance(event, str):

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOUCHES_COMFY = {"bridge.py", "demo_checkpoint.py", "demo_flow.py", "graph_weights.py", "guarded.py"}
+TOUCHES_COMFY = {
+    "bridge.py",
+    "demo_checkpoint.py",
+    "demo_flow.py",
+    "gradients.py",
+    "graph_weights.py",
+    "guarded.py",
+    "hosted.py",
+}
 
 
 @pytest.fixture(scope="module")

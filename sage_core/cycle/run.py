@@ -20,6 +20,7 @@ from ..errors import OutOfMemory, SageError, is_out_of_memory, one_line
 from ..lora.adapter import Adapter
 from ..methods.base import DomainPart, Part, RetentionPart, TargetPart, Terms
 from ..methods.closed_form.edit import solve
+from ..methods.plain_prompts import in_plain_prompts
 from ..methods.recipe import Recipe
 from ..methods.states import Rows, States
 from ..progress import Event, OnEvent
@@ -61,6 +62,8 @@ def erase(
         looks: draw the concept now and then, and report how much of it is left (see watch.py).
     """
     recipe = spec if isinstance(spec, Recipe) else spec.recipe(model.knowledge.styles)
+    if not model.text.open:
+        recipe = in_plain_prompts(recipe)
     model.knowledge.check([recipe.concept, *recipe.synonyms])
     on_event = on_event or (lambda event: None)
     with attached(model, recipe) as (adapter, generator):
@@ -92,7 +95,8 @@ def attached(model: DiffusionModel, recipe: Recipe) -> Iterator[tuple[Adapter, t
     The adapter stays when all went well, and is removed where something was raised.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    adapter = Adapter.create(trained_layers(model, recipe), recipe.rank, recipe.alpha, generator)
+    layers = trained_layers(model, recipe)
+    adapter = Adapter.create(layers, recipe.rank, recipe.alpha, generator, model.device)
     pixels, model.pixels = model.pixels, recipe.resolution or model.pixels
     try:
         with torch.enable_grad():

@@ -61,6 +61,9 @@ def searched(model: DiffusionModel, recipe: Recipe, adapter: Adapter, on_event: 
     if not recipe.search or recipe.domain is not None:
         return recipe
 
+    if not model.text.open:  # its words and their states are the host's: nobody can be asked which to try
+        return recipe.with_domain(Domain())
+
     def report(done: int, total: int) -> None:
         on_event(Event("domain", done, total))
 

@@ -25,6 +25,9 @@ class Family:
     readers: those of them that read the prompt itself, whatever the picture and the time, so that a closed
     form can edit them; values: those of the readers that it edits where the edit is to be weak, to train on.
     thing_start, style_start: how strong such an edit is, of a UNet's; 0: training starts from nothing.
+    compression: pixels a latent, a side. names: of a network that a host runs, patterns of the layers that
+    are trained, with what diffusers calls each; several names are equal parts of its output, one below the
+    other.
     """
 
     name: str  # sd1, sd2, sdxl
@@ -43,6 +46,8 @@ class Family:
     values: tuple[str, ...] = ("attn2_to_v",)
     thing_start: float = 1.0
     style_start: float = 1.0
+    compression: int = 8
+    names: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 FAMILIES = {

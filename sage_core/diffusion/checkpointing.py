@@ -37,6 +37,11 @@ def checkpoint_blocks(unet: torch.nn.Module, on: bool) -> None:
 def _forward(forward, *args, **kwargs):
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
+    return again(forward, *args, **kwargs)
+
+
+def again(forward, *args, **kwargs):
+    """`forward`, computed again in the backward pass with the adapters on or off as they are now."""
     return checkpoint(
         forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts, **kwargs
     )

@@ -57,6 +57,11 @@ class DiffusionModel:
     guard: Guard | None = None  # what every guided prediction of the sampler goes through
 
     @property
+    def hosted(self) -> bool:
+        """Whether a host runs the network and sees to its memory (diffusion/hosted.py)."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
@@ -93,7 +98,8 @@ class DiffusionModel:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.family.latent_channels, self.pixels // 8, self.pixels // 8
+        side = self.pixels // self.family.compression
+        return self.family.latent_channels, side, side
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Conditioning of prompts, with whatever adapter is switched on."""
@@ -111,10 +117,7 @@ class DiffusionModel:
             return torch.cat([self.predict_noise(z[p], t[p], cond[p]) for p in parts])
         if self.on_pass is not None:
             self.on_pass()
-        if self.family.flow:
-            out = flow_noise(self.unet, z, self.alphas[t], cond, self.dtype)
-        else:
-            out = unet_output(self.unet, z, t, cond, self.dtype, self.pixels)
+        out = self.output(z, t, cond)
         self.cost.forwards += len(z)
         if out.requires_grad:
             self.cost.backwards += len(z)
@@ -122,6 +125,12 @@ class DiffusionModel:
             a = self.alphas[t].view(-1, 1, 1, 1)
             out = a.sqrt() * out + (1 - a).sqrt() * z.float()
         return out
+
+    def output(self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        """What the network predicts, epsilon or v, and a flow's noise; [n, c, h, w], float32."""
+        if self.family.flow:
+            return flow_noise(self.unet, z, self.alphas[t], cond, self.dtype)
+        return unet_output(self.unet, z, t, cond, self.dtype, self.pixels)
 
     def guided(
         self, z: torch.Tensor, t: torch.Tensor, cond: Conditioning, empty: Conditioning, guidance: float

@@ -44,9 +44,7 @@ def flow_noise(
     (1 - s) z_0 + s noise. The network predicts v = noise - z_0 there, so noise = x + (1 - s) v. At s = 1
     that is x itself, whatever the prompt. abar: [n]. (Time 1000 s, as SD3 has it.)
     """
-    s = flow_time(abar)
-    wide = s.view(-1, 1, 1, 1)
-    x = z.float() * ((1 - wide).square() + wide.square()).sqrt()
+    x, s = mixture(z, abar)
     assert cond.pooled is not None
     v = transformer(
         x.to(dtype),
@@ -55,4 +53,11 @@ def flow_noise(
         timestep=1000 * s,
         return_dict=False,
     )[0].float()
-    return x + (1 - wide) * v
+    return x + (1 - s.view(-1, 1, 1, 1)) * v
+
+
+def mixture(z: torch.Tensor, abar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A rectified flow's own state x [n, c, h, w], float32, and its time s [n], of the schedule's z."""
+    s = flow_time(abar)
+    wide = s.view(-1, 1, 1, 1)
+    return z.float() * ((1 - wide).square() + wide.square()).sqrt(), s

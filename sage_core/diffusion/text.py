@@ -42,6 +42,11 @@ class Conditioning:
 
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
+        """One below the other; all are of one kind."""
+        return parts[0].joined(parts)
+
+    def joined(self, parts: list[Conditioning]) -> Conditioning:
+        """`cat` of this kind."""
         pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
         return Conditioning(torch.cat([p.hidden for p in parts]), pooled)
 
@@ -74,7 +79,12 @@ class TextStack:
     `layer`: "last" (final norm applied), "penultimate" (SDXL), or "joined" (SD3): the penultimate states and
     the pooled ones of all encoders side by side. `widths`: of hidden and pooled states as the network reads
     them; what an encoder that is not there would say is zeros, as ComfyUI has it.
+
+    open: its tokens and embeddings can be reached, and its weights trained; a host's encoders are not open
+    (diffusion/hosted.py).
     """
+
+    open = True
 
     def __init__(
         self,

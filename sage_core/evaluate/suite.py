@@ -109,8 +109,8 @@ def _words(model: DiffusionModel, spec: ErasureSpec, close: int = 8) -> tuple[li
 @torch.no_grad()
 def _nearest(model: DiffusionModel, concept: str, words: list[str]) -> list[str]:
     """The words by their likeness to the concept, by token embeddings: that takes no pass of an encoder."""
-    if not words:
-        return []
+    if not words or not model.text.open:  # what is alike is not known: they stay in the list's order
+        return words
     table = torch.stack([_embedding(model, word) for word in words])
     own = _embedding(model, concept) - table.mean(0)
     like = torch.cosine_similarity(table - table.mean(0), own[None]).tolist()

@@ -10,6 +10,7 @@ import torch
 from ..cycle.refitting import KEPT, own_prompts
 from ..cycle.setup import build_context
 from ..diffusion.model import DiffusionModel
+from ..errors import SageError
 from ..lora.adapter import Adapter
 from ..lora.file import LoraFile, attach
 from ..lora.merge import merge_loras
@@ -36,6 +37,9 @@ def join_for(
 
     Takes no UNet pass. Raises SageError as `merge_loras` does, and where a file does not fit the model.
     """
+
+    if not model.text.open:
+        raise SageError("Erasures are fitted to each other through the text encoder, which is not open here.")
 
     def fit(parts: list[LoraFile], strengths: list[float]) -> list[LoraFile]:
         return fitted_parts(model, parts, strengths, on_event)

@@ -35,16 +35,24 @@ class Adapter:
 
     @classmethod
     def create(
-        cls, layers: dict[str, nn.Linear], rank: int, alpha: float, generator: torch.Generator
+        cls,
+        layers: dict[str, nn.Linear],
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        device: torch.device | None = None,
     ) -> Adapter:
-        """A new adapter that changes nothing yet: `down` is random, `up` is zero. Trained in float32."""
+        """A new adapter that changes nothing yet: `down` is random, `up` is zero. Trained in float32.
+
+        device: where it computes; None: where each layer's weights are, which a host may keep elsewhere.
+        """
         weights = {}
         for name, layer in layers.items():
             r = min(rank, layer.in_features, layer.out_features)
             down = torch.randn(r, layer.in_features, generator=generator) / layer.in_features**0.5
             down, up = (
-                down.to(layer.weight.device),
-                torch.zeros(layer.out_features, r, device=layer.weight.device),
+                down.to(device or layer.weight.device),
+                torch.zeros(layer.out_features, r, device=device or layer.weight.device),
             )
             weights[name] = (down.requires_grad_(True), up.requires_grad_(True), alpha * r / rank)
         return cls(layers, weights)
@@ -56,7 +64,7 @@ class Adapter:
             scale = self.strength * self.alpha[name] / self.down[name].shape[0]
             # In the layer's own precision: a float32 copy of every input would be kept for the backward pass.
             down, up = self.down[name].to(out.dtype), self.up[name].to(out.dtype)
-            return out + scale * F.linear(F.linear(args[0], down), up)
+            return out + scale * F.linear(F.linear(args[0].to(out.dtype), down), up)
 
         return add
 

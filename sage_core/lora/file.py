@@ -5,6 +5,7 @@ Keys as ComfyUI, diffusers, Forge and A1111 all read them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SUFFIXES = (".lora_down.weight", ".lora_up.weight", ".alpha")
 PEFT_SUFFIXES = (".lora_A.weight", ".lora_B.weight")  # of transformers' LoRAs; see docs/lora-format.md
 PEFT_PARTS = {
     "transformer.": "lora_unet_",
+    "diffusion_model.": "lora_unet_",  # Z-Image's, the only ones that every host reads for it
     "text_encoder.": "lora_te1_",
     "text_encoder_2.": "lora_te2_",
 }
@@ -159,12 +161,13 @@ def write_lora(
     adapter: Adapter,
     metadata: dict[str, str],
     dtype: torch.dtype = torch.float16,
-    paths: dict[str, str] | None = None,
+    paths: Mapping[str, str | tuple[str, ...]] | None = None,
 ) -> None:
     """Write atomically; alphas stay float32, since a rounded alpha would scale every layer.
 
-    paths: by a layer's name, where diffusers has it. With them the file has diffusers' names and no alpha
-    (lora_A, lora_B), the only ones that every host reads for SD3; without them it has kohya's.
+    paths: by a layer's name, where diffusers has it, or its parts where it splits the layer. With them the
+    file has diffusers' names and no alpha (lora_A, lora_B), the only ones that every host reads for SD3 and
+    newer flows; without them it has kohya's.
     """
     from safetensors.torch import save_file
 
@@ -176,13 +179,20 @@ def write_lora(
     write_atomically(path, lambda p: save_file(tensors, p, metadata={"format": "pt", **metadata}))
 
 
-def peft_tensors(adapter: Adapter, paths: dict[str, str]) -> dict[str, torch.Tensor]:
-    """lora_A and lora_B of every layer under diffusers' names; alpha / rank is in lora_B."""
+def peft_tensors(adapter: Adapter, paths: Mapping[str, str | tuple[str, ...]]) -> dict[str, torch.Tensor]:
+    """lora_A and lora_B of every layer under diffusers' names; alpha / rank is in lora_B.
+
+    A layer with several names is split exactly: each part has the whole lora_A and its rows of lora_B.
+    """
     tensors = {}
     for name, down in adapter.down.items():
+        own = paths[name]
+        parts = (own,) if isinstance(own, str) else own
         scale = adapter.alpha[name] / len(down)
-        tensors[f"{paths[name]}.lora_A.weight"] = down.detach().cpu().contiguous()
-        tensors[f"{paths[name]}.lora_B.weight"] = (scale * adapter.up[name].detach()).cpu().contiguous()
+        ups = (scale * adapter.up[name].detach()).cpu().chunk(len(parts))
+        for part, up in zip(parts, ups):
+            tensors[f"{part}.lora_A.weight"] = down.detach().cpu().clone().contiguous()
+            tensors[f"{part}.lora_B.weight"] = up.clone().contiguous()
     return tensors
 
 

@@ -14,7 +14,7 @@ SPEC_KEY, SPECS_KEY, RESULT_KEY, LOSSES_KEY = "sage.spec", "sage.specs", "sage.r
 LEFT_KEY, CHECK_KEY, COST_KEY = "sage.left", "sage.check", "sage.cost"
 
 
-SCHEDULE_KEY, RESOLUTION_KEY = "sage.schedule", "modelspec.resolution"
+SCHEDULE_KEY, RESOLUTION_KEY, HOST_KEY = "sage.schedule", "modelspec.resolution", "sage.host"
 
 
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd3": "sd3"}
@@ -30,6 +30,7 @@ def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | N
         if model.velocity and family.name == "sd2"
         else family.modelspec
     )
+    where = "model and CLIP" if model.text.open else "the model"
     versions = {name: _version(name) for name in ("torch", "diffusers", "transformers")}
     data = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -38,10 +39,10 @@ def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | N
         "modelspec.title": title,
         "modelspec.date": now(),
         RESOLUTION_KEY: f"{side}x{side}",
-        "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on model and CLIP.",
+        "modelspec.description": f"Erases {spec['concept']!r}. Load it with strength 1.0 on {where}.",
         "modelspec.tags": "concept erasure, " + spec["method"],
         "modelspec.prediction_type": model.prediction,
-        "ss_base_model_version": BASE_VERSIONS[family.name],
+        "ss_base_model_version": BASE_VERSIONS.get(family.name, family.name),
         "ss_v2": str(family.name == "sd2"),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(spec["rank"]),
@@ -53,6 +54,8 @@ def metadata_for(model: DiffusionModel, spec: dict, title: str, result: dict | N
         "sage.model_sha256": model.fingerprint,
         "sage.versions": json.dumps(versions),
     }
+    if about := getattr(model, "about", ""):
+        data[HOST_KEY] = about
     if model.schedule:
         data[SCHEDULE_KEY] = model.schedule
     return data | ({RESULT_KEY: json.dumps(result)} if result else {})

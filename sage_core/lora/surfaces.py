@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 from ..errors import SageError
 
@@ -44,9 +45,28 @@ def paths(model: DiffusionModel) -> dict[str, str]:
     return found
 
 
-def file_names(model: DiffusionModel) -> dict[str, str] | None:
+def file_names(model: DiffusionModel) -> Mapping[str, str | tuple[str, ...]] | None:
     """The names that files for this model have where they are not kohya's (see lora.file.write_lora)."""
-    return paths(model) if model.family.flow else None
+    if not model.hosted:
+        return paths(model) if model.family.flow else None
+    from ..diffusion.hosted_families import diffusers_names
+
+    names = {path: diffusers_names(model.family, path) for path, _ in model.unet.named_modules()}
+    return {f"lora_unet_{path.replace('.', '_')}": own for path, own in names.items() if own}
+
+
+def hosted_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
+    """The layers of a host's network that only text goes through (diffusion/hosted_families.py).
+
+    A host's linear layers need not be torch's: its own hold quantised weights, and have the same sizes.
+    """
+    from ..diffusion.hosted_families import diffusers_names
+
+    found = {}
+    for path, module in model.unet.named_modules():
+        if diffusers_names(model.family, path) and hasattr(module, "in_features"):
+            found[f"lora_unet_{path.replace('.', '_')}"] = cast("nn.Linear", module)
+    return found
 
 
 def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
@@ -74,6 +94,8 @@ def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
     """
     if surface not in SURFACES:
         raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
+    if model.hosted:
+        return hosted_layers(model)
     layers = linear_layers(model)
     text = {k: m for k, m in layers.items() if not k.startswith("lora_unet_")}
     unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(model.family.cross)}

@@ -145,6 +145,9 @@ def fit(model: DiffusionModel, recipe: Recipe, device: torch.device) -> Plan | N
     closed form, which has no step. Raises SageError if nothing fits.
     """
     plan = None
+    if model.hosted:  # the host loads and offloads as it does for sampling
+        model.to(device)
+        return None
     if not model.knowledge.quick and recipe.method.closed is None:
         there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
         plan = make_plan(model, recipe, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)

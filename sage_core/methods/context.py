@@ -74,6 +74,8 @@ class Context(Writer):
 
     def nearest(self, count: int = ADJACENT) -> list[str]:
         """The retained words nearest to the concept: by their pull, then by what the UNet reads."""
+        if not self.model.text.open:  # likeness is not known; what the caller draws instead is random
+            return self.close[:count]
         if not self._nearest:
             with self.adapter.off():
                 like = likeness_to(self.model, self.names, self.retained)

@@ -97,6 +97,8 @@ def likeness_to(model: DiffusionModel, erased: list[str], words: list[str]) -> l
     Measured from the mean of all candidates: what every word shares is most of a state, and would make all of
     them alike.
     """
+    if not model.text.open:  # a host's large encoder would be asked for hundreds of words: none is known
+        return [0.0] * len(words)
     known = candidates(model)
     texts = list(dict.fromkeys([*known, *erased, *words]))  # most words are candidates: each is read once
     read = dict(zip(texts, _readings(model, texts)))

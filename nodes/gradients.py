@@ -1,0 +1,119 @@
+"""What ComfyUI's own networks need so that a backward pass can go through them.
+
+They are written for sampling: weights belong to inference mode, blocks add to their inputs in place, and some
+operations have a quick form without a gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management as management
+import torch
+
+BLOCKS = (
+    "DoubleStreamBlock",
+    "SingleStreamBlock",
+    "JointTransformerBlock",
+    "QwenImageTransformerBlock",
+)
+
+
+@contextmanager
+def for_training(network: torch.nn.Module) -> Iterator[None]:
+    """Inside, predictions of the network can be differentiated; the backward pass belongs inside too."""
+    known = hasattr(management, "in_training")  # newer versions then leave out what has no gradient
+    before = getattr(management, "in_training", False)
+    handles = [
+        m.register_forward_pre_hook(_apart) for m in network.modules() if isinstance(m, torch.nn.LayerNorm)
+    ]
+    blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
+    for block in blocks:
+        block.forward = functools.partial(_again, block.forward)
+    replaced = [] if known else _quick_rotations()
+    for module, name, _ in replaced:
+        setattr(module, name, rotated if name == "apply_rope1" else both_rotated)
+    if known:
+        management.in_training = True
+    try:
+        yield
+    finally:
+        if known:
+            management.in_training = before
+        for module, name, own in replaced:
+            setattr(module, name, own)
+        for block in blocks:
+            del block.forward
+        for handle in handles:
+            handle.remove()
+
+
+def _quick_rotations() -> list[tuple]:
+    """(module, name, function) wherever ComfyUI's networks have a rotation of positions that has no gradient,
+    as versions around 0.8 do.
+    """
+    found = []
+    for path, module in list(sys.modules.items()):
+        if path.startswith("comfy.ldm."):
+            for name in ("apply_rope", "apply_rope1"):
+                own = vars(module).get(name)
+                if own is not None and not own.__module__.startswith("comfy.ldm."):
+                    found.append((module, name, own))
+    return found
+
+
+def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Pairs of neighbouring channels of x [..., 2 n], each turned by its matrix of turns [..., n, 2, 2]."""
+    pairs = x.to(turns.dtype).unflatten(-1, (-1, 2)).unsqueeze(-2)
+    return (turns * pairs).sum(-1).flatten(-2).to(x.dtype)
+
+
+def both_rotated(q: torch.Tensor, k: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotated(q, turns), rotated(k, turns)
+
+
+def _apart(module, args):
+    """A block adds to what its norm has read; the backward pass needs that as it was."""
+    return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else None
+
+
+def _again(forward, *args, **kwargs):
+    """Computed again in the backward pass, from inputs that nothing has added to."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    from ..sage_core.diffusion.checkpointing import again
+
+    return again(functools.partial(_on_copies, forward), *args, **kwargs)
+
+
+def _on_copies(forward, *args, **kwargs):
+    def copied(value):
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    return forward(*map(copied, args), **{name: copied(value) for name, value in kwargs.items()})
+
+
+def own_weights(network: torch.nn.Module) -> None:
+    """Have every weight as a tensor outside of inference mode that shares its memory: nothing that was made
+    inside can be kept for a backward pass.
+    """
+    for module in network.modules():
+        for name, value in module._parameters.items():
+            if value is not None and _shareable(value):
+                module._parameters[name] = torch.nn.Parameter(_shared(value), requires_grad=False)
+        for name, value in module._buffers.items():
+            if value is not None and _shareable(value):
+                module._buffers[name] = _shared(value)
+
+
+def _shareable(value: torch.Tensor) -> bool:
+    return value.is_inference() and type(value.data) is torch.Tensor
+
+
+def _shared(value: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty(0, dtype=value.dtype, device=value.device)
+    with torch.no_grad():
+        return empty.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())

@@ -1,0 +1,202 @@
+"""Training through the MODEL of the graph itself: ComfyUI predicts and encodes, the core trains (see
+sage_core/diffusion/hosted.py). For rectified flows of which the core has no network of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as management
+import comfy.samplers
+import torch
+
+from ..sage_core.errors import SageError
+from . import bridge
+from .gradients import for_training, own_weights
+
+if TYPE_CHECKING:
+    from ..sage_core.diffusion.architecture import Family
+    from ..sage_core.diffusion.hosted import HostedModel, Row
+
+GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional prediction
+SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
+PROBED = 64  # pixels, of the step that is tried before anything long
+
+
+def family_of(model) -> Family | None:
+    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other."""
+    from ..sage_core.diffusion.hosted_families import HOSTED, diffusers_names
+
+    kind, network = type(model.model).__name__, model.model.diffusion_model
+    names = {
+        "Flux": "flux1",
+        "Chroma": "chroma",
+        "Flux2": "flux2",
+        "QwenImage": "qwen_image",
+        "Lumina2": "z_image",
+    }
+    if kind not in names:
+        return None
+    family = HOSTED[names[kind]]
+    paths = {path for path, _ in network.named_modules()}
+    own = model.model.model_config.unet_config
+    if kind == "Lumina2" and not own.get("z_image_modulation"):  # Lumina 2 itself: other names in diffusers
+        return None
+    if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
+        return None
+    if kind == "Flux" and "guidance_in.in_layer" not in paths:
+        family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
+    return family if any(diffusers_names(family, path) for path in paths) else None
+
+
+def hosted_model(model, clip, family: Family, alphas: torch.Tensor) -> HostedModel:
+    """The core's view of the graph's MODEL and CLIP; nothing is copied."""
+    from ..sage_core.diffusion.hosted import HostedModel
+    from ..sage_core.diffusion.schedule import checked
+
+    if clip is None:
+        raise SageError(f"Connect the CLIP that belongs to this {family.title} model.")
+    host = ComfyHost(model, clip)
+    about = f"guidance embedding {GUIDANCE:g}" if host.distilled else ""
+    network, steps = model.model.diffusion_model, checked(alphas)
+    core = HostedModel(family, host, network, steps, family.title, fingerprint(model), about)
+    core.on_pass = bridge.check_cancelled
+    return core
+
+
+class ComfyHost:
+    """ComfyUI as the core's Host."""
+
+    def __init__(self, model, clip):
+        self.model, self.clip = model, clip
+        self.device = model.load_device
+        own, cast = model.model.get_dtype(), model.model.manual_cast_dtype
+        self.dtype = own if cast is None else cast
+        network = model.model.diffusion_model
+        self.distilled = bool(getattr(getattr(network, "params", None), "guidance_embed", False))
+        self.frames = getattr(model.model.latent_format, "latent_dimensions", 2) == 3
+
+    def encode(self, prompt: str) -> Row:
+        """A row's value: the arguments of `extra_conds` that ComfyUI's sampler would make of the prompt."""
+        from ..sage_core.diffusion.hosted import Row
+
+        with torch.no_grad():
+            found = bridge.encode(self.clip, prompt)
+        if len(found) != 1:
+            raise SageError(
+                f"CLIP gives {len(found)} conditionings for {prompt!r}; only one can be trained on."
+            )
+        states, extra = found[0]
+        value: dict[str, Any] = {k: _own(v) for k, v in extra.items() if v is not None}
+        value["cross_attn"] = _own(states)
+        if self.distilled:
+            value["guidance"] = GUIDANCE
+        shapes = {k: tuple(v.shape) if isinstance(v, torch.Tensor) else repr(v) for k, v in value.items()}
+        mask = value.get("attention_mask")
+        read = None if mask is None else int(mask.sum())  # some networks read no more than this
+        return Row((tuple(sorted(shapes.items())), read), value)
+
+    def velocity(self, x: torch.Tensor, s: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+        """From the clean latents that `apply_model` returns: v = (x - z_0) / s."""
+        management.load_models_gpu([self.model])
+        network = self.model.model
+        x, s = x.to(self.device), s.to(self.device)
+        if torch.is_grad_enabled():
+            own_weights(network.diffusion_model)  # whatever was loaded, or loaded again
+        own = x.unsqueeze(2) if self.frames else x
+        clean = network.apply_model(own, s, **self.conditions(own, [row.value for row in rows]))
+        clean = clean.squeeze(2) if self.frames else clean
+        return (x - clean.float()) / s.view(-1, 1, 1, 1)
+
+    def conditions(self, x: torch.Tensor, values: list[dict]) -> dict[str, Any]:
+        """The arguments of `apply_model` for a batch, as ComfyUI's sampler joins them."""
+        conds = [{**value, "model_conds": {}} for value in values]
+        encode = comfy.samplers.encode_model_conds
+        encoded = encode(self.model.model.extra_conds, conds, x[:1], self.device, "positive")
+        each = []
+        for one in encoded:
+            kept = one["model_conds"]
+            each.append(
+                {k: c.process_cond(batch_size=1, device=self.device, area=None) for k, c in kept.items()}
+            )
+        return {k: first.concat([other[k] for other in each[1:]]) for k, first in each[0].items()}
+
+
+def _own(value):
+    """A tensor of our own: the graph's belong to inference mode."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+@contextmanager
+def trainable(core: HostedModel, surface: str) -> Iterator[None]:
+    """Inside, the host's network can be trained through. Raises SageError where it cannot, before anything
+    long: one small step is tried.
+    """
+    with bridge.training(), for_training(core.unet):
+        tried(core, surface)
+        yield
+
+
+def tried(core: HostedModel, surface: str) -> None:
+    """One forward and backward at the smallest size; raises SageError where no gradient arrives."""
+    from ..sage_core.lora.adapter import Adapter
+    from ..sage_core.lora.surfaces import surface_layers
+
+    core.to(core.device)
+    layers = surface_layers(core, surface)
+    adapter = Adapter.create(layers, 1, 1.0, torch.Generator().manual_seed(0), core.device)
+    pixels, core.pixels = core.pixels, PROBED
+    try:
+        noise = core.predict_noise(
+            core.noise([0]), torch.tensor([500], device=core.device), core.encode(["a"])
+        )
+        noise.square().mean().backward()
+        gradients = [up.grad for up in adapter.up.values() if up.grad is not None]
+        if not any(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in gradients):
+            raise RuntimeError("no gradient arrives")
+    except bridge.OutOfMemory:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+        raise SageError(
+            f"This {core.family.title} model cannot be trained through as it is loaded"
+            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16 or plain fp8, without other"
+            " attention or speed patches."
+        ) from error
+    finally:
+        core.pixels = pixels
+        adapter.remove()
+
+
+def fingerprint(model) -> str:
+    """SHA-256 over names, shapes, number types and a few values of every tensor of the network, and of the
+    LoRAs on it. Reading all of 12 billion numbers would take minutes; the same file gives the same value.
+    """
+    digest = hashlib.sha256()
+    for key, (weight, *patches) in sorted(model.get_key_patches("diffusion_model.").items()):
+        digest.update(f"{key} ".encode())
+        _note(digest, weight[0] if isinstance(weight, tuple) else weight)
+        for patch in patches:
+            _note(digest, patch)
+    return digest.hexdigest()
+
+
+def _note(digest, value) -> None:
+    """Take in a tensor, or what a patch consists of."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _note(digest, part)
+    elif isinstance(value, torch.Tensor):
+        tensor = getattr(value, "_qdata", value).detach()
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+        flat = tensor.reshape(-1)
+        middle = max(0, len(flat) // 2 - SAMPLED // 2)
+        for part in (flat[:SAMPLED], flat[middle : middle + SAMPLED], flat[-SAMPLED:]):
+            digest.update(part.to("cpu").contiguous().clone().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (int, float, str)):
+        digest.update(f"{value} ".encode())
+    elif hasattr(value, "weights"):  # a LoRA, as ComfyUI keeps it
+        _note(digest, value.weights)

@@ -1,0 +1,122 @@
+"""Runs in ComfyUI's own Python:
+
+`inside_hosted.py COMFYUI PACK FAMILY FOLDER` prints JSON.
+
+Erases a word from a small random model of a flow family that ComfyUI runs, saves the LoRA in FOLDER, has
+ComfyUI apply it, and compares the predictions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+COMFY, PACK, FAMILY, FOLDER = sys.argv[1:5]
+STEPS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
+sys.argv = [sys.argv[0], "--cpu"]
+sys.path.insert(0, COMFY)
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_management  # noqa: E402
+import small_flows  # noqa: E402
+import torch  # noqa: E402
+from inside_pack import import_pack  # noqa: E402
+
+PIXELS = 64
+
+
+def slopes(core, layers) -> tuple[float, float]:
+    """The slope of a loss along its gradient, by the backward pass and by two predictions beside it."""
+    from sage_pack.sage_core.lora.adapter import Adapter
+
+    adapter = Adapter.create(layers, 4, 4.0, torch.Generator().manual_seed(1), core.device)
+    try:
+        with torch.no_grad():
+            for up in adapter.up.values():
+                up.copy_(0.05 * torch.randn(up.shape, generator=torch.Generator().manual_seed(2)))
+        z, t, cond = core.noise([3, 4]), torch.tensor([700, 400]), core.encode(["a dog", "a red house there"])
+
+        def loss() -> torch.Tensor:
+            return core.predict_noise(z, t, cond).square().mean()
+
+        loss().backward()
+        ways = [up.grad.clone() for up in adapter.up.values() if up.grad is not None]
+        ups = [up for up in adapter.up.values() if up.grad is not None]
+        length = torch.stack([way.square().sum() for way in ways]).sum().sqrt()
+        found = []
+        with torch.no_grad():
+            for sign in (1, -1):
+                for up, way in zip(ups, ways):
+                    up.add_(sign * 0.01 * way / length)
+                found.append(loss().double())
+                for up, way in zip(ups, ways):
+                    up.sub_(sign * 0.01 * way / length)
+        return float(length), float((found[0] - found[1]) / 0.02)
+    finally:
+        adapter.remove()
+
+
+def main() -> dict:
+    from sage_pack.nodes import bridge, core_model, hosted
+    from sage_pack.sage_core import ErasureSpec, erase
+    from sage_pack.sage_core.lora.file import read_lora
+    from sage_pack.sage_core.lora.surfaces import surface_layers
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with torch.inference_mode():  # as the executor runs nodes
+        model, clip = small_flows.family(FAMILY)
+        if model is None:
+            return {"missing": True}
+        core = core_model.core_model(model, clip, hosts=True)
+        again = core_model.core_model(model, clip, hosts=True).fingerprint
+        core.pixels = PIXELS
+        spec = ErasureSpec("dog", synonyms=("hound",), steps=STEPS, resolution=PIXELS, check=False)
+        recipe = spec.recipe(())
+        with core_model.training(core, recipe):
+            slope = slopes(core, surface_layers(core, "both"))
+            erasure = erase(core, recipe, looks=True)
+        asked = list(clip.asked)
+        path = erasure.save(Path(FOLDER) / "dog.safetensors", core)
+        z, t, cond = core.noise([5]), torch.tensor([600]), core.encode(["a dog on a sofa"])
+        erased = core.predict_noise(z, t, cond)
+        with erasure.adapter.off():
+            plain = core.predict_noise(z, t, cond)
+        erasure.adapter.remove()
+        removed = core.predict_noise(z, t, cond)
+        applied, _ = bridge.apply_lora(model, None, path)
+        host = hosted.hosted_model(applied, clip, core.family, core.alphas)
+        host.pixels = PIXELS
+        loaded = host.predict_noise(z, t, cond)
+        drawn = bridge.sample(applied, clip, "a dog", [1], (PIXELS, PIXELS), 2, 1.0)
+    file = read_lora(path)
+    return {
+        "family": core.family.name,
+        "sampling": core.sampling,
+        "shape": list(core.latent_shape),
+        "slope": slope,
+        "totals": [step["total"] for step in erasure.losses],
+        "erase": [step["erase"] for step in erasure.losses],
+        "left": erasure.left,
+        "layers": len(erasure.adapter.layers),
+        "moved": sum(bool(up.abs().sum() > 0) for up in erasure.adapter.up.values()),
+        "file": len(file.layers),
+        "host": file.metadata.get("sage.host", ""),
+        "effect": (erased - plain).abs().max().item(),
+        "apart": (erased - loaded).abs().max().item(),
+        "removed": (removed - plain).abs().max().item(),
+        "same fingerprint": core.fingerprint == again,
+        "other fingerprint": host.fingerprint != core.fingerprint,
+        "once": len(asked) == len(set(asked)),
+        "along": torch.cosine_similarity((loaded - plain).flatten(), (erased - plain).flatten(), 0).item(),
+        "latents": list(drawn.shape),
+        "dtype": str(next(model.model.diffusion_model.parameters()).dtype),
+    }
+
+
+import_pack(PACK)
+print("RESULT" + json.dumps(main()))

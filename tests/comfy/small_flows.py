@@ -1,0 +1,202 @@
+"""Small random models of newer rectified flows inside ComfyUI, and a CLIP that needs no encoder.
+
+ComfyUI builds each model from a state dict as its loaders do; the widths are the least that it recognises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import torch
+
+
+class WordClip:
+    """A CLIP of the two methods that are used: each word has a random state of its own, by its letters.
+
+    lengths: states a prompt has; None: as many as words, with one at least.
+    """
+
+    def __init__(self, width: int, pooled: int | None, masked: bool = False, length: int | None = None):
+        self.width, self.pooled, self.masked, self.length = width, pooled, masked, length
+        self.asked: list[str] = []
+
+    def tokenize(self, text: str) -> dict:
+        return {"words": text}
+
+    def encode_from_tokens_scheduled(self, tokens: dict) -> list:
+        text = tokens["words"]
+        self.asked.append(text)
+        words = ["<start>", *text.split()]
+        words += [""] * max(0, (self.length or 0) - len(words))
+        states = torch.stack([_state(word, self.width) for word in words])[None]
+        extra = {"pooled_output": None if self.pooled is None else _state(text, self.pooled)[None]}
+        if self.masked:
+            extra["attention_mask"] = torch.ones(1, len(words), dtype=torch.long)
+        return [[states, extra]]
+
+
+def _state(word: str, width: int) -> torch.Tensor:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
+    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
+def linear(sd: dict, name: str, wide: int, narrow: int) -> None:
+    sd[f"{name}.weight"] = torch.randn(wide, narrow) / narrow**0.5
+    sd[f"{name}.bias"] = 0.02 * torch.randn(wide)
+
+
+def flux(guidance: bool = True, width: int = 256, double: int = 2, single: int = 1) -> dict:
+    """FLUX.1: heads of 128."""
+    sd: dict = {}
+    linear(sd, "img_in", width, 64)
+    linear(sd, "txt_in", width, 4096)
+    for name, narrow in (("time_in", 256), ("vector_in", 768), *([("guidance_in", 256)] if guidance else [])):
+        linear(sd, f"{name}.in_layer", width, narrow)
+        linear(sd, f"{name}.out_layer", width, width)
+    blocks(sd, width, double, single, mlp=4)
+    for i in range(double):
+        for stream in ("img", "txt"):
+            linear(sd, f"double_blocks.{i}.{stream}_mod.lin", 6 * width, width)
+    for i in range(single):
+        linear(sd, f"single_blocks.{i}.modulation.lin", 3 * width, width)
+    linear(sd, "final_layer.linear", 64, width)
+    linear(sd, "final_layer.adaLN_modulation.1", 2 * width, width)
+    return sd
+
+
+def blocks(
+    sd: dict, width: int, double: int, single: int, mlp: int, gated: int = 1, bias: bool = True
+) -> None:
+    """The blocks of the FLUX families. gated: 2 where the MLP's first layer makes gates too."""
+    for i in range(double):
+        for stream in ("img", "txt"):
+            path = f"double_blocks.{i}.{stream}_"
+            linear(sd, f"{path}attn.qkv", 3 * width, width)
+            linear(sd, f"{path}attn.proj", width, width)
+            for norm in ("query_norm", "key_norm"):
+                sd[f"{path}attn.norm.{norm}.scale"] = torch.ones(128)
+            linear(sd, f"{path}mlp.0", mlp * width, width)
+            linear(sd, f"{path}mlp.2", width, mlp * width)
+    for i in range(single):
+        path = f"single_blocks.{i}."
+        linear(sd, f"{path}linear1", (3 + mlp) * width, width)
+        linear(sd, f"{path}linear2", width, (1 + mlp) * width)
+        for norm in ("query_norm", "key_norm"):
+            sd[f"{path}norm.{norm}.scale"] = torch.ones(128)
+
+
+def load(sd: dict, **options):
+    """A MODEL, as ComfyUI's own loader of diffusion models makes it."""
+    model = comfy.sd.load_diffusion_model_state_dict(dict(sd), model_options=options)
+    assert model is not None, "ComfyUI does not recognise the state dict"
+    return model
+
+
+FLUX2 = {
+    "image_model": "flux2",
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "context_in_dim": 512,
+    "hidden_size": 256,
+    "mlp_ratio": 3.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 1,
+    "axes_dim": [32, 32, 32, 32],
+    "theta": 2000,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "guidance_embed": True,
+    "txt_ids_dims": [3],
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+}
+CHROMA = {
+    "image_model": "chroma",
+    "in_channels": 64,
+    "out_channels": 64,
+    "context_in_dim": 512,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "in_dim": 64,
+    "out_dim": 256,
+    "hidden_dim": 128,
+    "n_layers": 2,
+    "txt_ids_dims": [],
+    "vec_in_dim": None,
+}
+QWEN = {
+    "image_model": "qwen_image",
+    "num_layers": 2,
+    "attention_head_dim": 128,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 512,
+}
+Z_IMAGE = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 384,  # 8/3 of it is what both ComfyUI and diffusers take for the MLP
+    "cap_feat_dim": 512,
+    "n_layers": 2,
+    "qk_norm": True,
+    "n_heads": 3,
+    "n_kv_heads": 3,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+
+
+def built(name: str, config: dict):
+    """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with random weights.
+
+    None where this ComfyUI has no such class.
+    """
+    kind = getattr(comfy.supported_models, name, None)
+    if kind is None:
+        return None
+    known = kind(dict(config))
+    known.unet_config["dtype"] = torch.float32
+    model = known.get_model({}, "")
+    for key, p in model.diffusion_model.named_parameters():
+        noise = torch.randn(p.shape)
+        norm = p.ndim == 1 and not key.endswith("bias")
+        p.data = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
+def family(name: str):
+    """(MODEL, CLIP) of a family; (None, None) where this ComfyUI does not have it."""
+    dtype = torch.float32
+    if name in ("flux1", "schnell"):
+        model = load(flux(guidance=name == "flux1"), dtype=dtype)
+        return model, WordClip(4096, 768, length=16)
+    if name == "flux1-fp8":
+        return load(flux(), dtype=torch.float8_e4m3fn), WordClip(4096, 768, length=16)
+    kinds = {
+        "flux2": ("Flux2", FLUX2),
+        "chroma": ("Chroma", CHROMA),
+        "qwen_image": ("QwenImage", QWEN),
+        "z_image": ("ZImage", Z_IMAGE),
+    }
+    model = built(*kinds[name])
+    masked = name in ("qwen_image", "z_image")
+    return (None, None) if model is None else (model, WordClip(512, None, masked))

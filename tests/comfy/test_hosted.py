@@ -1,0 +1,116 @@
+"""Newer flow transformers, small and random, trained through ComfyUI's own model of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+server = sys.modules["comfy_test_server"]
+INSIDE = Path(__file__).parent / "inside_hosted.py"
+LIKE = 1e-4  # the largest difference between two programs' float32 arithmetic, beside predictions of about 1
+SAMPLING = {
+    "flux1": "flow, shift 3.158",
+    "schnell": "flow, shift 1",
+    "flux2": "flow, shift 7.538",
+    "chroma": "flow, shift 3.158",
+    "qwen_image": "flow, shift 3.158",
+    "z_image": "flow, shift 3",
+}
+LAYERS = {"flux1": 10, "schnell": 10, "flux2": 9, "chroma": 9, "qwen_image": 9, "z_image": 15}  # in the file
+
+
+def inside(comfy_path, family: str, folder: Path, *more: str) -> dict:
+    """What the script found in that ComfyUI; the test is skipped where it lacks the family."""
+    command = [server.python_of(comfy_path), INSIDE, comfy_path, server.PACK, family, folder, *more]
+    command = list(map(str, command))
+    done = subprocess.run(command, cwd=comfy_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "lora key not loaded" not in done.stderr and "NOT LOADED" not in done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    found = json.loads(line.removeprefix("RESULT"))
+    if "missing" in found:
+        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
+    return found
+
+
+def trained_soundly(found: dict) -> None:
+    """The gradient is the slope of the loss, layers moved, nothing stayed on the graph's model."""
+    gradient, slope = found["slope"]
+    assert slope == pytest.approx(gradient, rel=0.01)
+    assert found["moved"] >= found["layers"] - 2  # Qwen-Image's last block drops its text
+    assert found["removed"] == 0 and found["once"]
+    assert found["same fingerprint"] and found["other fingerprint"]
+
+
+@pytest.mark.parametrize("family", sorted(SAMPLING))
+def test_a_family_is_erased_saved_and_applied_without_loss(comfy_path, tmp_path, family):
+    found = inside(comfy_path, family, tmp_path)
+    trained_soundly(found)
+    assert found["sampling"] == SAMPLING[family] and found["file"] == LAYERS[family]
+    assert found["host"] == ("guidance embedding 1" if family in ("flux1", "flux2") else "")
+    assert found["apart"] < LIKE < found["effect"] / 10
+    read_by_diffusers(family, tmp_path / "dog.safetensors")
+
+
+def test_the_loss_falls_in_flux(comfy_path, tmp_path):
+    found = inside(comfy_path, "flux1", tmp_path, "24")
+    first, last = (sum(part) / 6 for part in (found["erase"][:6], found["erase"][-6:]))
+    assert last < 0.8 * first, found["erase"]
+
+
+def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
+    """Hosts add a LoRA to fp8 weights and round them again, so what arrives is not what was trained."""
+    found = inside(comfy_path, "flux1-fp8", tmp_path)
+    trained_soundly(found)
+    assert found["dtype"] == "torch.float8_e4m3fn"
+    assert found["effect"] > 10 * LIKE and found["along"] > 0, found["along"]
+
+
+def read_by_diffusers(family: str, path: Path) -> None:
+    """diffusers hangs every matrix of the file on its own transformer of the same size."""
+    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    network = twin(diffusers, family)
+    if network is None:
+        return
+    state = load_file(path)
+    state = {k.replace("diffusion_model.", "transformer.", 1): v for k, v in state.items()}
+    network.load_lora_adapter(state, prefix="transformer")
+    there = {k: p for k, p in network.named_parameters() if "lora_" in k}
+    assert len(there) == len(state)
+    for key, value in there.items():
+        name = "transformer." + key.replace(".default_0", "")
+        assert torch.equal(value.cpu().to(state[name].dtype), state[name]), name
+
+
+def twin(diffusers, family: str):
+    """diffusers' transformer of the small model's size; None where the installed version lacks it."""
+    flux = {"num_layers": 2, "num_single_layers": 1, "attention_head_dim": 128, "num_attention_heads": 2}
+    shapes = {
+        "flux1": ("FluxTransformer2DModel", flux | {"joint_attention_dim": 4096, "guidance_embeds": True}),
+        "schnell": ("FluxTransformer2DModel", flux | {"joint_attention_dim": 4096}),
+        "flux2": ("Flux2Transformer2DModel", flux | {"joint_attention_dim": 512}),
+        "chroma": ("ChromaTransformer2DModel", flux | {"joint_attention_dim": 512}),
+        "qwen_image": (
+            "QwenImageTransformer2DModel",
+            {
+                "num_layers": 2,
+                "attention_head_dim": 128,
+                "num_attention_heads": 2,
+                "joint_attention_dim": 512,
+            },
+        ),
+        "z_image": (
+            "ZImageTransformer2DModel",
+            {"dim": 384, "n_layers": 2, "n_heads": 3, "n_kv_heads": 3, "cap_feat_dim": 512},
+        ),
+    }
+    name, config = shapes[family]
+    kind = getattr(diffusers, name, None)
+    return None if kind is None else kind(**config)
