@@ -20,7 +20,6 @@ from ..errors import OutOfMemory, SageError, is_out_of_memory, one_line
 from ..lora.adapter import Adapter
 from ..methods.base import DomainPart, Part, RetentionPart, TargetPart, Terms
 from ..methods.closed_form.edit import solve
-from ..methods.plain_prompts import in_plain_prompts
 from ..methods.recipe import Recipe
 from ..methods.states import Rows, States
 from ..progress import Event, OnEvent
@@ -33,7 +32,7 @@ from .latents import FreshTrajectories, LatentBank
 from .refitting import Refit
 from .residual import Residual
 from .result import Erasure
-from .setup import build_context, noted, run_closed_form, searched, trained_layers, watch_over
+from .setup import build_context, decided, noted, run_closed_form, searched, trained_layers, watch_over
 from .state import Files, Saved, adam_tensors, load_adam_tensors
 from .watch import on_the_way
 
@@ -61,10 +60,7 @@ def erase(
         resume: continue from that file, if it is there.
         looks: draw the concept now and then, and report how much of it is left (see watch.py).
     """
-    recipe = spec if isinstance(spec, Recipe) else spec.recipe(model.knowledge.styles)
-    if not model.text.open:
-        recipe = in_plain_prompts(recipe)
-    model.knowledge.check([recipe.concept, *recipe.synonyms])
+    recipe = decided(model, spec)
     on_event = on_event or (lambda event: None)
     with attached(model, recipe) as (adapter, generator):
         before = dataclasses.replace(model.cost)

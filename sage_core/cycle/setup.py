@@ -15,12 +15,21 @@ from ..lora.adapter import Adapter
 from ..lora.surfaces import surface_layers
 from ..methods.closed_form.edit import solve
 from ..methods.context import Context
+from ..methods.plain_prompts import in_plain_prompts
 from ..methods.recipe import Recipe
 from ..progress import Event, OnEvent
 from ..prompts.words import other_styles, retained_words
+from ..spec import ErasureSpec
 from .checking import Checks
 from .result import Erasure
 from .watch import Watch
+
+
+def decided(model: DiffusionModel, spec: ErasureSpec | Recipe) -> Recipe:
+    """The recipe of an erasure from this model. Raises SageError where it is none of this model's."""
+    recipe = spec if isinstance(spec, Recipe) else spec.recipe(model.knowledge.styles)
+    model.knowledge.check([recipe.concept, *recipe.synonyms])
+    return recipe if model.text.open else in_plain_prompts(recipe)
 
 
 def trained_layers(model: DiffusionModel, recipe: Recipe) -> dict[str, torch.nn.Linear]:
