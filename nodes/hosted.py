@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional prediction
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
+KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
 PROBED = 64  # pixels, of the step that is tried before anything long
 
 
@@ -102,12 +103,15 @@ class ComfyHost:
 
     def velocity(self, x: torch.Tensor, s: torch.Tensor, rows: list[Row]) -> torch.Tensor:
         """From the clean latents that `apply_model` returns: v = (x - z_0) / s."""
-        management.load_models_gpu([self.model])
         network = self.model.model
         x, s = x.to(self.device), s.to(self.device)
+        own = x.unsqueeze(2) if self.frames else x
+        room = network.memory_required(list(own.shape))
+        if torch.is_grad_enabled():
+            room *= KEPT
+        management.load_models_gpu([self.model], memory_required=room)
         if torch.is_grad_enabled():
             own_weights(network.diffusion_model)  # whatever was loaded, or loaded again
-        own = x.unsqueeze(2) if self.frames else x
         clean = network.apply_model(own, s, **self.conditions(own, [row.value for row in rows]))
         clean = clean.squeeze(2) if self.frames else clean
         return (x - clean.float()) / s.view(-1, 1, 1, 1)

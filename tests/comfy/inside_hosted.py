@@ -1,6 +1,6 @@
 """Runs in ComfyUI's own Python:
 
-`inside_hosted.py COMFYUI PACK FAMILY FOLDER` prints JSON.
+`inside_hosted.py COMFYUI PACK FAMILY FOLDER [METHOD STEPS]` prints JSON.
 
 Erases a word from a small random model of a flow family that ComfyUI runs, saves the LoRA in FOLDER, has
 ComfyUI apply it, and compares the predictions.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 COMFY, PACK, FAMILY, FOLDER = sys.argv[1:5]
-STEPS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
+METHOD, STEPS = (sys.argv[5], int(sys.argv[6])) if len(sys.argv) > 6 else ("sage", 3)
 sys.argv = [sys.argv[0], "--cpu"]
 sys.path.insert(0, COMFY)
 
@@ -63,9 +63,17 @@ def slopes(core, layers) -> tuple[float, float]:
 def main() -> dict:
     from sage_pack.nodes import bridge, core_model, hosted
     from sage_pack.sage_core import ErasureSpec, erase
+    from sage_pack.sage_core.cycle.residual import Residual
     from sage_pack.sage_core.lora.file import read_lora
     from sage_pack.sage_core.lora.surfaces import surface_layers
 
+    pairs, own_note = [], Residual.note
+
+    def note(self, loss: float, pull: float) -> None:
+        pairs.append((loss, pull))
+        own_note(self, loss, pull)
+
+    Residual.note = note
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with torch.inference_mode():  # as the executor runs nodes
@@ -75,7 +83,8 @@ def main() -> dict:
         core = core_model.core_model(model, clip, hosts=True)
         again = core_model.core_model(model, clip, hosts=True).fingerprint
         core.pixels = PIXELS
-        spec = ErasureSpec("dog", synonyms=("hound",), steps=STEPS, resolution=PIXELS, check=False)
+        others = {"method": METHOD, "synonyms": ("hound",) if METHOD == "sage" else ()}
+        spec = ErasureSpec("dog", steps=STEPS, resolution=PIXELS, check=False, learning_rate=3e-3, **others)
         recipe = spec.recipe(())
         with core_model.training(core, recipe):
             slope = slopes(core, surface_layers(core, "both"))
@@ -99,8 +108,8 @@ def main() -> dict:
         "sampling": core.sampling,
         "shape": list(core.latent_shape),
         "slope": slope,
-        "totals": [step["total"] for step in erasure.losses],
-        "erase": [step["erase"] for step in erasure.losses],
+        "terms": sorted(erasure.losses[0]),
+        "pairs": pairs,
         "left": erasure.left,
         "layers": len(erasure.adapter.layers),
         "moved": sum(bool(up.abs().sum() > 0) for up in erasure.adapter.up.values()),

@@ -59,9 +59,13 @@ def test_a_family_is_erased_saved_and_applied_without_loss(comfy_path, tmp_path,
 
 
 def test_the_loss_falls_in_flux(comfy_path, tmp_path):
-    found = inside(comfy_path, "flux1", tmp_path, "24")
-    first, last = (sum(part) / 6 for part in (found["erase"][:6], found["erase"][-6:]))
-    assert last < 0.8 * first, found["erase"]
+    """ESD's, on the bare word: in units of the untouched model's at the same states it begins at 1."""
+    pairs = inside(comfy_path, "flux1", tmp_path, "esd", "24")["pairs"]
+    assert len(pairs) == 24
+    (loss, pull), last = pairs[0], pairs[-6:]
+    assert loss == pytest.approx(pull, rel=1e-3)
+    left = sum(loss for loss, _ in last) / sum(pull for _, pull in last)
+    assert left < 0.5, pairs
 
 
 def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
@@ -70,6 +74,25 @@ def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
     trained_soundly(found)
     assert found["dtype"] == "torch.float8_e4m3fn"
     assert found["effect"] > 10 * LIKE and found["along"] > 0, found["along"]
+
+
+def test_the_node_erases_flux_finds_its_file_again_and_refuses_in_a_sentence(comfy_path, tmp_path):
+    script = INSIDE.with_name("inside_hosted_node.py")
+    command = [server.python_of(comfy_path), script, comfy_path, server.PACK, tmp_path]
+    done = subprocess.run(
+        list(map(str, command)), cwd=comfy_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    found = json.loads(line.removeprefix("RESULT"))
+    assert found["names"] == found["again"] == ["sage/erased-dog.safetensors"] and len(found["found"]) == 1
+    assert found["patched"] == 6 and found["clip"] and found["prompts"][0] == "a photo of a dog"
+    assert any("trained inside ComfyUI" in text for text in found["said"])
+    assert len(found["both"]) == 2 and len(found["files"]) == 3
+    assert found["left behind"] == found["hooks"] == 0
+    refused = found["refused"]
+    assert all(text.count(". ") == 0 and text.endswith(".") for text in refused.values()), refused
+    assert "choose one of sage" in refused["method"] and "cross_attention" in refused["text"]
 
 
 def read_by_diffusers(family: str, path: Path) -> None:
