@@ -92,7 +92,7 @@ class ComfyHost:
                 f"CLIP gives {len(found)} conditionings for {prompt!r}; only one can be trained on."
             )
         states, extra = found[0]
-        value: dict[str, Any] = {k: _own(v) for k, v in extra.items() if v is not None}
+        value: dict[str, Any] = {k: _own(v) for k, v in extra.items()}
         value["cross_attn"] = _own(states)
         if self.distilled:
             value["guidance"] = GUIDANCE

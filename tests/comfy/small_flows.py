@@ -5,8 +5,10 @@ ComfyUI builds each model from a state dict as its loaders do; the widths are th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
+import comfy.ldm.flux.model
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
@@ -164,7 +166,35 @@ Z_IMAGE = {
 }
 
 
-def built(name: str, config: dict):
+FLUX = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+}
+
+
+def flux1(guidance: bool, dtype: torch.dtype):
+    """FLUX.1 as ComfyUI's loader makes it; older versions detect no other number of heads than 24."""
+    try:
+        return load(flux(guidance), dtype=dtype)
+    except ValueError:
+        name = "Flux" if guidance else "FluxSchnell"
+        return built(name, FLUX | {"guidance_embed": guidance}, dtype)
+
+
+def built(name: str, config: dict, dtype: torch.dtype = torch.float32):
     """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with random weights.
 
     None where this ComfyUI has no such class.
@@ -173,24 +203,25 @@ def built(name: str, config: dict):
     if kind is None:
         return None
     known = kind(dict(config))
-    known.unet_config["dtype"] = torch.float32
+    if name.startswith("Flux"):  # not every version knows all of its parameters
+        fields = {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}
+        known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
+    known.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     model = known.get_model({}, "")
     for key, p in model.diffusion_model.named_parameters():
         noise = torch.randn(p.shape)
         norm = p.ndim == 1 and not key.endswith("bias")
-        p.data = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
+        value = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
+        p.data = value.to(p.dtype)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
 
 
 def family(name: str):
     """(MODEL, CLIP) of a family; (None, None) where this ComfyUI does not have it."""
-    dtype = torch.float32
-    if name in ("flux1", "schnell"):
-        model = load(flux(guidance=name == "flux1"), dtype=dtype)
-        return model, WordClip(4096, 768, length=16)
-    if name == "flux1-fp8":
-        return load(flux(), dtype=torch.float8_e4m3fn), WordClip(4096, 768, length=16)
+    if name in ("flux1", "schnell", "flux1-fp8"):
+        dtype = torch.float8_e4m3fn if name.endswith("fp8") else torch.float32
+        return flux1(name != "schnell", dtype), WordClip(4096, 768, length=16)
     kinds = {
         "flux2": ("Flux2", FLUX2),
         "chroma": ("Chroma", CHROMA),
