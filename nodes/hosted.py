@@ -194,7 +194,7 @@ def _note(digest, value) -> None:
         for part in value:
             _note(digest, part)
     elif isinstance(value, torch.Tensor):
-        tensor = getattr(value, "_qdata", value).detach()
+        tensor = getattr(value, "_qdata", value).detach().as_subclass(torch.Tensor)  # as it lies in memory
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
         flat = tensor.reshape(-1)
         middle = max(0, len(flat) // 2 - SAMPLED // 2)

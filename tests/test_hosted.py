@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sage_core import ErasureSpec, SageError, erase
+from sage_core import Cancelled, ErasureSpec, SageError, erase
 from sage_core.cycle.residual import Residual
 from sage_core.diffusion import schedule
 from sage_core.diffusion.architecture import FAMILIES
 from sage_core.diffusion.hosted import HostedConditioning, HostedModel, Row
 from sage_core.diffusion.hosted_families import HOSTED, diffusers_names
+from sage_core.diffusion.knowledge import Prompt
+from sage_core.evaluate.judge import ModelJudge
 from sage_core.lora.file import read_lora
 from sage_core.methods.domains.word import Word
 from sage_core.methods.plain_prompts import in_plain_prompts, runs
@@ -132,6 +134,41 @@ def test_sage_runs_on_it_with_names_in_plain_prompts_and_without_terms_of_the_en
     assert set(erasure.losses[0]) == {"erase", "noise", "total"} and len(erasure.left) > 1
     assert erasure.checked is not None and set(erasure.checked.left) == {"dog", "hound"}
     erasure.adapter.remove()
+
+
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(model, tmp_path):
+    spec = ErasureSpec("dog", synonyms=("hound",), steps=6, resolution=64)
+    whole = erase(model, spec)
+    whole.adapter.remove()
+
+    def stop(event) -> None:
+        if event.phase == "erase" and event.step == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        erase(model, spec, stop, tmp_path / "state.resume", save_every=0.0)
+    rest = erase(model, spec, None, tmp_path / "state.resume", resume=True)
+    rest.adapter.remove()
+    assert len(rest.losses) == len(whole.losses)
+    for name, up in whole.adapter.up.items():
+        assert torch.allclose(rest.adapter.up[name], up, atol=1e-5)
+
+
+def test_the_untouched_model_judges_pictures(model):
+    """The word whose prompt explains the noise best is seen."""
+    judge = ModelJudge(model, ErasureSpec("dog"))
+    asked = judge._prompt("dog", "house")
+    row = model.encode([asked]).rows[0].value
+    own = model.host.velocity
+
+    def velocity(x, s, rows):
+        hit = torch.tensor([torch.equal(r.value, row) for r in rows]).view(-1, 1, 1, 1)
+        return own(x, s, rows) + 50.0 * ~hit
+
+    model.host.velocity = velocity
+    latents, prompt = torch.randn(1, 16, 8, 8), Prompt("", "a dog", "dog", 0)
+    assert judge.sees_latents(latents, ["dog"], [prompt]) == [True]
+    assert judge.sees_latents(latents, [judge.rivals[0]], [prompt]) == [False]
 
 
 def test_the_recipe_keeps_what_was_asked_for_and_drops_what_reads_the_encoder():
