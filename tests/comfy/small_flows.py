@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
-import comfy.ldm.flux.model
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import torch
+from comfy.ldm.chroma.model import ChromaParams
+from comfy.ldm.flux.model import FluxParams
 
 
 class WordClip:
@@ -189,7 +190,7 @@ def flux1(guidance: bool, dtype: torch.dtype):
     """FLUX.1 as ComfyUI's loader makes it; older versions detect no other number of heads than 24."""
     try:
         return load(flux(guidance), dtype=dtype)
-    except ValueError:
+    except (ValueError, RuntimeError):  # no such number of heads, or no such width
         name = "Flux" if guidance else "FluxSchnell"
         return built(name, FLUX | {"guidance_embed": guidance}, dtype)
 
@@ -203,8 +204,9 @@ def built(name: str, config: dict, dtype: torch.dtype = torch.float32):
     if kind is None:
         return None
     known = kind(dict(config))
-    if name.startswith("Flux"):  # not every version knows all of its parameters
-        fields = {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}
+    params = {"chroma": ChromaParams, "flux": FluxParams, "flux2": FluxParams}.get(config["image_model"])
+    if params is not None:  # not every version knows all of them
+        fields = {field.name for field in dataclasses.fields(params)}
         known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
     known.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     model = known.get_model({}, "")

@@ -73,7 +73,8 @@ def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
     found = inside(comfy_path, "flux1-fp8", tmp_path)
     trained_soundly(found)
     assert found["dtype"] == "torch.float8_e4m3fn"
-    assert found["effect"] > 10 * LIKE and found["along"] > 0, found["along"]
+    print(found["along"])
+    assert found["effect"] > 10 * LIKE and found["along"] > 0.5, found["along"]
 
 
 def test_the_node_erases_flux_finds_its_file_again_and_refuses_in_a_sentence(comfy_path, tmp_path):
