@@ -64,14 +64,10 @@ class LatentBank:
         first, kept = len(self.erase_t), len(self.retain_t)
         more.erase_scene = more.erase_scene + len(self.scenes)
         more.retain_prompt = more.retain_prompt + len(self.retain_prompts)
-        for name in ("erase_z", "erase_t", "eps_concept", "eps_empty", "erase_scene"):
+        for name in self.tensors().keys() - {"erase_deck", "retain_deck"}:
             setattr(self, name, torch.cat([getattr(self, name), getattr(more, name)]))
-        for name in ("retain_z", "retain_t", "retain_eps", "retain_prompt"):
-            setattr(self, name, torch.cat([getattr(self, name), getattr(more, name)]))
-        self.scenes, self.retain_prompts = (
-            [*self.scenes, *more.scenes],
-            [*self.retain_prompts, *more.retain_prompts],
-        )
+        self.scenes = [*self.scenes, *more.scenes]
+        self.retain_prompts = [*self.retain_prompts, *more.retain_prompts]
         if self.erase_deck is not None and self.retain_deck is not None:
             self.erase_deck = torch.cat([torch.arange(first, len(self.erase_t)), self.erase_deck])
             self.retain_deck = torch.cat([torch.arange(kept, len(self.retain_t)), self.retain_deck])

@@ -73,7 +73,6 @@ def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
     found = inside(comfy_path, "flux1-fp8", tmp_path)
     trained_soundly(found)
     assert found["dtype"] == "torch.float8_e4m3fn"
-    print(found["along"])
     assert found["effect"] > 10 * LIKE and found["along"] > 0.5, found["along"]
 
 
