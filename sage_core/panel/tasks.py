@@ -43,12 +43,13 @@ def do(task: dict[str, Any], shelf: dict, tell: Tell, cancelled: Callable[[], bo
 def _model(source: str, shelf: dict) -> tuple[DiffusionModel, torch.device]:
     """The model, which stays in memory until another is asked for or its file changes."""
     from ..memory.plan import frozen_dtype
-    from ..models import load_model
+    from ..models import BUNDLED, load_model
 
     mps = getattr(torch.backends, "mps", None)
     has_mps = mps is not None and mps.is_available()
     device = torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
-    changed = 0 if source == "demo" else Path(source).stat().st_mtime_ns if Path(source).exists() else -1
+    path = Path(source)
+    changed = 0 if source in BUNDLED else path.stat().st_mtime_ns if path.exists() else -1
     if shelf.get("key") != (source, changed):
         shelf.clear()  # first: two models may not fit
         shelf["model"] = load_model(source, "cpu", frozen_dtype(device))

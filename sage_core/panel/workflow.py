@@ -13,8 +13,9 @@ from ..lora.file import LoraFile
 from ..spec import ErasureSpec, parse_concepts
 
 AUTOMATIC = "as the method has it"  # of a surface; the node's word
-DEMO = "demo"
-SIZES = {"sd_v1": 512, "sd_v2": 768, "sdxl_base_v1-0": 1024}
+# The widgets of Load Demo Model that load each bundled model; what it loads by default needs none.
+DEMO: dict[str, list[str]] = {"demo": [], "demo-flow": ["flow transformer (SD 3)"]}
+SIZES = {"sd_v1": 512, "sd_v2": 768, "sdxl_base_v1-0": 1024, "sd3": 1024}
 # The node's widgets in their order, in which a workflow stores their values; a test compares it with the
 # node.
 WIDGETS = (
@@ -36,22 +37,22 @@ def workflow_of(file: LoraFile) -> dict[str, Any]:
         specs.append(ErasureSpec.from_json({k: v for k, v in data.items() if k != "strength"}))
     base = file.metadata.get("ss_sd_model_name", "")
     size = SIZES.get(file.metadata.get("ss_base_model_version", ""), 512)
-    return workflow(specs, base, 64 if base == DEMO else size)
+    return workflow(specs, base, 64 if base in DEMO else size)
 
 
 def workflow(specs: list[ErasureSpec], base: str, size: int) -> dict[str, Any]:
-    """base: the checkpoint's file name, or "demo". size: of the pictures that are compared, in pixels.
+    """base: the checkpoint's file name, "demo" or "demo-flow". size: of the compared pictures, in pixels.
 
     Raises SageError where the node has no input for what was asked, or cannot load the model.
     """
-    if base != DEMO and not base.endswith(".safetensors"):
+    if base not in DEMO and not base.endswith(".safetensors"):
         raise SageError(
             "ComfyUI's checkpoint loader opens .safetensors files, and the model was"
             f" {base or 'not recorded'} (a diffusers folder); save it as one file first."
         )
     values = node_values(specs)
     loader: tuple[str, list] = (
-        ("SAGE_LoadDemoModel", []) if base == DEMO else ("CheckpointLoaderSimple", [base])
+        ("SAGE_LoadDemoModel", DEMO[base]) if base in DEMO else ("CheckpointLoaderSimple", [base])
     )
     prompts = "\n".join(f"a picture of {spec.concept}" for spec in specs)
     links: list[list[Any]] = []
