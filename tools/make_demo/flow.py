@@ -8,7 +8,6 @@ channels, trained a little further.
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 
 import torch
@@ -18,8 +17,9 @@ from transformers import CLIPTextModel
 from sage_core.demo import DEMO
 
 from . import autoencoder
+from .loop import descend
 from .model import Captioned
-from .optim import Schedule, build_optimizers
+from .optim import build_optimizers
 
 CHANNELS = 16  # latent channels of SD3
 EDGES = ("pos_embed", "context_embedder", "linear_1", "proj_out", "norm_out")  # left to AdamW
@@ -115,33 +115,18 @@ def train(
             optimizer.load_state_dict(saved)
         done, step = kept["seconds"], kept["step"]
         torch.manual_seed(seed + step)
-    schedule = Schedule(optimizers, seconds)
-    live, averaged = list(model.parameters()), list(average.parameters())
     data = Captioned(vocabulary, latents, tokenizer, seed + step)
-    start, saved, mean, begun = time.time() - done, done, None, step
-    while (elapsed := time.time() - start) < seconds:
-        schedule(elapsed)
+
+    def loss_of_batch() -> torch.Tensor:
         ids, z = data.batch(captions, each)
         hidden, pooled = read(encoder, ids)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, hidden.repeat(each, 1, 1), pooled.repeat(each, 1), z)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(live, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, live, 1 - min(0.998, (step + 1) / (step + 10)))
-        mean = loss.item() if mean is None else 0.97 * mean + 0.03 * loss.item()
-        if step % 25 == 0:
-            rate = (step - begun) * captions * each / max(elapsed - done, 1)
-            print(f"flow {elapsed:6.0f} s  step {step}  {rate:.0f} samples/s  loss {mean:.4f}", flush=True)
-        if elapsed - saved > 300:
-            saved = elapsed
-            _keep(work, model, average, optimizers, elapsed, step)
-    _keep(work, model, average, optimizers, elapsed, step)
+            return loss_of(model, hidden.repeat(each, 1, 1), pooled.repeat(each, 1), z)
+
+    def keep(elapsed: float, step: int, last: bool) -> None:
+        _keep(work, model, average, optimizers, elapsed, step)
+
+    descend("flow", [model], [average], optimizers, seconds, captions * each, loss_of_batch, keep, done, step)
 
 
 def _keep(work: Path, model, average, optimizers, seconds: float, step: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sage_core.demo.vocabulary import Vocabulary
 
 from .captions import caption
-from .optim import Schedule, build_optimizers
+from .loop import descend
+from .optim import build_optimizers
 
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -150,40 +150,21 @@ def train(
     # half times as fast.
     unet.set_attn_processor(AttnProcessor())
     optimizers = build_optimizers([text_encoder, unet], muon_lr=0.012, adam_lr=1.5e-3)
-    schedule = Schedule(optimizers, seconds)
-    live = [*text_encoder.parameters(), *unet.parameters()]
     average = copy.deepcopy((text_encoder, unet))
-    averaged = [p for m in average for p in m.parameters()]
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod
     data = Captioned(vocabulary, latents, tokenizer, seed)
-    start, step, saved, mean = time.time(), 0, 0.0, None
-    while (elapsed := time.time() - start) < seconds:
-        schedule(elapsed)
+
+    def loss_of_batch() -> torch.Tensor:
         ids, z = data.batch(captions, each)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(unet, text_encoder(ids)[0], z, alphas, each)
-        for opt in optimizers:
-            opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(live, 1.0)
-        for opt in optimizers:
-            opt.step()
-        step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, live, 1 - min(0.998, (step + 1) / (step + 10)))
-        mean = loss.item() if mean is None else 0.97 * mean + 0.03 * loss.item()
-        if step % 25 == 0:
-            print(
-                f"model {elapsed:6.0f} s  step {step}  {step * captions * each / max(elapsed, 1):.0f}"
-                f" samples/s  loss {mean:.4f}",
-                flush=True,
-            )
-        if elapsed - saved > 300:
-            saved = elapsed
-            save(average, out)
-            if on_save:
-                on_save(elapsed)
-    save(average, out)
+            return loss_of(unet, text_encoder(ids)[0], z, alphas, each)
+
+    def keep(elapsed: float, step: int, last: bool) -> None:
+        save(average, out)
+        if on_save and not last:
+            on_save(elapsed)
+
+    descend("model", [text_encoder, unet], average, optimizers, seconds, captions * each, loss_of_batch, keep)
     return average
 
 
