@@ -82,9 +82,13 @@ class Judge:
         """The probe's name of the erased concept."""
         return judging.expected(self.vocabulary, concept)
 
-    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool]:
-        """Whether each picture shows the concept or the style that is expected of it, whatever was asked."""
-        return [e in (seen.concept, seen.style) for seen, e in zip(self.look(images), expected)]
+    def sees(self, images: torch.Tensor, expected: list[str], prompts: list[Prompt]) -> list[bool | None]:
+        """Whether each picture shows the concept or style that is expected of it, whatever was asked; None
+        where the probe has no such name.
+        """
+        known = {*self.vocabulary.names, *self.vocabulary.styles}
+        seen = zip(self.look(images), expected)
+        return [e in (s.concept, s.style) if e in known else None for s, e in seen]
 
     def shows(self, images: torch.Tensor, words: list[str], kind: str, rivals: list[str]) -> list[bool]:
         """Whether each picture shows its word, a concept or a style; the rivals are all that it knows."""

@@ -83,6 +83,7 @@ def measure_file(
     """
     file = read_lora(path)
     spec = ErasureSpec.from_json(file.spec())
+    model.knowledge.check([spec.concept])
     if model.vae is None:
         raise SageError(
             "The checkpoint has no autoencoder, so no picture can be drawn; evaluate with a checkpoint that"

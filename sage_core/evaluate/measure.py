@@ -120,12 +120,14 @@ def about_judge(base: Baseline) -> dict | None:
     if base.judge is None or base.seen is None or base.alarms is None:
         return None
     own = by_cell(base.prompts, base.seen)["concept"]
+    unknown = [p.expected for p, verdict in zip(base.prompts, base.seen) if verdict is None]
     return {
         "name": base.judge.name,
         "cannot": base.judge.cannot,
         "hits": round(sum(own) / max(1, len(own)), 4),
         "false_alarms": round(sum(map(bool, base.alarms)) / max(1, len(base.alarms)), 4),
         "other_pictures": len(base.alarms),
+        "unknown": list(dict.fromkeys(unknown)),
     }
 
 

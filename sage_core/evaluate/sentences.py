@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from .hard import INPAINT
+
+NAMED = 8  # words that a judge does not know
+
 
 def judged(judge: dict) -> str:
     """Who judged, and how sure that is."""
@@ -9,13 +13,21 @@ def judged(judge: dict) -> str:
         f"judged by {judge['name']}, which sees the concept in {judge['hits']:.0%} of the untouched model's"
         f" pictures of it, and in {judge['false_alarms']:.0%} of {judge['other_pictures']} of other things"
     )
+    if unknown := judge.get("unknown"):
+        rest = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        text += f"; it does not know {', '.join(unknown[:NAMED])}{rest}, and those pictures are not counted"
     return text + (f"; {judge['cannot']}" if judge["cannot"] else "")
 
 
 def unprompted(shares: dict[str, float]) -> str:
     """What edits keep of the concept without a word for it."""
-    text = ", ".join(f"{share:.0%} at {cell.removeprefix('edit-')}" for cell, share in shares.items())
+    text = ", ".join(f"{share:.0%} {_edit(cell)}" for cell, share in shares.items())
     return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
+
+
+def _edit(cell: str) -> str:
+    """Of a cell of edits: "at 0.4", its strength, or "in inpainting"."""
+    return "in inpainting" if cell == INPAINT else f"at {cell.removeprefix('edit-')}"
 
 
 def agreed(judge: dict) -> str:

@@ -249,7 +249,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "sage-paper",
-            "SAGE as the paper tells it",
+            "SAGE as the paper describes it",
             "arXiv 2506.09363 (our reading, before anything was measured)",
             "the same cycle on the search's finds alone, at full negative guidance and for a fixed number of"
             " steps",
