@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, SD3Transformer2DModel
 from safetensors.torch import save_file
 from tiny import clip
-from transformers import CLIPTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from sage_core.demo import DEMO
 from sage_core.diffusion import names, names_sd3
@@ -92,6 +93,28 @@ def two_encoders(path: Path, seed: int = 0) -> Path:
         "transformer": ["diffusers", "SD3Transformer2DModel"],
     }
     return _finished(path, index)
+
+
+def with_t5(path: Path, seed: int = 0) -> Path:
+    """`two_encoders`, both projected, with a T5 that reads a few words, and all else by letters."""
+    two_encoders(path, seed)
+    clip(64, 2, "quick_gelu", projection=64).save_pretrained(path / "text_encoder")
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(f"\u2581{word}" for word in ("a", "dog", "castle"))]
+    pieces += list("abcdefghijklmnopqrstuvwxyz0123456789,.-'")
+    backend = Tokenizer(models.Unigram([(piece, -(len(piece) ** -1.0)) for piece in pieces], unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(path / "tokenizer_3")
+    config = T5Config(vocab_size=len(pieces), d_model=256, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
+    T5EncoderModel(config).save_pretrained(path / "text_encoder_3")
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    index["text_encoder"] = ["transformers", "CLIPTextModelWithProjection"]
+    index["text_encoder_3"] = ["transformers", "T5EncoderModel"]
+    (path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return path
 
 
 def _finished(path: Path, index: dict) -> Path:

@@ -77,6 +77,8 @@ class HostedText:
 
     open = False
     encoders: tuple[torch.nn.Module, ...] = ()
+    modules: tuple[torch.nn.Module, ...] = ()
+    t5 = None
     width = 0
 
     def __init__(self, host: Host):

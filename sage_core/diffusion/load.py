@@ -14,13 +14,15 @@ from ..errors import SageError, one_line, shown
 from ..files import parse_json
 from .model import DiffusionModel
 from .quantised import dequantised
+from .t5 import FrozenT5
+from .t5 import load as load_t5
 from .text import TextStack
 from .weights import build, fill, read_safetensors
 
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
 WITH_T5 = (
-    "The model reads prompts through T5 besides CLIP, and erasing there is not supported yet: load Stable"
-    " Diffusion 3 with CLIP-L and CLIP-G alone (in ComfyUI: DualCLIPLoader), to erase and to draw."
+    "The model reads prompts through T5 besides CLIP, which is supported in diffusers folders only: load"
+    " Stable Diffusion 3 with CLIP-L and CLIP-G alone (in ComfyUI: DualCLIPLoader), to erase and to draw."
 )
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
@@ -68,10 +70,10 @@ def load_model(
             " which no picture can be predicted that way; choose v-prediction, or switch zero terminal SNR"
             " off."
         )
-    for module in [*model.text.encoders, model.unet, *([model.vae] if model.vae is not None else [])]:
+    for module in [*model.text.modules, model.unet, *([model.vae] if model.vae is not None else [])]:
         module.requires_grad_(False).eval()
     model.to(device)
-    model.fingerprint = fingerprint([*model.text.encoders, model.unet])
+    model.fingerprint = fingerprint([*model.text.modules, model.unet])
     return model
 
 
@@ -248,6 +250,11 @@ def _encoders(folder: Path, index: dict, dtype: torch.dtype) -> list[torch.nn.Mo
     return encoders
 
 
+def _t5(folder: Path, dtype: torch.dtype) -> FrozenT5:
+    part = folder / "text_encoder_3"
+    return load_t5(_json(part / "config.json"), _weights(part), folder / "tokenizer_3", dtype)
+
+
 def from_folder(
     folder: Path,
     prediction: str = "auto",
@@ -268,12 +275,8 @@ def from_folder(
         raise SageError(
             f"{folder} has no text_encoder folder; give the folder of a whole Stable Diffusion model."
         )
-    if (folder / "transformer").is_dir():
-        family = architecture.FAMILIES["sd3"]
-        if (folder / "text_encoder_3").is_dir():
-            raise SageError(WITH_T5.replace("in ComfyUI: DualCLIPLoader", "without text_encoder_3"))
-    else:
-        family = _family_of(unet, encoders)
+    flow = (folder / "transformer").is_dir()
+    family = architecture.FAMILIES["sd3"] if flow else _family_of(unet, encoders)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     velocity = not family.flow and (
         _folder_velocity(scheduler) if prediction == "auto" else prediction == "v"
@@ -297,7 +300,8 @@ def from_folder(
     pads, widths = tuple(t.pad_token_id for t in tokenizers), None
     if family.flow:
         widths = (unet.config.joint_attention_dim, unet.config.pooled_projection_dim)
-    stack = TextStack(encoders, tokenizers[0], family.clip_layer, pads, widths)
+    t5 = _t5(reads, dtype) if family.flow and (reads / "text_encoder_3").is_dir() else None
+    stack = TextStack(encoders, tokenizers[0], family.clip_layer, pads, widths, t5)
     size = unet.config.sample_size
     pixels = 8 * (size if isinstance(size, int) else size[0])
     return DiffusionModel(

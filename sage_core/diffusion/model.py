@@ -72,7 +72,7 @@ class DiffusionModel:
 
     def to(self, device: torch.device | str) -> DiffusionModel:
         """Move what training needs; the autoencoder follows when pictures are drawn."""
-        for module in (*self.text.encoders, self.unet):
+        for module in (*self.text.modules, self.unet):
             module.to(device)
         self.alphas = self.alphas.to(device)
         return self

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from ..errors import SageError
+from .t5 import FrozenT5
 
 
 @dataclass
@@ -55,13 +57,21 @@ class Conditioning:
 class Tokens:
     """A batch of prompts as ids, one tensor [batch, 77] an encoder (they pad differently), and where the
     prompt ends.
+
+    `texts`: what T5 reads, where the model has it; None: what the ids say.
     """
 
     ids: list[torch.Tensor]
     end: torch.Tensor  # [batch], position of the end-of-text token
+    texts: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.end)
+
+    def rows(self, index: slice) -> Tokens:
+        """Some of the prompts."""
+        texts = None if self.texts is None else self.texts[index]
+        return Tokens([ids[index] for ids in self.ids], self.end[index], texts)
 
     def trimmed(self) -> Tokens:
         """Without the padding behind the longest prompt.
@@ -73,12 +83,34 @@ class Tokens:
         return Tokens([ids[:, :length] for ids in self.ids], self.end)
 
 
+@dataclass(frozen=True)
+class Section:
+    """The part of the network's text sequence that one tokenizer fills: CLIP's, or T5's behind it.
+
+    `first`: the position of a prompt's first word in it, `words`: the ids of a text.
+    """
+
+    start: int
+    length: int
+    first: int
+    words: Callable[[str], list[int]]
+
+    def of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Its states, of hidden [..., tokens, width]."""
+        return hidden[..., self.start : self.start + self.length, :]
+
+    def end(self, prompt: str) -> int:
+        """The position in it of the prompt's end token."""
+        return min(self.first + len(self.words(prompt)), self.length - 1)
+
+
 class TextStack:
-    """CLIP text encoders with their tokenizer.
+    """CLIP text encoders with their tokenizer, and T5 where the model reads it too.
 
     `layer`: "last" (final norm applied), "penultimate" (SDXL), or "joined" (SD3): the penultimate states and
     the pooled ones of all encoders side by side. `widths`: of hidden and pooled states as the network reads
-    them; what an encoder that is not there would say is zeros, as ComfyUI has it.
+    them; what an encoder that is not there would say is zeros, as ComfyUI has it. `t5`: its states follow
+    CLIP's; `encoders` are CLIP's alone, which a LoRA can train.
 
     open: its tokens and embeddings can be reached, and its weights trained; a host's encoders are not open
     (diffusion/hosted.py).
@@ -93,12 +125,26 @@ class TextStack:
         layer: str = "last",
         pads: tuple[int, ...] | None = None,
         widths: tuple[int, int] | None = None,
+        t5: FrozenT5 | None = None,
     ):
         self.encoders, self.tokenizer, self.layer = encoders, tokenizer, layer
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pads = pads or (self.eos,) * len(encoders)
-        self.widths = widths
+        self.widths, self.t5 = widths, t5
         self.length = 77
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """All that reads prompts, T5 included."""
+        return [*self.encoders, *([] if self.t5 is None else [self.t5.encoder])]
+
+    @property
+    def sections(self) -> list[Section]:
+        """Of the sequence that the network reads."""
+        clip = Section(0, self.length, 1, self.words)
+        if self.t5 is None:
+            return [clip]
+        return [clip, Section(self.length, self.t5.length, 0, self.t5.words)]
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +153,8 @@ class TextStack:
     @property
     def width(self) -> int:
         """Of the states that the encoders give. What the network reads may be wider: zeros follow."""
+        if self.t5 is not None and self.widths is not None:
+            return self.widths[0]
         return sum(encoder.config.hidden_size for encoder in self.encoders)
 
     @cached_property
@@ -148,14 +196,31 @@ class TextStack:
     def tokenize(self, prompts: list[str], truncate: bool = False) -> Tokens:
         """Prompts to tokens; with `truncate` the rest of a long prompt is dropped instead of refused."""
         rows = [self.words(p) for p in prompts]
-        return self.assemble([r[: self.length - 2] for r in rows] if truncate else rows)
+        tokens = self.assemble([r[: self.length - 2] for r in rows] if truncate else rows)
+        tokens.texts = list(prompts)
+        return tokens
 
     def embed(self, tokens: Tokens) -> list[torch.Tensor]:
         """Token embeddings before positions are added, one float32 tensor [batch, 77, width] an encoder."""
         return [e.get_input_embeddings()(ids).detach().float() for e, ids in zip(self.encoders, tokens.ids)]
 
     def encode(self, tokens: Tokens, embeddings: list[torch.Tensor] | None = None) -> Conditioning:
-        """Conditioning of tokens, or of `embeddings` in their place (differentiable with respect to both)."""
+        """Conditioning of tokens, or of `embeddings` in CLIP's place of them (differentiable with respect to
+        both).
+        """
+        cond = self.encode_clip(tokens, embeddings)
+        if self.t5 is None:
+            return cond
+        read = self.t5(tokens.texts or self._texts(tokens)).to(cond.hidden)
+        return Conditioning(torch.cat([cond.hidden, read], dim=1), cond.pooled)
+
+    def _texts(self, tokens: Tokens) -> list[str]:
+        """Prompts as the ids have them: in small letters, as CLIP's tokenizer reads them."""
+        rows = zip(tokens.ids[0].tolist(), tokens.end.tolist())
+        return [self.tokenizer.decode(ids[1:end]).strip() for ids, end in rows]
+
+    def encode_clip(self, tokens: Tokens, embeddings: list[torch.Tensor] | None = None) -> Conditioning:
+        """The same without T5; the tokens may be trimmed."""
         outs = []
         for i, encoder in enumerate(self.encoders):
             given = None if embeddings is None else embeddings[i]

@@ -76,5 +76,6 @@ def encode_weighted(text: TextStack, prompts: list[str]) -> Conditioning:
             ids += own
         rows.append(ids)
     cond, empty = text.encode(text.assemble(rows)), text([""])
-    factor = weights.to(cond.hidden)[:, :, None]
+    behind = cond.hidden.shape[1] - weights.shape[1]  # T5 reads every word at its plain weight
+    factor = torch.nn.functional.pad(weights.to(cond.hidden), (0, behind), value=1.0)[:, :, None]
     return Conditioning(empty.hidden + factor * (cond.hidden - empty.hidden), cond.pooled)

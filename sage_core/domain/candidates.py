@@ -52,7 +52,7 @@ def word_states(model: DiffusionModel, sequences: list[list[int]]) -> torch.Tens
         tokens = model.text.assemble(sequences[i : i + ENCODED_TOGETHER])
         length = min(model.text.length, int(tokens.end.max()) + 1 + PADDING)
         cut = Tokens([ids[:, :length] for ids in tokens.ids], tokens.end)
-        hidden = model.text.encode(cut).hidden.float()
+        hidden = model.text.encode_clip(cut).hidden.float()
         end = hidden[torch.arange(len(hidden)), tokens.end]
         behind = torch.arange(length, device=hidden.device)[None] > tokens.end[:, None]
         weights = behind / behind.sum(1, keepdim=True).clamp_min(1)

@@ -184,7 +184,7 @@ def key_of(judge: Judge) -> str:
 
 def about_model(model: DiffusionModel) -> dict[str, Any]:
     """All that a model's pictures depend on besides prompts and adapters."""
-    modules = [*model.text.encoders, model.unet, *([] if model.vae is None else [model.vae])]
+    modules = [*model.text.modules, model.unet, *([] if model.vae is None else [model.vae])]
     return {
         "weights": [digest(*_tensors(module)) for module in modules],
         "configs": [_config(module) for module in modules],

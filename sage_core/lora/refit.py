@@ -57,8 +57,10 @@ def moments(
     on_batch: called with the number of prompts that are read.
     """
     found: Moments = {}
+    counted: dict[str, int] = {}
 
     def add(key: str, read: torch.Tensor) -> None:
+        counted[key] = counted.get(key, 0) + read.shape[:-1].numel()
         rows = read.flatten(0, -2).float()
         product = (rows.T @ rows).cpu()  # SDXL's sums would take 0.7 GB of a graphics card
         found[key] = found[key].add_(product) if key in found else product
@@ -81,8 +83,7 @@ def moments(
     finally:
         for handle in handles:
             handle.remove()
-    rows = len(prompts) * model.text.length
-    return {key: moment.div_(rows) for key, moment in found.items()}
+    return {key: moment.div_(counted[key]) for key, moment in found.items()}
 
 
 def heard(down: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:

@@ -91,11 +91,18 @@ def linear_layers(model: DiffusionModel) -> dict[str, nn.Linear]:
 def surface_layers(model: DiffusionModel, surface: str) -> dict[str, nn.Linear]:
     """The layers of a surface: the text encoders' matrices, those through which the network reads text (a
     UNet's cross-attention), both, or all of the network's transformer blocks.
+
+    Raises SageError for the text encoders alone where T5, which is never trained, reads prompts too.
     """
     if surface not in SURFACES:
         raise SageError(f"There is no surface {surface!r}; choose one of {', '.join(SURFACES)}.")
     if model.hosted:
         return hosted_layers(model)
+    if surface == "text" and model.text.t5 is not None:
+        raise SageError(
+            "The model also reads prompts through T5, which no LoRA changes, so a concept that only CLIP"
+            " forgot would still be drawn: choose the surface both or cross_attention."
+        )
     layers = linear_layers(model)
     text = {k: m for k, m in layers.items() if not k.startswith("lora_unet_")}
     unet = {k: m for k, m in layers.items() if k.startswith("lora_unet_") and k.endswith(model.family.cross)}

@@ -126,7 +126,7 @@ def make_plan(
         gaps: factor by which a step takes more than is alive in it.
     """
     count, ghost = samples(recipe), skeleton(model)
-    weights = weights_bytes([model.unet, *model.text.encoders])
+    weights = weights_bytes([model.unet, *model.text.modules])
     for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
         step = round(gaps * step_bytes(ghost, recipe, checkpointing, at_once))
         plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
@@ -149,7 +149,7 @@ def fit(model: DiffusionModel, recipe: Recipe, device: torch.device) -> Plan | N
         model.to(device)
         return None
     if not model.knowledge.quick and recipe.method.closed is None:
-        there = weights_bytes([model.unet, *model.text.encoders]) if model.device == device else 0
+        there = weights_bytes([model.unet, *model.text.modules]) if model.device == device else 0
         plan = make_plan(model, recipe, free_bytes(device), there, HEAP if device.type == "cpu" else 1.0)
         plan.set_up(model)
     model.to(device)

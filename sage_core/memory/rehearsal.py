@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from ..cycle.descent import descend
 from ..diffusion.checkpointing import checkpoint_blocks
 from ..diffusion.model import DiffusionModel
+from ..diffusion.t5 import FrozenT5
 from ..diffusion.text import Conditioning, TextStack, Tokens
 from ..lora.adapter import Adapter
 from ..lora.surfaces import surface_layers
@@ -97,10 +98,12 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
     with torch.device("meta"):
         unet = type(model.unet).from_config(model.unet.config)
         encoders = [type(e)(e.config) for e in model.text.encoders]
-    for module in (unet, *encoders):
+        t5 = _ghost_of(model.text.t5)
+    for module in (unet, *encoders, *([] if t5 is None else [t5.encoder])):
         torch.nn.Module.to(module, model.dtype)  # diffusers' own `to` warns of half precision
         module.requires_grad_(False).eval()
-    text = TextStack(encoders, model.text.tokenizer, model.text.layer, model.text.pads, model.text.widths)
+    own = model.text
+    text = TextStack(encoders, own.tokenizer, own.layer, own.pads, own.widths, t5)
     return DiffusionModel(
         model.family,
         text,
@@ -111,6 +114,11 @@ def skeleton(model: DiffusionModel) -> DiffusionModel:
         model.source,
         pixels=model.pixels,
     )
+
+
+def _ghost_of(t5: FrozenT5 | None) -> FrozenT5 | None:
+    """T5 without data, to be called where new tensors have none."""
+    return None if t5 is None else FrozenT5(type(t5.encoder)(t5.encoder.config), t5.tokenizer, t5.length)
 
 
 def step_bytes(ghost: DiffusionModel, recipe: Recipe, checkpointing: bool, at_once: int) -> int:
@@ -151,7 +159,7 @@ def _related(ghost: DiffusionModel, count: int) -> torch.Tensor:
     """Loss of one text-encoder batch of `count` prompts."""
     tokens = ghost.text.tokenize(["a"] * count)
     short = Tokens([ids[:, :RELATED_TOKENS] for ids in tokens.ids], tokens.end)
-    return ghost.text.encode(short).hidden.square().mean()
+    return ghost.text.encode_clip(short).hidden.square().mean()
 
 
 def samples(recipe: Recipe) -> int:

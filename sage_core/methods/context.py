@@ -68,7 +68,7 @@ class Context(Writer):
             with torch.no_grad(), self.adapter.off():
                 prompts = compose(self.model.text, name, ["{}"])
                 self._meanings[name] = meaning(
-                    self.model.text.encode(prompts.tokens).hidden, prompts.read, self.empty_end
+                    self.model.text.encode_clip(prompts.tokens).hidden, prompts.read, self.empty_end
                 )
         return self._meanings[name]
 

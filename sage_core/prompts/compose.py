@@ -54,11 +54,13 @@ def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
     return [embedded[0, places].clone() for embedded in text.embed(text.tokenize([word]))]
 
 
-def compose_vectors(text: TextStack, count: int, template: str) -> ConceptPrompts:
+def compose_vectors(text: TextStack, count: int, template: str, name: str) -> ConceptPrompts:
     """One prompt with places for `count` free embeddings where the concept is; `encode_vectors` fills
-    them.
+    them. T5, whose embeddings are not searched, reads the name.
     """
-    return compose(text, " ".join(["thing"] * count), [template])
+    prompts = compose(text, " ".join(["thing"] * count), [template])
+    prompts.tokens.texts = [template.replace("{}", name, 1)]
+    return prompts
 
 
 def encode_vectors(text: TextStack, prompts: ConceptPrompts, vectors: list[torch.Tensor]) -> Conditioning:

@@ -115,6 +115,6 @@ def _readings(model: DiffusionModel, texts: list[str]) -> torch.Tensor:
     new = [text for text in texts if text not in known]
     for i in range(0, len(new), 32):
         tokens = model.text.tokenize(new[i : i + 32], truncate=True)
-        states = zip(model.text.encode(tokens).hidden.float(), tokens.end.tolist())
+        states = zip(model.text.encode_clip(tokens).hidden.float(), tokens.end.tolist())
         known |= dict(zip(new[i : i + 32], (torch.cat(last_word(h, e)) for h, e in states)))
     return torch.stack([known[text] for text in texts])

@@ -84,7 +84,7 @@ class ConceptInversion:
     ) -> Iterator[tuple[int, Conditioning, float]]:
         """(step, conditioning of the attack's prompt [1 row], loss) at every budget, from one start."""
         generator = torch.Generator().manual_seed(seed)
-        prompts = compose_vectors(model.text, self.vectors, template_of(model, spec))
+        prompts = compose_vectors(model.text, self.vectors, template_of(model, spec), spec.concept)
         free = self._first(model, spec, start, generator)
         # In units of the prompt's own embeddings, not of the table: rare tokens are shorter.
         scales = [b.square().mean().sqrt().item() for b in model.text.embed(prompts.tokens)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 
+from ...diffusion.text import Section
 from ...prompts.compose import last_word
 from ...prompts.kinds import STYLE
 from ...prompts.templates import OPEN, concept_templates, ends_with_thing, in_style, put
@@ -89,8 +90,9 @@ def kept_moment(context: Context, config: ClosedForm) -> torch.Tensor:
             rows = states.flatten(0, 1)
         else:
             read = []
-            for hidden, end in zip(states, tokens.end.tolist()):
-                read += last_word(hidden, end)
+            for hidden, prompt in zip(states, prompts[i : i + BATCH]):
+                for section in context.model.text.sections:
+                    read += last_word(section.of(hidden), section.end(prompt))
             rows = torch.stack(read)
         moment, total = moment + rows.T @ rows, total + states.sum(0)
     shared = config.shared / len(prompts) * total.T @ total
@@ -133,17 +135,28 @@ def _thing_pairs(context: Context, prompt: str, aim: str) -> Pairs:
     """Of a prompt that ends with the name: its last token, the end and the padding become what the aim has
     there.
     """
-    end = 1 + len(context.model.text.words(prompt))
-    return list(zip(last_word(_states(context, prompt), end), last_word(_states(context, aim), end)))
+    pairs: Pairs = []
+    for section in context.model.text.sections:
+        own, goal = (section.of(_states(context, text)) for text in (prompt, aim))
+        end = section.end(prompt)
+        pairs += zip(last_word(own, end), last_word(goal, end))
+    return pairs
 
 
 def _style_pairs(context: Context, name: str, thing: str, aim: str) -> Pairs:
     """Of a thing in the style: the style's last token and all tokens behind it become what the prompt without
     the style has in their place, counted from the end."""
     without = aim or context.aim(thing, name)
-    own, goal = _states(context, context.plain(name, thing)), _states(context, without)
-    last, end = _place(context, name, thing)
-    shift = end - 1 - len(context.model.text.words(without))
+    pairs: Pairs = []
+    for section in context.model.text.sections:
+        pairs += _in_section(context, section, name, thing, without)
+    return pairs
+
+
+def _in_section(context: Context, section: Section, name: str, thing: str, without: str) -> Pairs:
+    own, goal = (section.of(_states(context, text)) for text in (context.plain(name, thing), without))
+    last, end = _place(context, section, name, thing)
+    shift = end - section.end(without)
     pairs = [(own[p], goal[max(0, p - shift)]) for p in range(last, end + 1)]
     return [*pairs, (own[end + 1 :].mean(0), goal[end + 1 + max(0, -shift) :].mean(0))]
 
@@ -157,8 +170,8 @@ def _said(context: Context, hidden: torch.Tensor) -> torch.Tensor:
     return hidden[..., : context.model.text.width].cpu().double()
 
 
-def _place(context: Context, name: str, thing: str) -> tuple[int, int]:
-    """Positions of the name's last token and of the end token in its plain prompt."""
-    text = context.model.text
-    before = text.words(context.plain_template(name, thing).split(OPEN, 1)[0].strip())
-    return len(before) + len(text.words(name)), 1 + len(text.words(context.plain(name, thing)))
+def _place(context: Context, section: Section, name: str, thing: str) -> tuple[int, int]:
+    """Positions in the section of the name's last token and of the end token in its plain prompt."""
+    before = section.words(context.plain_template(name, thing).split(OPEN, 1)[0].strip())
+    last = section.first + len(before) + len(section.words(name)) - 1
+    return last, section.end(context.plain(name, thing))

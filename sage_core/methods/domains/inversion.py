@@ -123,7 +123,9 @@ class NameInversionSearch(DomainPart):
         text = self.context.model.text
         return encode_vectors(
             text,
-            compose_vectors(text, self.config.vectors, self.context.template(rng, scene, learnt.name)),
+            compose_vectors(
+                text, self.config.vectors, self.context.template(rng, scene, learnt.name), learnt.name
+            ),
             learnt.free,
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.cost import ROW
-from ...diffusion.text import Conditioning, Tokens
+from ...diffusion.text import Conditioning
 from ..base import Domain, DomainPart
 from ..context import Context
 from ..search.through_unet import search
@@ -56,9 +56,7 @@ class PrefixTokenSearch(DomainPart):
             first = torch.cat(
                 [own[0][:, :1], free.view(1, 1, -1).expand(len(own[0]), -1, -1), own[0][:, 2:]], dim=1
             )
-            return text.encode(
-                Tokens([ids[rows] for ids in prompts.ids], prompts.end[rows]), [first, *own[1:]]
-            )
+            return text.encode(prompts.rows(rows), [first, *own[1:]])
 
         search(self.context, rng, free, conditioning, optimizer, self.config.steps, same_state=False)
         free = free.detach()

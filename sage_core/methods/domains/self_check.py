@@ -141,7 +141,7 @@ class SelfCheckSearch(DomainPart):
     def likeness_to(self, name: str, prompts: ConceptPrompts, embeddings: list[torch.Tensor]) -> torch.Tensor:
         """cos(T(tau_p), T0(c)) by the encoder as it stands, adapter on (the leak) or off; [batch]."""
         context = self.context
-        hidden = context.model.text.encode(prompts.tokens.trimmed(), embeddings).hidden
+        hidden = context.model.text.encode_clip(prompts.tokens.trimmed(), embeddings).hidden
         return likeness(
             meaning(hidden, prompts.read, context.empty_end),
             context.meaning_of(name).expand(len(prompts), -1, -1),
@@ -204,7 +204,7 @@ def _row(
     prompts: ConceptPrompts, embeddings: list[torch.Tensor], i: int
 ) -> tuple[ConceptPrompts, list[torch.Tensor]]:
     """One prompt of a batch, its embeddings cut to its own length."""
-    tokens = Tokens([ids[i : i + 1] for ids in prompts.tokens.ids], prompts.tokens.end[i : i + 1])
+    tokens = prompts.tokens.rows(slice(i, i + 1))
     length = int(tokens.end) + 1
     return ConceptPrompts(tokens, prompts.template[i : i + 1], prompts.read[i : i + 1]), [
         e[i : i + 1, :length].detach() for e in embeddings

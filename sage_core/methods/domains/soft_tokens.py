@@ -56,7 +56,7 @@ class SoftTokensSearch(DomainPart):
             position = torch.arange(cond.hidden.shape[1], device=tokens.end.device)
             place = position[None] - tokens.end[:, None]  # 0 at the end token
             soft = free[place.clamp(0, len(free) - 1)].to(cond.hidden)
-            inside = (place >= 0) & (place < len(free))
+            inside = (place >= 0) & (place < len(free)) & (position < text.length)
             return Conditioning(torch.where(inside[..., None], soft, cond.hidden), cond.pooled)
 
         search(self.context, rng, free, conditioning, optimizer, self.config.steps, same_state=True)

@@ -66,6 +66,6 @@ class RelationsTerm(RetentionPart):
             [self.context.retained_prompt(rng) for _ in range(self.config.batch)], truncate=True
         ).trimmed()
         with torch.no_grad(), self.context.adapter.off():
-            frozen = token_rows(text.encode(tokens), tokens, self.context.empty_end)
-        trained = token_rows(text.encode(tokens), tokens, self.context.empty_end)
+            frozen = token_rows(text.encode_clip(tokens), tokens, self.context.empty_end)
+        trained = token_rows(text.encode_clip(tokens), tokens, self.context.empty_end)
         return self.config.weight * relation_loss(trained, frozen, self.config.temperature)
