@@ -1,16 +1,23 @@
 """The suites by kind: files of scenes, and what is asked of which concept (sage_core/evaluate/scenes.py)."""
 
+import json
 import re
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from sage_core import ErasureSpec, SageError
+from sage_core import ErasureSpec, SageError, erase
 from sage_core.cli.arguments import SUITES
 from sage_core.cli.measuring import suites_of
+from sage_core.diffusion.cost import Cost
 from sage_core.evaluate.cells import CELLS
+from sage_core.evaluate.file import Measuring, measure_file
 from sage_core.evaluate.judge import ModelJudge
-from sage_core.evaluate.measure import load_judge, measure_original, shares
+from sage_core.evaluate.measure import evaluate, load_judge, measure_original, shares
 from sage_core.evaluate.scenes import BY_KIND, SCENES, InScenes, read_scenes, suite_for
+from sage_core.evaluate.sentences import judged
+from sage_core.lora.file import read_lora
+from sage_core.lora.metadata import SPEC_KEY
 from sage_core.prompts.kinds import STYLE, guess
 
 
@@ -86,3 +93,27 @@ def test_one_suite_of_scenes_goes_with_the_hard_one_and_two_do_not():
     assert suites_of(["objects", "hard"]) == ("hard", "objects") and suites_of(["kind"]) == ("quick", "kind")
     with pytest.raises(SageError, match="objects and people"):
         suites_of(["objects", "people"])
+
+
+def test_what_the_probe_does_not_know_is_not_counted_and_is_named(demo):
+    """The suite of people asks for men and soldiers, whom the bundled model never learnt."""
+    spec = ErasureSpec("robot")
+    judge = InScenes(load_judge(demo), demo, spec, "people")
+    base = measure_original(demo, spec, 3, attack=None, judge=judge)
+    report = evaluate(demo, base, spec, Cost(), 0.0, {}, 3, attack=None).report
+    assert report["before"]["near"] is None and report["before"]["concept"] is not None
+    unknown = report["judge"]["unknown"]
+    assert "man" in unknown and "robot" not in unknown
+    assert f"it does not know {unknown[0]}" in judged(report["judge"])
+
+
+def test_a_file_whose_concept_the_model_cannot_draw_is_refused_before_anything_is_drawn(demo, tmp_path):
+    erasure = erase(demo, ErasureSpec("dog", method="rece"))
+    erasure.save(tmp_path / "dog.safetensors", demo)
+    erasure.adapter.remove()
+    made, other = tmp_path / "dog.safetensors", tmp_path / "xylophone.safetensors"
+    file = read_lora(made)
+    spec = json.dumps(file.spec() | {"concept": "xylophone"})
+    save_file(load_file(made), other, file.metadata | {SPEC_KEY: spec})
+    with pytest.raises(SageError, match="cannot draw 'xylophone'"):
+        measure_file(demo, other, Measuring(4, 0, ()), {})
