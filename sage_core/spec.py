@@ -16,8 +16,8 @@ from .lora.surfaces import SURFACES
 from .prompts.kinds import KINDS, guess
 
 if TYPE_CHECKING:
+    from .methods.method import Method, Training
     from .methods.recipe import Recipe
-    from .methods.table import Method, Training
 
 MAX_TEXT = 300  # characters
 MAX_WORDS = 1000  # in a list of them

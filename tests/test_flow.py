@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sage_core import ErasureSpec, SageError, erase, load_model
+from sage_core.cycle.setup import trained_layers
 from sage_core.diffusion import names_sd3, schedule
 from sage_core.lora.file import load_lora, read_lora
 from sage_core.lora.merge import merge_loras
@@ -45,6 +46,21 @@ def erased(model, tmp_path_factory):
 def noise_of(model, prompt: str = "a dog", time: int = 600) -> torch.Tensor:
     z = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(3))
     return model.predict_noise(z, torch.tensor([time]), model.encode([prompt]))
+
+
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("erase-anything", {"add_q_proj", "add_k_proj"}),
+        (
+            "esd-flux",
+            {"to_q", "to_k", "to_v", "to_out_0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"},
+        ),
+    ],
+)
+def test_a_peers_layers_are_those_of_its_paper(model, name, parts):
+    layers = trained_layers(model, ErasureSpec("dog", method=name).recipe())
+    assert layers and {layer.split("_attn_")[1] for layer in layers} == parts
 
 
 # ---- the schedule ----

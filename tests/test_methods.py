@@ -12,6 +12,7 @@ from sage_core import ErasureSpec, SageError, erase, load_lora
 from sage_core.cycle.bank import build_bank
 from sage_core.cycle.latents import FreshTrajectories
 from sage_core.cycle.run import Files, Run, build_context
+from sage_core.cycle.setup import trained_layers
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.closed_form.config import ClosedForm
@@ -20,7 +21,9 @@ from sage_core.methods.closed_form.rows import embeddings, unseen
 from sage_core.methods.domains.neighbours import around
 from sage_core.methods.retentions.region import attention_to, region
 from sage_core.methods.search.mixture import Mixture
+from sage_core.methods.states import States
 from sage_core.methods.table import METHODS
+from sage_core.methods.targets.normalised import Normalised
 
 ITERATIVE = [m.name for m in METHODS.values() if m.closed is None]
 
@@ -472,3 +475,31 @@ def test_a_dealt_bank_shows_every_state_before_any_comes_again(thin):
         )
         < 4
     )
+
+
+def test_a_sliders_target_is_pushed_thrice_and_has_the_spread_of_the_empty_prompt(thin):
+    own, adapter = context(thin)
+    shape = (2, 4, 8, 8)
+    z, concept, empty = (torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    empty = 0.5 * empty + 0.2
+    states = States(z, torch.tensor([300, 800]), concept, empty, [None, None])
+    rows = Normalised().start(own)(states, thin.encode(["a castle"] * 2), None, None)["erase"]
+    pushed = 4 * empty - 3 * concept
+    for sample in range(2):
+        assert rows.target[sample].mean() == pytest.approx(empty[sample].mean().item(), abs=1e-5)
+        assert rows.target[sample].std() == pytest.approx(empty[sample].std().item(), abs=1e-5)
+        both = torch.stack([rows.target[sample].flatten(), pushed[sample].flatten()])
+        assert torch.corrcoef(both)[0, 1] == pytest.approx(1.0, abs=1e-5)
+    adapter.remove()
+
+
+@pytest.mark.parametrize(
+    "name, ends",
+    [
+        ("erase-anything", {"attn2_to_q", "attn2_to_k"}),
+        ("esd-flux", {f"attn{i}_to_{part}" for i in (1, 2) for part in ("q", "k", "v", "out_0")}),
+    ],
+)
+def test_a_peer_of_the_flows_trains_the_layers_of_its_paper(thin, name, ends):
+    layers = trained_layers(thin, ErasureSpec("castle", method=name).recipe())
+    assert {layer.split("transformer_blocks_0_")[1] for layer in layers} == ends

@@ -19,7 +19,8 @@ from ..evaluate.report import write_report
 from ..files import write_text
 from ..jobs.make import about_file
 from ..methods.domains.word import Word
-from ..methods.table import METHODS, Method
+from ..methods.method import Method
+from ..methods.table import METHODS
 from ..models import load_model
 from ..progress import escape_unprintable
 from ..spec import ErasureSpec

@@ -12,7 +12,7 @@ from ..diffusion.model import DiffusionModel
 from ..diffusion.text import Conditioning
 from ..errors import SageError
 from ..methods.context import Context
-from ..methods.table import Training
+from ..methods.method import Training
 from ..progress import Event
 from .latents import LatentBank
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..methods.table import Training
+from ..methods.method import Training
 
 
 class Residual:

@@ -11,10 +11,11 @@ import dataclasses
 from ..errors import SageError
 from .domains.inversion import NameInversion
 from .domains.word import Word
+from .method import Method
 from .recipe import AUTOMATIC, Recipe
 from .retentions.noise import Noise
 from .retentions.relations import Relations
-from .table import METHODS, Method
+from .table import METHODS
 from .targets.negative_guidance import NegativeGuidance
 
 DOMAINS, TARGETS, RETENTIONS = (Word, NameInversion), (NegativeGuidance,), (Noise, Relations)

@@ -16,7 +16,7 @@ from ..domain.found import Domain
 from ..domain.search import PASSES as SEARCH_PASSES
 from ..prompts.kinds import STYLE, guess
 from ..prompts.words import built_in
-from .table import Method, Training
+from .method import Method, Training
 
 AUTOMATIC = "automatic"  # of what the concept becomes
 
