@@ -39,7 +39,7 @@ from ..prompts.kinds import STYLE
 from ..prompts.templates import SHOWN_ON
 from ..prompts.words import all_styles
 from ..prompts.writer import Writer
-from .pull import TOGETHER, Stops, encoded, pulls, walk
+from .pull import Stops, encoded, predicted, pulls, walk
 
 TRAJECTORIES = 2
 SOLVER_STEPS, KEPT_STOPS = 6, (0, 1)
@@ -221,13 +221,8 @@ def left_in_scenes(model: DiffusionModel, writer: Writer, scenes: Scenes, stops:
 
 def _first_pull(model: DiffusionModel, prompts: list[str], stops: Stops) -> torch.Tensor:
     """eps(z, p) - eps0(z, "") of each prompt at the first stop; [prompts, c, h, w]."""
-    cond = encoded(model, prompts)
-    found = []
-    for i in range(0, len(prompts), TOGETHER):
-        own = cond[i : i + TOGETHER]
-        z, t = stops.z[:1].expand(len(own), -1, -1, -1), stops.t[:1].expand(len(own))
-        found.append(model.predict_noise(z, t, own) - stops.empty[:1])
-    return torch.cat(found)
+    z, t = stops.z[:1].expand(len(prompts), -1, -1, -1), stops.t[:1].expand(len(prompts))
+    return predicted(model, z, t, encoded(model, prompts)) - stops.empty[:1]
 
 
 @torch.no_grad()

@@ -97,11 +97,16 @@ def pulls(
         empty = model.predict_noise(stops.z, stops.t, encoded(model, without))
     cond = encoded(model, [writer.plain(word, scene) for word in words for scene in stops.scenes])
     z, t = (x.repeat(len(words), *[1] * (x.ndim - 1)) for x in (stops.z, stops.t))
+    return predicted(model, z, t, cond).view(len(words), *stops.z.shape) - empty
+
+
+def predicted(model: DiffusionModel, z: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+    """eps of any number of samples, in batches; [n, 4, h, w]."""
     found = []
     for i in range(0, len(z), TOGETHER):
         part = slice(i, i + TOGETHER)
         found.append(model.predict_noise(z[part], t[part], cond[part]))
-    return torch.cat(found).view(len(words), *stops.z.shape) - empty
+    return torch.cat(found)
 
 
 def encoded(model: DiffusionModel, prompts: list[str]) -> Conditioning:

@@ -5,6 +5,7 @@ one.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -50,15 +51,18 @@ STYLES = (
 
 def other_styles(model: DiffusionModel, erased: list[str]) -> list[str]:
     """Styles that stay while another is erased: the same for every model."""
-    taken = telling_words(erased)
-    return [s for s in STYLES if not taken & set(s.split())]
+    return _unlike(erased, STYLES)
 
 
 def all_styles(erased: list[str]) -> list[str]:
     """Those and the styles of the built-in word list, less what shares a word with the erased names."""
+    return _unlike(erased, [*STYLES, *(word for word in built_in() if guess(word) == STYLE)])
+
+
+def _unlike(erased: list[str], styles: Iterable[str]) -> list[str]:
+    """The styles, each once, that share no word with the erased names."""
     taken = telling_words(erased)
-    styles = dict.fromkeys([*STYLES, *(word for word in built_in() if guess(word) == STYLE)])
-    return [s for s in styles if not taken & set(s.lower().split())]
+    return [s for s in dict.fromkeys(styles) if not taken & set(s.lower().split())]
 
 
 def telling_words(names: list[str]) -> set[str]:
