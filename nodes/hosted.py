@@ -4,7 +4,6 @@ sage_core/diffusion/hosted.py). For rectified flows of which the core has no net
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,32 +25,6 @@ GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional predict
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
 KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
 PROBED = 64  # pixels, of the step that is tried before anything long
-
-
-def family_of(model) -> Family | None:
-    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other."""
-    from ..sage_core.diffusion.hosted_families import HOSTED, diffusers_names
-
-    kind, network = type(model.model).__name__, model.model.diffusion_model
-    names = {
-        "Flux": "flux1",
-        "Chroma": "chroma",
-        "Flux2": "flux2",
-        "QwenImage": "qwen_image",
-        "Lumina2": "z_image",
-    }
-    if kind not in names:
-        return None
-    family = HOSTED[names[kind]]
-    paths = {path for path, _ in network.named_modules()}
-    own = model.model.model_config.unet_config
-    if kind == "Lumina2" and not own.get("z_image_modulation"):  # Lumina 2 itself: other names in diffusers
-        return None
-    if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
-        return None
-    if kind == "Flux" and "guidance_in.in_layer" not in paths:
-        family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
-    return family if any(diffusers_names(family, path) for path in paths) else None
 
 
 def hosted_model(model, clip, family: Family, alphas: torch.Tensor) -> HostedModel:

@@ -13,6 +13,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.ldm.chroma.model import ChromaParams
+from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from comfy.ldm.flux.model import FluxParams
 
 
@@ -167,6 +168,12 @@ Z_IMAGE = {
 }
 
 
+PARAMS = {
+    "chroma": ChromaParams,
+    "chroma_radiance": ChromaRadianceParams,
+    "flux": FluxParams,
+    "flux2": FluxParams,
+}
 FLUX = {
     "image_model": "flux",
     "in_channels": 16,
@@ -204,7 +211,7 @@ def built(name: str, config: dict, dtype: torch.dtype = torch.float32):
     if kind is None:
         return None
     known = kind(dict(config))
-    params = {"chroma": ChromaParams, "flux": FluxParams, "flux2": FluxParams}.get(config["image_model"])
+    params = PARAMS.get(config["image_model"])
     if params is not None:  # not every version knows all of them
         fields = {field.name for field in dataclasses.fields(params)}
         known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
@@ -226,6 +233,7 @@ def family(name: str):
         return flux1(name != "schnell", dtype), WordClip(4096, 768, length=16)
     kinds = {
         "flux2": ("Flux2", FLUX2),
+        "klein": ("Flux2", FLUX2 | {"guidance_embed": False}),
         "chroma": ("Chroma", CHROMA),
         "qwen_image": ("QwenImage", QWEN),
         "z_image": ("ZImage", Z_IMAGE),
