@@ -15,7 +15,7 @@ import torch
 
 from ..sage_core.errors import SageError
 from . import bridge
-from .gradients import for_training, own_weights
+from .gradients import for_training, own_weights, packed
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.architecture import Family
@@ -140,8 +140,8 @@ def tried(core: HostedModel, surface: str) -> None:
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         raise SageError(
             f"This {core.family.title} model cannot be trained through as it is loaded"
-            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16 or plain fp8, without other"
-            " attention or speed patches."
+            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16, plain fp8 or GGUF, without"
+            " other attention or speed patches."
         ) from error
     finally:
         core.pixels = pixels
@@ -153,12 +153,25 @@ def fingerprint(model) -> str:
     LoRAs on it. Reading all of 12 billion numbers would take minutes; the same file gives the same value.
     """
     digest = hashlib.sha256()
-    for key, (weight, *patches) in sorted(model.get_key_patches("diffusion_model.").items()):
+    for key, (weight, *patches) in sorted(_key_patches(model).items()):
         digest.update(f"{key} ".encode())
         _note(digest, weight[0] if isinstance(weight, tuple) else weight)
         for patch in patches:
             _note(digest, patch)
     return digest.hexdigest()
+
+
+def _key_patches(model) -> dict[str, list]:
+    """Every tensor of the network as its file has it, and the LoRAs on it.
+
+    ComfyUI-GGUF lists one more tensor than there are, for an estimate of memory; ComfyUI's own function fails
+    at that.
+    """
+    tensors = {f"diffusion_model.{k}": v for k, v in model.model.diffusion_model.named_parameters()}
+    if not any(map(packed, tensors.values())):
+        return model.get_key_patches("diffusion_model.")
+    kept = {key: backup.weight for key, backup in model.backup.items()}
+    return {key: [kept.get(key, value), *model.patches.get(key, [])] for key, value in tensors.items()}
 
 
 def _note(digest, value) -> None:
