@@ -179,17 +179,16 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
             f"{path.name}: {len(lost)} of {len(layers)} layers do not exist in the connected model (first"
             f" {lost[0]!r}); the LoRA was made for another architecture, or CLIP is not connected."
         )
-    known = [
-        p.model.state_dict() for p in (model, clip.patcher if clip is not None else None) if p is not None
-    ]
+    owners = [p.model for p in (model, clip.patcher if clip is not None else None) if p is not None]
     for layer in layers:
-        _check_shape(path, layer, tensors, keys[layer], known)
+        _check_shape(path, layer, tensors, keys[layer], owners)
     return comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
 
 
-def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) -> None:
+def _check_shape(path: Path, layer: str, tensors: dict, key, owners: list) -> None:
     """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
-    weight = next((sd[key] for sd in known if key in sd), None)
+    found = [w for w in (_weight(owner, key) for owner in owners) if w is not None]
+    weight = found[0] if found else None
     up, down = (next((tensors[layer + s] for s in side if layer + s in tensors), None) for side in (UP, DOWN))
     if up is None or down is None or weight is None:
         return
@@ -198,6 +197,18 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, known: list[dict]) 
             f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer"
             f" {weight.shape[1]} to {weight.shape[0]}; the LoRA was made for another architecture."
         )
+
+
+def _weight(owner, key):
+    """A layer's own tensor, whose shape is the layer's; in state dicts ComfyUI-GGUF's are as they are packed.
+    None of a part of a layer, and where there is no such layer.
+    """
+    if not isinstance(key, str):
+        return None
+    try:
+        return comfy.utils.get_attr(owner, key)
+    except AttributeError:
+        return None
 
 
 def encode(clip, prompt: str) -> list:

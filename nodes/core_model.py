@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -11,8 +11,10 @@ from . import bridge
 from .graph_weights import checkpoint
 
 if TYPE_CHECKING:
+    from ..sage_core.diffusion.hosted import HostedModel
     from ..sage_core.diffusion.model import DiffusionModel
     from ..sage_core.methods.recipe import Recipe
+    from .hosted import ComfyHost
 
 
 def core_model(model, clip, hosts: bool = False) -> DiffusionModel:
@@ -23,10 +25,10 @@ def core_model(model, clip, hosts: bool = False) -> DiffusionModel:
     know.
     """
     from ..sage_core.models import load_model
-    from . import hosted
+    from . import hosted, variants
 
     sampling = bridge.prediction(model)
-    family = hosted.family_of(model) if sampling[0] == "flow" else None
+    family = variants.family_of(model) if sampling[0] == "flow" else None
     if family is not None and hosts:
         bridge.free_memory()
         return hosted.hosted_model(model, clip, family, sampling[1])
@@ -36,10 +38,7 @@ def core_model(model, clip, hosts: bool = False) -> DiffusionModel:
             " Erasure, which draws with it."
         )
     if sampling[0] == "flow" and not hasattr(model.model.diffusion_model, "joint_blocks"):
-        raise SageError(
-            f"{type(model.model).__name__} is a flow model whose text layers are not known here; connect"
-            " Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, FLUX.2, Chroma, Qwen-Image or Z-Image."
-        )
+        raise SageError(variants.unknown(model))
     weights = checkpoint(model, clip)
     bridge.free_memory()
     with bridge.training():
@@ -58,7 +57,10 @@ def training(core: DiffusionModel, recipe: Recipe):
 def check_recipes(core: DiffusionModel, recipes: list[Recipe]) -> None:
     """Raises SageError where one cannot run on the model, before anything long."""
     from ..sage_core.methods.plain_prompts import in_plain_prompts
+    from . import variants
 
+    if core.hosted:
+        variants.check(cast("ComfyHost", cast("HostedModel", core).host).model)
     if not core.text.open:
         for recipe in recipes:
             in_plain_prompts(recipe)

@@ -110,10 +110,19 @@ def own_weights(network: torch.nn.Module) -> None:
 
 
 def _shareable(value: torch.Tensor) -> bool:
-    return value.is_inference() and type(value.data) is torch.Tensor
+    return value.is_inference() and (type(value.data) is torch.Tensor or packed(value))
 
 
 def _shared(value: torch.Tensor) -> torch.Tensor:
     empty = torch.empty(0, dtype=value.dtype, device=value.device)
     with torch.no_grad():
-        return empty.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())
+        own = empty.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())
+    if packed(value):
+        own = own.as_subclass(type(value))
+        vars(own).update(vars(value))
+    return own
+
+
+def packed(value: torch.Tensor) -> bool:
+    """Whether a weight is one of ComfyUI-GGUF's, which holds in attributes how to unpack it."""
+    return hasattr(value, "tensor_type")

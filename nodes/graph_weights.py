@@ -22,6 +22,7 @@ import torch
 from ..sage_core.diffusion.architecture import UNET
 from ..sage_core.diffusion.weights import copied, opened
 from ..sage_core.errors import SageError
+from .gradients import packed
 
 
 def checkpoint(model, clip) -> dict[str, torch.Tensor]:
@@ -35,6 +36,12 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
             "The model or CLIP that is connected is empty; load a full checkpoint (not a UNet alone) and"
             " connect both."
         )
+    for part, whole in (("MODEL", model.model), ("CLIP", clip.cond_stage_model)):
+        if any(map(packed, whole.parameters())):
+            raise SageError(
+                f"The {part} is packed as GGUF, and its weights cannot be read out of the graph; load the"
+                " same model from a safetensors file."
+            )
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):

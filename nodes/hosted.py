@@ -4,7 +4,6 @@ sage_core/diffusion/hosted.py). For rectified flows of which the core has no net
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 
 from ..sage_core.errors import SageError
 from . import bridge
-from .gradients import for_training, own_weights
+from .gradients import for_training, own_weights, packed
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.architecture import Family
@@ -26,32 +25,6 @@ GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional predict
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
 KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
 PROBED = 64  # pixels, of the step that is tried before anything long
-
-
-def family_of(model) -> Family | None:
-    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other."""
-    from ..sage_core.diffusion.hosted_families import HOSTED, diffusers_names
-
-    kind, network = type(model.model).__name__, model.model.diffusion_model
-    names = {
-        "Flux": "flux1",
-        "Chroma": "chroma",
-        "Flux2": "flux2",
-        "QwenImage": "qwen_image",
-        "Lumina2": "z_image",
-    }
-    if kind not in names:
-        return None
-    family = HOSTED[names[kind]]
-    paths = {path for path, _ in network.named_modules()}
-    own = model.model.model_config.unet_config
-    if kind == "Lumina2" and not own.get("z_image_modulation"):  # Lumina 2 itself: other names in diffusers
-        return None
-    if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
-        return None
-    if kind == "Flux" and "guidance_in.in_layer" not in paths:
-        family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
-    return family if any(diffusers_names(family, path) for path in paths) else None
 
 
 def hosted_model(model, clip, family: Family, alphas: torch.Tensor) -> HostedModel:
@@ -167,8 +140,8 @@ def tried(core: HostedModel, surface: str) -> None:
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         raise SageError(
             f"This {core.family.title} model cannot be trained through as it is loaded"
-            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16 or plain fp8, without other"
-            " attention or speed patches."
+            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16, plain fp8 or GGUF, without"
+            " other attention or speed patches."
         ) from error
     finally:
         core.pixels = pixels
@@ -180,12 +153,25 @@ def fingerprint(model) -> str:
     LoRAs on it. Reading all of 12 billion numbers would take minutes; the same file gives the same value.
     """
     digest = hashlib.sha256()
-    for key, (weight, *patches) in sorted(model.get_key_patches("diffusion_model.").items()):
+    for key, (weight, *patches) in sorted(_key_patches(model).items()):
         digest.update(f"{key} ".encode())
         _note(digest, weight[0] if isinstance(weight, tuple) else weight)
         for patch in patches:
             _note(digest, patch)
     return digest.hexdigest()
+
+
+def _key_patches(model) -> dict[str, list]:
+    """Every tensor of the network as its file has it, and the LoRAs on it.
+
+    ComfyUI-GGUF lists one more tensor than there are, for an estimate of memory; ComfyUI's own function fails
+    at that.
+    """
+    tensors = {f"diffusion_model.{k}": v for k, v in model.model.diffusion_model.named_parameters()}
+    if not any(map(packed, tensors.values())):
+        return model.get_key_patches("diffusion_model.")
+    kept = {key: backup.weight for key, backup in model.backup.items()}
+    return {key: [kept.get(key, value), *model.patches.get(key, [])] for key, value in tensors.items()}
 
 
 def _note(digest, value) -> None:

@@ -25,39 +25,9 @@ import comfy.model_management  # noqa: E402
 import small_flows  # noqa: E402
 import torch  # noqa: E402
 from inside_pack import import_pack  # noqa: E402
+from inside_slopes import slopes  # noqa: E402
 
 PIXELS = 64
-
-
-def slopes(core, layers) -> tuple[float, float]:
-    """The slope of a loss along its gradient, by the backward pass and by two predictions beside it."""
-    from sage_pack.sage_core.lora.adapter import Adapter
-
-    adapter = Adapter.create(layers, 4, 4.0, torch.Generator().manual_seed(1), core.device)
-    try:
-        with torch.no_grad():
-            for up in adapter.up.values():
-                up.copy_(0.05 * torch.randn(up.shape, generator=torch.Generator().manual_seed(2)))
-        z, t, cond = core.noise([3, 4]), torch.tensor([700, 400]), core.encode(["a dog", "a red house there"])
-
-        def loss() -> torch.Tensor:
-            return core.predict_noise(z, t, cond).square().mean()
-
-        loss().backward()
-        ways = [up.grad.clone() for up in adapter.up.values() if up.grad is not None]
-        ups = [up for up in adapter.up.values() if up.grad is not None]
-        length = torch.stack([way.square().sum() for way in ways]).sum().sqrt()
-        found = []
-        with torch.no_grad():
-            for sign in (1, -1):
-                for up, way in zip(ups, ways):
-                    up.add_(sign * 0.01 * way / length)
-                found.append(loss().double())
-                for up, way in zip(ups, ways):
-                    up.sub_(sign * 0.01 * way / length)
-        return float(length), float((found[0] - found[1]) / 0.02)
-    finally:
-        adapter.remove()
 
 
 def main() -> dict:
@@ -87,7 +57,7 @@ def main() -> dict:
         spec = ErasureSpec("dog", steps=STEPS, resolution=PIXELS, check=False, learning_rate=3e-3, **others)
         recipe = spec.recipe(())
         with core_model.training(core, recipe):
-            slope = slopes(core, surface_layers(core, "both"))
+            slope, _ = slopes(core, surface_layers(core, "both"))
             erasure = erase(core, recipe, looks=True)
         asked = list(clip.asked)
         path = erasure.save(Path(FOLDER) / "dog.safetensors", core)

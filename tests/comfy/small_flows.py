@@ -13,6 +13,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.ldm.chroma.model import ChromaParams
+from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from comfy.ldm.flux.model import FluxParams
 
 
@@ -167,6 +168,12 @@ Z_IMAGE = {
 }
 
 
+PARAMS = {
+    "chroma": ChromaParams,
+    "chroma_radiance": ChromaRadianceParams,
+    "flux": FluxParams,
+    "flux2": FluxParams,
+}
 FLUX = {
     "image_model": "flux",
     "in_channels": 16,
@@ -195,8 +202,11 @@ def flux1(guidance: bool, dtype: torch.dtype):
         return built(name, FLUX | {"guidance_embed": guidance}, dtype)
 
 
-def built(name: str, config: dict, dtype: torch.dtype = torch.float32):
-    """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with random weights.
+def built(
+    name: str, config: dict, dtype: torch.dtype = torch.float32, sd: dict | None = None, operations=None
+):
+    """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with these weights or
+    random ones. operations: of a custom loader.
 
     None where this ComfyUI has no such class.
     """
@@ -204,32 +214,50 @@ def built(name: str, config: dict, dtype: torch.dtype = torch.float32):
     if kind is None:
         return None
     known = kind(dict(config))
-    params = {"chroma": ChromaParams, "flux": FluxParams, "flux2": FluxParams}.get(config["image_model"])
+    params = PARAMS.get(config["image_model"])
     if params is not None:  # not every version knows all of them
         fields = {field.name for field in dataclasses.fields(params)}
         known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
     known.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
+    known.custom_operations = operations
     model = known.get_model({}, "")
-    for key, p in model.diffusion_model.named_parameters():
+    if sd is None:
+        draw(model.diffusion_model)
+    else:
+        model.load_model_weights(dict(sd), "")
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
+def draw(network: torch.nn.Module) -> None:
+    """Random weights."""
+    for key, p in network.named_parameters():
         noise = torch.randn(p.shape)
         norm = p.ndim == 1 and not key.endswith("bias")
         value = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
         p.data = value.to(p.dtype)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
+KINDS = {
+    "flux2": ("Flux2", FLUX2),
+    "klein": ("Flux2", FLUX2 | {"guidance_embed": False}),
+    "chroma": ("Chroma", CHROMA),
+    "qwen_image": ("QwenImage", QWEN),
+    "z_image": ("ZImage", Z_IMAGE),
+}
 
 
 def family(name: str):
     """(MODEL, CLIP) of a family; (None, None) where this ComfyUI does not have it."""
     if name in ("flux1", "schnell", "flux1-fp8"):
         dtype = torch.float8_e4m3fn if name.endswith("fp8") else torch.float32
-        return flux1(name != "schnell", dtype), WordClip(4096, 768, length=16)
-    kinds = {
-        "flux2": ("Flux2", FLUX2),
-        "chroma": ("Chroma", CHROMA),
-        "qwen_image": ("QwenImage", QWEN),
-        "z_image": ("ZImage", Z_IMAGE),
-    }
-    model = built(*kinds[name])
-    masked = name in ("qwen_image", "z_image")
-    return (None, None) if model is None else (model, WordClip(512, None, masked))
+        return flux1(name != "schnell", dtype), clip(name)
+    model = built(*KINDS[name])
+    return (None, None) if model is None else (model, clip(name))
+
+
+def clip(name: str) -> WordClip:
+    """As wide as the family asks for."""
+    if name not in KINDS:
+        return WordClip(4096, 768, length=16)
+    return WordClip(512, None, masked=name in ("qwen_image", "z_image"))

@@ -18,11 +18,20 @@ SAMPLING = {
     "flux1": "flow, shift 3.158",
     "schnell": "flow, shift 1",
     "flux2": "flow, shift 7.538",
+    "klein": "flow, shift 7.538",
     "chroma": "flow, shift 3.158",
     "qwen_image": "flow, shift 3.158",
     "z_image": "flow, shift 3",
 }
-LAYERS = {"flux1": 10, "schnell": 10, "flux2": 9, "chroma": 9, "qwen_image": 9, "z_image": 15}  # in the file
+LAYERS = {
+    "flux1": 10,
+    "schnell": 10,
+    "flux2": 9,
+    "klein": 9,
+    "chroma": 9,
+    "qwen_image": 9,
+    "z_image": 15,
+}  # in the file
 
 
 def inside(comfy_path, family: str, folder: Path, *more: str) -> dict:
@@ -119,6 +128,10 @@ def twin(diffusers, family: str):
         "flux1": ("FluxTransformer2DModel", flux | {"joint_attention_dim": 4096, "guidance_embeds": True}),
         "schnell": ("FluxTransformer2DModel", flux | {"joint_attention_dim": 4096}),
         "flux2": ("Flux2Transformer2DModel", flux | {"joint_attention_dim": 512}),
+        "klein": (
+            "Flux2Transformer2DModel",
+            flux | {"joint_attention_dim": 512, "guidance_embeds": False},
+        ),
         "chroma": ("ChromaTransformer2DModel", flux | {"joint_attention_dim": 512}),
         "qwen_image": (
             "QwenImageTransformer2DModel",

@@ -1,0 +1,98 @@
+"""Which of ComfyUI's flow models can be trained through (hosted.py). Several models share one of its classes:
+what sets them apart is read from the configuration that ComfyUI made of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ..sage_core.errors import SageError
+
+if TYPE_CHECKING:
+    from ..sage_core.diffusion.architecture import Family
+
+KINDS = {  # ComfyUI's classes
+    "Flux": "flux1",
+    "Chroma": "chroma",
+    "Flux2": "flux2",
+    "QwenImage": "qwen_image",
+    "Lumina2": "z_image",
+}
+PIXELS = {
+    "ChromaRadiance": ("Chroma Radiance", "Chroma"),
+    "ZImagePixelSpace": ("This variant of Z-Image", "Z-Image"),
+}
+INPUT = "diffusion_model.img_in.weight"
+
+
+def family_of(model) -> Family | None:
+    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other."""
+    from ..sage_core.diffusion.hosted_families import HOSTED, diffusers_names
+
+    kind, network = type(model.model).__name__, model.model.diffusion_model
+    if kind not in KINDS:
+        return None
+    family = HOSTED[KINDS[kind]]
+    paths = {path for path, _ in network.named_modules()}
+    if kind == "Lumina2" and not _config(model).get("z_image_modulation"):  # other names in diffusers
+        return None
+    if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
+        return None
+    if kind == "Flux" and "guidance_in.in_layer" not in paths:
+        family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
+    return family if any(diffusers_names(family, path) for path in paths) else None
+
+
+def unknown(model) -> str:
+    """Why a flow model of the graph has no family, in a sentence that says what to connect instead."""
+    from ..sage_core.diffusion.hosted_families import HOSTED
+
+    kind = type(model.model).__name__
+    if kind in PIXELS:
+        name, other = PIXELS[kind]
+        return (
+            f"{name} works on pixels instead of latents, which is not trained here; connect {other} itself."
+        )
+    if kind in KINDS:
+        title = HOSTED[KINDS[kind]].title
+        return (
+            f"ComfyUI runs this model as {kind}, but its text layers are not those of {title}; connect"
+            f" {title} itself, in bf16, fp16 or fp8."
+        )
+    return (
+        f"{kind} is a flow model whose text layers are not known here; connect Stable Diffusion 1.x, 2.x, XL"
+        " or 3, FLUX.1, FLUX.2, Chroma, Qwen-Image or Z-Image."
+    )
+
+
+def check(model) -> None:
+    """Raises SageError for a model of a known family that needs more than a prompt to predict as it does in
+    use. Models that only may have a reference (Kontext, Qwen-Image-Edit) are trained without one.
+    """
+    kind, config = type(model.model).__name__, _config(model)
+    if kind == "Flux" and config.get("in_channels", 0) > config.get("out_channels", 0):
+        raise SageError(
+            "This FLUX.1 model reads a picture beside the noise, as Fill, Canny and Depth do, and prompts"
+            " alone do not train it; erase the concept from FLUX.1 dev, whose LoRA fits this model's layers."
+        )
+    if kind == "Flux" and any(map(_widens, model.patches.get(INPUT, []))):
+        raise SageError(
+            "A control LoRA on this FLUX.1 model has it read a picture beside the noise, and prompts alone do"
+            " not train that; put Erase Concept before the control LoRA."
+        )
+    if kind == "QwenImage" and config.get("use_additional_t_cond"):
+        raise SageError(
+            "Qwen-Image-Layered draws several layers at once, which is not trained here; erase the concept"
+            " from Qwen-Image, whose LoRA fits this model's layers."
+        )
+
+
+def _config(model) -> dict:
+    return model.model.model_config.unet_config
+
+
+def _widens(patch: tuple) -> bool:
+    """Whether a LoRA gives the layer more inputs: the last of its parts is the shape that it asks for."""
+    parts = getattr(patch[1], "weights", ())
+    return len(parts) > 5 and parts[5] is not None
