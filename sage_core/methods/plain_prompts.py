@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from ..errors import SageError
+from .base import Domain
+from .domains.any_prompt import AnyPrompt
 from .domains.inversion import NameInversion
 from .domains.word import Word
 from .method import Method
@@ -18,7 +20,8 @@ from .retentions.relations import Relations
 from .table import METHODS
 from .targets.negative_guidance import NegativeGuidance
 
-DOMAINS, TARGETS, RETENTIONS = (Word, NameInversion), (NegativeGuidance,), (Noise, Relations)
+DOMAINS: tuple[type[Domain], ...] = (Word, NameInversion, AnyPrompt)
+TARGETS, RETENTIONS = (NegativeGuidance,), (Noise, Relations)
 SURFACES = ("cross_attention", "both")  # "both" without a text encoder is the network's part of it
 
 
@@ -30,12 +33,14 @@ def runs(method: Method) -> bool:
         and isinstance(method.target, TARGETS)
         and all(isinstance(term, RETENTIONS) for term in method.retention)
         and method.surface in SURFACES
+        and method.layers == ("",)  # they are named as the core's own networks name them
     )
 
 
 def in_plain_prompts(recipe: Recipe) -> Recipe:
-    """The same recipe with the concept's names in templates in place of learnt names, and without terms that
-    keep a text encoder, which is frozen here. What it asks for, and so its fingerprint, is unchanged.
+    """The same recipe with the concept's names in templates in place of learnt names, without random
+    embeddings, and without terms that keep a text encoder, which is frozen here. What it asks for, and so its
+    fingerprint, is unchanged.
 
     Raises SageError where the method or the surface needs an open text encoder.
     """
@@ -56,10 +61,14 @@ def in_plain_prompts(recipe: Recipe) -> Recipe:
             "What replaces the concept is found by a search for words, which a model of this kind does not"
             " offer; name the replacement, or leave it out."
         )
-    learns = isinstance(method.domain, NameInversion)
+    domain = method.domain
+    if isinstance(domain, NameInversion):
+        domain = Word()
+    elif isinstance(domain, AnyPrompt):
+        domain = domain.in_plain_prompts()
     plain = dataclasses.replace(
         method,
-        domain=Word() if learns else method.domain,
+        domain=domain,
         retention=tuple(term for term in method.retention if not isinstance(term, Relations)),
         warm=None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .closed_form.config import VALUES, ClosedForm
+from .domains.any_prompt import AnyPrompt
 from .domains.inversion import NameInversion
 from .domains.neighbours import Neighbours
 from .domains.prefix_token import PrefixToken
@@ -91,16 +92,24 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "sage-robust",
-            "SAGE, little retained",
-            "arXiv 2506.09363 (equations reconstructed: the authors published no code)",
-            "sage on the UNet alone, pushed further from the concept, with a fortieth of the local retention:"
-            " harder to bring back, not for stacks of many",
-            NameInversion(),
+            "SAGE, whatever is asked",
+            "arXiv 2506.09363 (its domain and retention are ours)",
+            "erases the concept from its own pictures whatever is asked, so that words and embeddings that"
+            " nobody listed do not bring it back; six times the cost of sage, and not for stacks of many",
+            AnyPrompt(),
             NegativeGuidance(),
-            (Noise(weight=0.5, batch=1),),
+            (Noise(weight=1.0, batch=4),),
             "cross_attention",
-            Training(steps=32, learning_rate=3e-3, trajectories=6, styled=0.67, dealt=True),
-            warm=START,
+            Training(
+                steps=100,
+                learning_rate=2e-3,
+                erase_batch=4,
+                trajectories=8,
+                retain_trajectories=24,
+                solver_steps=8,
+                styled=0.67,
+                dealt=True,
+            ),
         ),
         Method(
             "sage-text",
