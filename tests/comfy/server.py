@@ -55,6 +55,18 @@ def python_of(comfy: Path) -> Path:
     return Path(os.environ.get("COMFYUI_PYTHON") or next((p for p in own if p.exists()), own[0]))
 
 
+def result_of(comfy: Path, script: Path, *arguments: object) -> dict:
+    """What a script found that ran in ComfyUI's Python and folder; it is given both folders, then the
+    arguments, and prints RESULT and JSON in one line.
+    """
+    command = list(map(str, [python_of(comfy), script, comfy, PACK, *arguments]))
+    done = subprocess.run(command, cwd=comfy, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "lora key not loaded" not in done.stderr and "NOT LOADED" not in done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    return json.loads(line.removeprefix("RESULT"))
+
+
 @dataclass
 class Outcome:
     """A finished prompt: node outputs, or what went wrong; `events`: (type, data) in order."""

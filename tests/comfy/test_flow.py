@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,12 +33,7 @@ def test_the_host_and_the_core_are_one_model_with_and_without_the_lora(comfy_pat
         states["erased"] = model.predict_noise(z, t, model.encode(["a dog"]))
     lora = erasure.save(tmp_path / "dog.safetensors", model)
     torch.save(states, tmp_path / "states.pt")
-    command = [server.python_of(comfy_path), INSIDE, comfy_path, server.PACK, folder, lora]
-    command = [*map(str, command), str(tmp_path / "states.pt")]
-    done = subprocess.run(command, cwd=comfy_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    found = json.loads(line.removeprefix("RESULT"))
+    found = server.result_of(comfy_path, INSIDE, folder, lora, tmp_path / "states.pt")
     assert found["same model"] and found["family"] == "sd3" and found["sampling"] == "flow, shift 3"
     assert found["plain"] < LIKE and found["erased"] < LIKE < found["effect"] / 10
     assert found["latents"] == [2, 16, 8, 8] and found["picture"] == [2, 64, 64, 3]

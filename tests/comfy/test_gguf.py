@@ -6,7 +6,6 @@ Needs the custom node, in the ComfyUI's custom_nodes or in the folder that COMFY
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -38,13 +37,7 @@ def inside(comfy_path, folder: Path, family: str, kind: str) -> dict:
         pytest.skip("no ComfyUI-GGUF in custom_nodes or at COMFYUI_GGUF: GGUF was not tested")
     if subprocess.run([python, "-c", "import gguf"], capture_output=True).returncode:
         pytest.skip("ComfyUI's Python lacks the package gguf: GGUF was not tested")
-    command = [python, INSIDE, comfy_path, server.PACK, node, folder, family, kind]
-    done = subprocess.run(
-        list(map(str, command)), cwd=comfy_path, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    found = json.loads(line.removeprefix("RESULT"))
+    found = server.result_of(comfy_path, INSIDE, node, folder, family, kind)
     if "missing" in found:
         pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
     return found

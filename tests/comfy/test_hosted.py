@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,13 +34,7 @@ LAYERS = {
 
 def inside(comfy_path, family: str, folder: Path, *more: str) -> dict:
     """What the script found in that ComfyUI; the test is skipped where it lacks the family."""
-    command = [server.python_of(comfy_path), INSIDE, comfy_path, server.PACK, family, folder, *more]
-    command = list(map(str, command))
-    done = subprocess.run(command, cwd=comfy_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "lora key not loaded" not in done.stderr and "NOT LOADED" not in done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    found = json.loads(line.removeprefix("RESULT"))
+    found = server.result_of(comfy_path, INSIDE, family, folder, *more)
     if "missing" in found:
         pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
     return found
@@ -87,13 +79,7 @@ def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
 
 def test_the_node_erases_flux_finds_its_file_again_and_refuses_in_a_sentence(comfy_path, tmp_path):
     script = INSIDE.with_name("inside_hosted_node.py")
-    command = [server.python_of(comfy_path), script, comfy_path, server.PACK, tmp_path]
-    done = subprocess.run(
-        list(map(str, command)), cwd=comfy_path, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    found = json.loads(line.removeprefix("RESULT"))
+    found = server.result_of(comfy_path, script, tmp_path)
     assert found["names"] == found["again"] == ["sage/erased-dog.safetensors"] and len(found["found"]) == 1
     assert found["patched"] == 6 and found["clip"] and found["prompts"][0] == "a photo of a dog"
     assert any("trained inside ComfyUI" in text for text in found["said"])

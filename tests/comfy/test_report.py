@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,13 +39,7 @@ def test_a_model_that_nobody_knows_is_judged_by_itself(comfy_path, tmp_path):
     model = load_model("demo")
     path = erase(model, ErasureSpec("dog", search=False)).save(tmp_path / "dog.safetensors", model)
     inside = Path(__file__).parent / "inside_report.py"
-    command = [server.python_of(comfy_path), inside, comfy_path, server.PACK, path]
-    done = subprocess.run(
-        list(map(str, command)), cwd=comfy_path, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    found = json.loads(line.removeprefix("RESULT"))
+    found = server.result_of(comfy_path, inside, path)
     assert found["judge"]["name"] == "the untouched model"
     assert found["before"]["concept"] >= 0.75 and found["after"]["concept"] <= 0.25
     assert found["after"]["far"] >= 0.5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,13 +35,7 @@ INSTEAD = {
 @pytest.fixture(scope="module")
 def all_found(comfy_path, tmp_path_factory) -> dict:
     """What the script found in that ComfyUI, of every model."""
-    folder = tmp_path_factory.mktemp("variants")
-    command = [server.python_of(comfy_path), INSIDE, comfy_path, server.PACK, folder]
-    command = list(map(str, command))
-    done = subprocess.run(command, cwd=comfy_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    return json.loads(line.removeprefix("RESULT"))
+    return server.result_of(comfy_path, INSIDE, tmp_path_factory.mktemp("variants"))
 
 
 def of(name: str, all_found: dict, comfy_path) -> dict:
