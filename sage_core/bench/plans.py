@@ -6,11 +6,11 @@ The memory of a step of `sage` at each family's real size, predicted by rehearsi
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from ..errors import SageError
-from ..memory.plan import gigabytes, make_plan
-from ..memory.rehearsal import samples, skeleton, step_bytes, weights_bytes
+from ..memory.plan import gigabytes, ways
 from ..spec import ErasureSpec
 from .random_models import random_model
 
@@ -20,6 +20,7 @@ SIZES = (
     ("SD 3.5 medium", "sd3", "full"),
     ("SD 3.5 large", "sd3", "large"),
 )
+WAYS = ("kept", "twice", "one at a time")
 CARDS = (8, 12, 16, 24)  # GB
 IN_USE = 0.6 * 2**30  # of a card, by the driver and the screen
 
@@ -27,18 +28,13 @@ IN_USE = 0.6 * 2**30  # of a card, by the driver and the screen
 def row(title: str, family: str, size: str) -> str:
     """Bytes of the weights and of the three ways, and the way for each card."""
     model = random_model(family, size, torch.bfloat16, filled=False)
-    recipe = ErasureSpec("castle").recipe()
-    ghost, count = skeleton(model), samples(recipe)
-    weights = weights_bytes([model.unet, *model.text.encoders])
-    ways = ((False, count), (True, count), (True, 1))
-    cells = [f"{title}, {model.pixels} pixels", gigabytes(weights)]
-    cells += [gigabytes(weights + step_bytes(ghost, recipe, *way)) for way in ways]
+    plans = list(ways(model, ErasureSpec("castle").recipe(), None))
+    cells = [f"{title}, {model.pixels} pixels", gigabytes(plans[0].weights)]
+    cells += [gigabytes(plan.peak) for plan in plans]
     for card in CARDS:
-        try:
-            plan = make_plan(model, recipe, round(card * 2**30 - IN_USE))
-            cells.append("one at a time" if not plan.whole else "twice" if plan.checkpointing else "kept")
-        except SageError:
-            cells.append("no")
+        free = round(card * 2**30 - IN_USE)
+        fitting = [name for name, plan in zip(WAYS, plans) if dataclasses.replace(plan, free=free).fits()]
+        cells.append(fitting[0] if fitting else "no")
     return f"| {' | '.join(cells)} |"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,10 @@ class Plan:
             f" {gigabytes(self.step)}{how}: {gigabytes(self.peak)}{room}"
         )
 
+    def fits(self, loaded: int = 0) -> bool:
+        """Whether it fits into what is free; loaded: bytes of the weights that are in memory already."""
+        return self.free is None or self.peak - loaded <= SPARE * self.free
+
     def set_up(self, model: DiffusionModel) -> None:
         """Have the model's passes take this way."""
         checkpoint_blocks(model.unet, self.checkpointing)
@@ -114,6 +118,18 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
+def ways(model: DiffusionModel, recipe: Recipe, free: int | None, gaps: float = 1.0) -> Iterator[Plan]:
+    """The ways of training, the quickest first; each is rehearsed when it is asked for.
+
+    gaps: factor by which a step takes more than is alive in it.
+    """
+    count, ghost = samples(recipe), skeleton(model)
+    weights = weights_bytes([model.unet, *model.text.modules])
+    for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
+        step = round(gaps * step_bytes(ghost, recipe, checkpointing, at_once))
+        yield Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
+
+
 def make_plan(
     model: DiffusionModel, recipe: Recipe, free: int | None, loaded: int = 0, gaps: float = 1.0
 ) -> Plan:
@@ -123,14 +139,10 @@ def make_plan(
 
     Args:
         loaded: bytes of the weights that are in memory already.
-        gaps: factor by which a step takes more than is alive in it.
+        gaps: as in `ways`.
     """
-    count, ghost = samples(recipe), skeleton(model)
-    weights = weights_bytes([model.unet, *model.text.modules])
-    for checkpointing, at_once in ((False, count), (True, count), (True, 1)):
-        step = round(gaps * step_bytes(ghost, recipe, checkpointing, at_once))
-        plan = Plan(model.dtype, checkpointing, at_once, at_once == count, weights, step, free)
-        if free is None or plan.peak - loaded <= SPARE * free:
+    for plan in ways(model, recipe, free, gaps):
+        if plan.fits(loaded):
             return plan
     raise SageError(
         f"Erasing takes {gigabytes(plan.peak)} of memory at least ({plan}); "
