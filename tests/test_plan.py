@@ -153,7 +153,7 @@ def test_weights_are_in_the_precision_that_a_card_is_quick_and_sound_in(
     "SAGE_LONG" not in os.environ or sys.platform != "linux",
     reason="minutes, and on Linux alone: set SAGE_LONG=1",
 )
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
 def test_the_predicted_peak_is_the_measured_one(family, tmp_path):
     """In a process of its own, since only the highest memory of a process can be read."""
     command = [

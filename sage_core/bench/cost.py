@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--family", choices=("sd1", "sdxl"), default="sd1")
+    parser.add_argument("--family", choices=("sd1", "sdxl", "sd3"), default="sd1")
     parser.add_argument("--size", choices=("thin", "full"), default="thin")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
