@@ -51,7 +51,7 @@ def test_the_rows_that_name_the_concept_stand_last_and_one_always_does(model, sa
 
 
 def test_half_of_the_prompts_do_not_name_it(model, asked):
-    domain = part(model, random=0.0)
+    domain = part(model, unasked=0.5, random=0.0)
     for turn in range(8):
         asked.clear()
         rows = domain(random.Random(turn), torch.Generator().manual_seed(turn), [None] * 4)
@@ -70,7 +70,7 @@ def test_random_embeddings_stand_in_the_names_place_at_the_tables_scale(model, a
 
 
 def test_where_the_encoder_is_not_open_prompts_take_the_embeddings_place():
-    own = AnyPrompt(unasked=0.25)
+    own = AnyPrompt()
     assert own.in_plain_prompts() == dataclasses.replace(own, random=0.0)
 
 

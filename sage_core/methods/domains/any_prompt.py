@@ -27,7 +27,7 @@ class AnyPrompt(Domain):
     these that are random embeddings in the name's place, and not prompts of retained words; vectors: of them.
     """
 
-    unasked: float = 0.5
+    unasked: float = 0.25
     random: float = 0.5
     vectors: int = 3
 
