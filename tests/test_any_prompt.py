@@ -60,6 +60,15 @@ def test_half_of_the_prompts_do_not_name_it(model, asked):
         assert all("castle" in text or "fort" in text for text in asked[2:])
 
 
+def test_every_second_other_prompt_is_of_a_word_near_the_concept(model):
+    domain = part(model)
+    near = domain.context.nearest()
+    rng = random.Random(0)
+    drawn = [domain.other(rng) for _ in range(40)]
+    of_near = sum(any(word in text for word in near) for text in drawn)
+    assert 10 <= of_near <= 32
+
+
 def test_random_embeddings_stand_in_the_names_place_at_the_tables_scale(model, asked):
     domain = part(model, unasked=0.5, random=1.0)
     rows = [domain(random.Random(0), torch.Generator().manual_seed(seed), [None] * 2) for seed in (1, 1, 2)]

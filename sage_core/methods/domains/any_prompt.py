@@ -62,10 +62,16 @@ class AnyPromptPart(DomainPart):
     def unasked(self, rng: random.Random, generator: torch.Generator, scene: str | None) -> Conditioning:
         """A prompt that does not name the concept; one row."""
         if rng.random() >= self.config.random:
-            return self.context.model.encode([self.context.retained_prompt(rng)])
+            return self.context.model.encode([self.other(rng)])
         text, name = self.context.model.text, self.context.any_name(rng)
         drawn = []
         for own, scale in zip(own_vectors(text, name, self.config.vectors), text.scales):
             drawn.append((torch.randn(own.shape, generator=generator) * scale).to(own))
         template = self.context.template(rng, scene, name)
         return encode_vectors(text, compose_vectors(text, self.config.vectors, template, name), drawn)
+
+    def other(self, rng: random.Random) -> str:
+        """A prompt of a retained word, half of the time one near the concept: attacks begin there."""
+        if rng.random() < 0.5 and (near := self.context.nearest()):
+            return self.context.shown(rng, rng.choice(near), None)
+        return self.context.retained_prompt(rng)
