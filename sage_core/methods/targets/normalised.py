@@ -22,7 +22,7 @@ class Normalised(NegativeGuidance):
 
     eta: float = 3.0
 
-    def start(self, context: Context) -> NormalisedTarget:
+    def start(self, context: Context) -> TargetPart:
         return NormalisedTarget(self, context)
 
 
