@@ -160,6 +160,14 @@ def test_a_folder_is_no_checkpoint_for_comfyui():
         workflow([ErasureSpec("dog")], "some-model", 512)
 
 
+def test_the_bundled_flow_transformer_is_loaded_by_the_widget_s_own_word():
+    made = workflow([ErasureSpec("dog")], "demo-flow", 64)
+    (loader,) = [node for node in made["nodes"] if node["type"] == "SAGE_LoadDemoModel"]
+    (architecture,) = loader["widgets_values"]
+    assert f'"{architecture}"' in (ROOT / "nodes" / "demo.py").read_text(encoding="utf-8")
+    assert "flow" in architecture
+
+
 # ---- what is missing ----
 
 
