@@ -163,7 +163,7 @@ METHODS: dict[str, Method] = {
             "esd-flux",
             "ESD on the whole attention",
             "github.com/rohitgandikota/erasing (for FLUX; there on full weights)",
-            "ESD on every projection of the network's attention, the picture's too",
+            "as esd, on every projection of the network's attention, the picture's too",
             Word(templates=False),
             NegativeGuidance(),
             (),
@@ -175,8 +175,8 @@ METHODS: dict[str, Method] = {
             "erase-anything",
             "EraseAnything, without its attention losses",
             "arXiv 2412.20413",
-            "ESD on the text's queries and keys alone (of a UNet: the cross-attention's), without the paper's"
-            " losses on attention maps",
+            "as esd, on the text's queries and keys alone (of a UNet: the cross-attention's), without the"
+            " paper's losses on attention maps",
             Word(templates=False),
             NegativeGuidance(),
             (),
