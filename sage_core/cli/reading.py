@@ -112,7 +112,7 @@ def run_methods(args) -> dict:
         )
         say(
             args,
-            f"{name:12} {m['summary']}\n{'':12} trains {m['surface'].replace('_', '-')}, {cost};"
+            f"{name:14} {m['summary']}\n{'':14} trains {m['surface'].replace('_', '-')}, {cost};"
             f" {m['citation']}",
         )
     return table

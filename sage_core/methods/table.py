@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
             "SAGE, whatever is asked",
             "arXiv 2506.09363 (its domain and retention are ours)",
             "erases the concept from its own pictures whatever is asked, so that words and embeddings that"
-            " nobody listed do not bring it back; six times the cost of sage, and not for stacks of many",
+            " nobody listed bring less of it back; six times the cost of sage, and not for stacks of many",
             AnyPrompt(),
             NegativeGuidance(),
             (Noise(weight=1.0, batch=4),),
