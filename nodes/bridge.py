@@ -187,8 +187,7 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
 
 def _check_shape(path: Path, layer: str, tensors: dict, key, owners: list) -> None:
     """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
-    found = [w for w in (_weight(owner, key) for owner in owners) if w is not None]
-    weight = found[0] if found else None
+    weight = next((w for w in (_weight(owner, key) for owner in owners) if w is not None), None)
     up, down = (next((tensors[layer + s] for s in side if layer + s in tensors), None) for side in (UP, DOWN))
     if up is None or down is None or weight is None:
         return

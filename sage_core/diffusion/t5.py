@@ -25,6 +25,10 @@ class FrozenT5:
         self.encoder, self.tokenizer, self.length = encoder, tokenizer, length
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
 
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.get_input_embeddings().weight.device  # type: ignore[operator]
+
     def words(self, text: str) -> list[int]:
         """Token ids of a text without the end."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -37,15 +41,13 @@ class FrozenT5:
         found = dict(zip(new, self._read(new))) if new else {}
         found |= {text: self._known[text] for text in texts if text not in found}
         self._remember(found)
-        device = self.encoder.get_input_embeddings().weight.device  # type: ignore[operator]
-        return torch.stack([found[text].to(device) for text in texts])
+        return torch.stack([found[text].to(self.device) for text in texts])
 
     def _read(self, texts: list[str]) -> torch.Tensor:
         ids = self.tokenizer(
             texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).input_ids
-        device = self.encoder.get_input_embeddings().weight.device  # type: ignore[operator]
-        states: torch.Tensor = self.encoder(ids.to(device)).last_hidden_state
+        states: torch.Tensor = self.encoder(ids.to(self.device)).last_hidden_state
         return states
 
     def _remember(self, found: dict[str, torch.Tensor]) -> None:

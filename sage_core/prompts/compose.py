@@ -54,6 +54,14 @@ def own_vectors(text: TextStack, word: str, count: int) -> list[torch.Tensor]:
     return [embedded[0, places].clone() for embedded in text.embed(text.tokenize([word]))]
 
 
+def random_vectors(text: TextStack, count: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Random embeddings at the scale of each encoder's table: [count, width], one tensor an encoder."""
+    drawn = []
+    for own, scale in zip(own_vectors(text, "a", count), text.scales):
+        drawn.append((torch.randn(own.shape, generator=generator) * scale).to(own.device))
+    return drawn
+
+
 def compose_vectors(text: TextStack, count: int, template: str, name: str) -> ConceptPrompts:
     """One prompt with places for `count` free embeddings where the concept is; `encode_vectors` fills
     them. T5, whose embeddings are not searched, reads the name.

@@ -18,7 +18,7 @@ import torch
 
 from ...diffusion.model import DiffusionModel
 from ...diffusion.text import Conditioning
-from ...prompts.compose import compose_vectors, encode_vectors, own_vectors
+from ...prompts.compose import compose_vectors, encode_vectors, own_vectors, random_vectors
 from ...spec import ErasureSpec
 from .base import Attempt, Noised, OnEvent, attack_images, denoising_loss, marked, random_noised, template_of
 
@@ -117,10 +117,7 @@ class ConceptInversion:
     def _first(self, model, spec, start: str, generator) -> list[torch.Tensor]:
         """The embeddings to start from, [vectors, width], one tensor an encoder."""
         if start == RANDOM:
-            free = []
-            for embedded, scale in zip(own_vectors(model.text, "a", self.vectors), model.text.scales):
-                drawn = torch.randn(embedded.shape, generator=generator) * scale
-                free.append(drawn.to(embedded.device))
+            free = random_vectors(model.text, self.vectors, generator)
         else:
             free = own_vectors(model.text, spec.concept if start == CONCEPT else start, self.vectors)
         return [v.requires_grad_(True) for v in free]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from ...diffusion.text import Conditioning
-from ...prompts.compose import compose_vectors, encode_vectors, own_vectors
+from ...prompts.compose import compose_vectors, encode_vectors, random_vectors
 from ..base import Domain, DomainPart
 from ..context import Context
 
@@ -64,9 +64,7 @@ class AnyPromptPart(DomainPart):
         if rng.random() >= self.config.random:
             return self.context.model.encode([self.other(rng)])
         text, name = self.context.model.text, self.context.any_name(rng)
-        drawn = []
-        for own, scale in zip(own_vectors(text, name, self.config.vectors), text.scales):
-            drawn.append((torch.randn(own.shape, generator=generator) * scale).to(own))
+        drawn = random_vectors(text, self.config.vectors, generator)
         template = self.context.template(rng, scene, name)
         return encode_vectors(text, compose_vectors(text, self.config.vectors, template, name), drawn)
 

@@ -29,7 +29,7 @@ class NegativeGuidance(Target):
     def with_eta(self, eta: float) -> NegativeGuidance:
         return dataclasses.replace(self, eta=eta)
 
-    def start(self, context: Context) -> TargetPart:
+    def start(self, context: Context) -> NegativeGuidanceTarget:
         return NegativeGuidanceTarget(self, context)
 
 

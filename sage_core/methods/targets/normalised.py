@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
 import torch
 
 from ...diffusion.text import Conditioning
-from ..base import TargetPart, Terms
+from ..base import Terms
 from ..context import Context
 from ..states import Rows, States
-from .negative_guidance import NegativeGuidance
+from .negative_guidance import NegativeGuidance, NegativeGuidanceTarget
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,20 @@ class Normalised(NegativeGuidance):
 
     eta: float = 3.0
 
-    def start(self, context: Context) -> TargetPart:
+    def start(self, context: Context) -> NormalisedTarget:
         return NormalisedTarget(self, context)
 
 
-@dataclass
-class NormalisedTarget(TargetPart):
-    config: Normalised
-    context: Context
-
+class NormalisedTarget(NegativeGuidanceTarget):
     def __call__(
         self, states: States, cond: Conditioning, rng: random.Random, generator: torch.Generator
     ) -> Terms:
-        """eps0("") - eta (eps0(c) - eps0("")), with the mean and standard deviation of eps0("") in every
-        sample; [n, 4, h, w].
+        """The negative guidance, with the mean and standard deviation of eps0("") in every sample;
+        [n, 4, h, w].
         """
-        pushed = states.eps_empty - self.config.eta * (states.eps_concept - states.eps_empty)
-        target = like(pushed, states.eps_empty)
-        return {"erase": Rows(states.z, states.t, cond, target, self.context.unit(states.t))}
+        pushed = super().__call__(states, cond, rng, generator)["erase"]
+        assert isinstance(pushed, Rows)
+        return {"erase": dataclasses.replace(pushed, target=like(pushed.target, states.eps_empty))}
 
 
 def like(tensor: torch.Tensor, usual: torch.Tensor) -> torch.Tensor:
