@@ -114,7 +114,7 @@ def run(
     try:
         core = core_model(model, clip, hosts=True)
         trains_text = core.text.open
-        recipes = [spec.recipe(core.knowledge.styles) for spec in specs]
+        recipes = [spec.recipe_for(core) for spec in specs]
         check_recipes(core, recipes)
         _forget_old_states(recipes)
         report, finished = _Reporter(messages), []

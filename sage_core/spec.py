@@ -16,6 +16,7 @@ from .lora.surfaces import SURFACES
 from .prompts.kinds import KINDS, guess
 
 if TYPE_CHECKING:
+    from .diffusion.model import DiffusionModel
     from .methods.method import Method, Training
     from .methods.recipe import Recipe
 
@@ -188,6 +189,10 @@ class ErasureSpec:
             check=method.checks and not self.faithful if self.check is None else self.check,
             becomes=self.becomes,
         )
+
+    def recipe_for(self, model: DiffusionModel) -> Recipe:
+        """The same, with what the model has a say in: the kind, and what its family needs."""
+        return self.recipe(model.knowledge.styles).on(model.family)
 
     def _training(self, method: Method) -> Training:
         """The method's training with the user's numbers in it."""

@@ -14,6 +14,7 @@ from sage_core.cycle.setup import searched
 from sage_core.domain.check import (
     LEAST,
     MOST,
+    MOST_THINGS,
     NOTHING,
     REPLACED,
     Checked,
@@ -36,6 +37,7 @@ from sage_core.lora.merge import merge_loras
 from sage_core.lora.metadata import CHECK_KEY
 from sage_core.lora.surfaces import surface_layers
 from sage_core.methods.context import Context
+from sage_core.prompts.templates import SHOWN_ON
 from sage_core.prompts.writer import Writer
 
 DOMAIN = Domain(means=(Word("puppy", 0.98), Word("hound", 0.97)), close=(Word("wolf", 0.6), Word("car", 0.1)))
@@ -150,11 +152,45 @@ def test_all_is_left_in_the_styles_in_which_the_untouched_model_draws_the_concep
     context.adapter.remove()
 
 
-def test_a_thing_is_checked_in_every_style_of_the_list_and_a_style_in_none():
+def test_a_thing_is_checked_in_every_style_of_the_list():
     scenes = checked_scenes(Writer(names=["dog"], retained=[]))
     assert {"watercolor", "mosaic", "in the style of Rembrandt"} <= set(scenes) and "dog" not in scenes
     assert "mosaic" not in checked_scenes(Writer(names=["mosaic tile"], retained=[]))
-    assert checked_scenes(Writer(names=["mosaic"], retained=[], kind="style")) == []
+
+
+def test_a_style_is_checked_on_things_of_all_sorts(demo):
+    spec = ErasureSpec("pixel art", search=False)
+    context = context_of(demo, spec)
+    assert checked_scenes(context) == [], "of a UNet"
+    things = checked_scenes(context, flow=True)
+    assert 20 <= len(things) <= MOST_THINGS and set(things) <= {*SHOWN_ON, *context.things}
+    places = [context.things.index(thing) for thing in things if thing not in SHOWN_ON]
+    assert max(b - a for a, b in zip(places, places[1:])) < 12 and places[-1] > len(context.things) - 12
+    stops = states(demo, context)
+    before = demo.cost.passes
+    scenes = drawn_in(demo, context, things, stops)
+    assert len(stops) == 1 and demo.cost.passes - before == 2 * len(things)
+    assert len(scenes.own) == len(scenes.names) > 15
+    left = left_in_scenes(demo, context, scenes, stops)
+    assert left == {thing: pytest.approx(1.0, abs=1e-3) for thing in scenes.names}
+    other = dataclasses.replace(context, names=["watercolor"])
+    average = sum(left_in_scenes(demo, other, scenes, stops).values()) / len(left)
+    assert average < NOTHING.in_scene
+    context.adapter.remove()
+
+
+def test_a_thing_that_a_model_does_not_draw_in_the_style_is_left_out(demo):
+    """The prompt of a house in the style is made to say what the one without it does."""
+    context = context_of(demo, ErasureSpec("pixel art", search=False))
+
+    class NoHouses(Context):
+        def plain(self, name, scene):
+            return self.neutral(scene, name) if scene == "house" else super().plain(name, scene)
+
+    deaf = NoHouses(**{field.name: getattr(context, field.name) for field in dataclasses.fields(context)})
+    found = drawn_in(demo, deaf, ["house", "cat", "car"], states(demo, context))
+    assert found.names == ["cat", "car"] and len(found.own) == len(found.without) == len(found.adds) == 2
+    context.adapter.remove()
 
 
 class Stop(Exception):
@@ -170,7 +206,8 @@ def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_k
         return {scene: 0.9 if scene == "mosaic" else 0.0 for scene in scenes.names}
 
     def in_all(model, writer, scenes, stops):
-        return Scenes(scenes, torch.zeros(len(scenes)), torch.ones(len(scenes)))
+        none, one = torch.zeros(len(scenes)), torch.ones(len(scenes))
+        return Scenes(scenes, stops.own[:1], none, one)
 
     def run(on_event=None, **kwargs):
         erasure = erase(thin, recipe, on_event, **kwargs)
@@ -206,6 +243,37 @@ def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_k
     assert len(seen) == 2, "the resumed run had them in its state"
     for name, tensor in whole.adapter.tensors().items():
         torch.testing.assert_close(resumed.adapter.tensors()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_thing_that_still_shows_a_style_is_trained_too_with_and_without_the_style(thin, monkeypatch):
+    """The check is made to find the style on fish; it must not count as one of the other styles."""
+    monkeypatch.setattr("sage_core.cycle.checking.left_on_own_way", lambda *a: {"pixel art": -0.2})
+
+    def on_fish(model, writer, scenes, stops):
+        return {scene: 0.9 if scene == "fish" else 0.0 for scene in scenes.names}
+
+    monkeypatch.setattr("sage_core.cycle.checking.left_in_scenes", on_fish)
+    monkeypatch.setattr("sage_core.cycle.checking.checked_scenes", lambda writer, flow: ["house", "fish"])
+    seen, extend = [], LatentBank.extend
+
+    def extended(bank, more):
+        extend(bank, more)
+        seen.append(bank)
+
+    monkeypatch.setattr(LatentBank, "extend", extended)
+    recipe = ErasureSpec("pixel art", search=False, rank=2).recipe()
+    short = dataclasses.replace(recipe.training, steps=4, first=2, again=2)
+    contexts = []
+    build = build_context
+    monkeypatch.setattr(
+        "sage_core.cycle.run.build_context", lambda *a: contexts.append(build(*a)) or contexts[-1]
+    )
+    erasure = erase(thin, dataclasses.replace(recipe, training=short))
+    erasure.adapter.remove()
+    assert len(seen) == 1 and seen[0].scenes[-1] == "fish" and "fish" in seen[0].retain_prompts[-1]
+    assert "pixel art" not in seen[0].retain_prompts[-1] and "fish" not in contexts[0].other_styles
+    assert erasure.checked.seen == ("a pixel art drawing of a fish",)
+    assert erasure.cost.passes <= erasure.recipe.passes
 
 
 # ---- files ----

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import shutil
 
 import pytest
@@ -285,6 +287,24 @@ def test_the_closed_form_edits_the_projection_of_the_text(model):
     finally:
         erasure.adapter.remove()
     assert changed == ["lora_unet_context_embedder"]
+
+
+def test_a_style_is_shown_on_many_things_where_a_closed_form_takes_little_of_it(model, thin):
+    """Their trajectories and states are counted beforehand, and drawn."""
+    style, thing = ErasureSpec("pixel art", search=False, steps=2), ErasureSpec("dog")
+    few, many = style.recipe_for(thin), style.recipe_for(model)
+    assert (few.training.trajectories, few.training.erase_batch) == (4, 2)
+    assert (many.training.trajectories, many.training.erase_batch) == (20, 4) and many.passes > few.passes
+    assert thing.recipe_for(model) == thing.recipe_for(thin)
+    for other in ({"method": "esd"}, {"method": "esd", "faithful": True}):
+        spec = ErasureSpec("pixel art", **other)
+        assert spec.recipe_for(model) == spec.recipe()
+    whole = dataclasses.replace(many, training=dataclasses.replace(many.training, steps=8), check=False)
+    scenes = []
+    erasure = erase(model, whole, lambda e: scenes.append(e.total) if e.phase == "bank" else None)
+    erasure.adapter.remove()
+    things = math.ceil(8 * 4 / 6)  # no more than the steps can use
+    assert scenes[-1] == 6 * (things + 8) and erasure.cost.passes <= whole.passes
 
 
 def test_a_step_is_rehearsed_without_memory(model):

@@ -148,7 +148,7 @@ def measure(
 ) -> Iterator[dict]:
     """The result so far, after every part of it."""
     model, spec = random_model(family, size, dtype, pixels), ErasureSpec("castle", steps=own_steps)
-    plan = fit(model, spec.recipe(model.knowledge.styles), device)
+    plan = fit(model, spec.recipe_for(model), device)
     assert plan is not None  # a model with random weights is none that is known to fit
     where = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

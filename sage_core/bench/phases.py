@@ -90,7 +90,7 @@ def timed(model: DiffusionModel) -> Iterator[dict[str, Part]]:
 def measure(model: DiffusionModel, device: torch.device, steps: int | None, pictures: int) -> dict:
     """Parts of one erasure, and the model's own judgement of some pictures."""
     spec = ErasureSpec("castle", steps=steps)
-    plan = fit(model, spec.recipe(model.knowledge.styles), device)
+    plan = fit(model, spec.recipe_for(model), device)
     assert plan is not None  # a model with random weights is none that is known to fit
     with timed(model) as parts:
         erasure = erase(model, spec)

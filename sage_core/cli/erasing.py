@@ -35,7 +35,7 @@ def run_demo(args) -> dict:
     model = load_model("demo")
     path = folder / f"erased-{slug(spec.concept)}.safetensors"
     check_room(path)
-    recipe = spec.recipe(model.knowledge.styles)
+    recipe = spec.recipe_for(model)
     attack = ConceptInversion(steps=100)  # enough to see, in a minute
     say_kind(progress, model, spec)
     progress(f"erasing {spec.concept!r} from the bundled model with {spec.method}, surface {recipe.surface}")
@@ -74,7 +74,7 @@ def run_erase(args) -> dict:
     check_room(path)  # before a model is read for minutes
     progress, device = Progress(quiet=args.json is True), device_of(args.device)
     model = load(args, device, "cpu")
-    recipe = spec.recipe(model.knowledge.styles)
+    recipe = spec.recipe_for(model)
     preview = with_preview(model, device, progress, args.preview)
     maker = Maker(model, device, progress, args.save_every, preview)
     plan = maker.plan(recipe)

@@ -56,10 +56,13 @@ def latent_bank(
 
 
 def further_bank(context: Context, training: Training, rng: random.Random, scenes: list[str]) -> LatentBank:
-    """States of the concept in these scenes, a trajectory each, and as many of other words in them."""
+    """States of the concept in these scenes, a trajectory each, and as many of other words in them (of a
+    style: of the same things without it).
+    """
     name = context.given[0]
     shown: list[str | None] = list(scenes)
-    others = context.retained_prompts(rng, rng.sample(context.retained, 2 * len(scenes)), shown)
+    words = scenes if context.style else rng.sample(context.retained, 2 * len(scenes))
+    others = context.retained_prompts(rng, words, shown)
     seeds = [rng.randrange(2**31) for _ in range(2 * len(scenes))]
     with context.adapter.off():
         return build_bank(

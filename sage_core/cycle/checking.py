@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..diffusion.model import DiffusionModel
 from ..domain.check import (
+    MORE_SCENES,
     Checked,
     Scenes,
     bound_of,
@@ -24,15 +25,14 @@ from ..methods.context import Context
 from ..methods.recipe import Recipe
 from ..progress import Event, OnEvent
 
-MORE_SCENES = 2  # that training takes in after a check
-
 
 class Checks:
     """Checks an adapter as it stands; nothing that is trained depends on it but when training ends."""
 
     def __init__(self, context: Context, recipe: Recipe, on_event: OnEvent):
         self.context, self.concept, self.on_event = context, recipe.concept, on_event
-        self.names, self.styles = checked_names(recipe.kind, recipe.names), checked_scenes(context)
+        self.names = checked_names(recipe.kind, recipe.names)
+        self.places = checked_scenes(context, context.model.family.flow)
         self.failing: list[str] = []  # scenes in which the latest look saw most of the concept
         self.stops: Stops | None = None
         self.scenes: Scenes | None = None
@@ -77,13 +77,13 @@ class Checks:
             return left_at(model, context, names, self._stops())
 
     def _left_in_scenes(self, strength: float) -> dict[str, float]:
-        if not self.styles:
+        if not self.places:
             return {}
         with self._at(strength) as (model, context):
             stops = self._stops()
             if self.scenes is None:
                 with context.adapter.off():
-                    self.scenes = drawn_in(model, context, self.styles, stops)
+                    self.scenes = drawn_in(model, context, self.places, stops)
             return left_in_scenes(model, context, self.scenes, stops)
 
     def _stops(self) -> Stops:

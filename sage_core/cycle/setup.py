@@ -27,7 +27,7 @@ from .watch import Watch
 
 def decided(model: DiffusionModel, spec: ErasureSpec | Recipe) -> Recipe:
     """The recipe of an erasure from this model. Raises SageError where it is none of this model's."""
-    recipe = spec if isinstance(spec, Recipe) else spec.recipe(model.knowledge.styles)
+    recipe = spec.on(model.family) if isinstance(spec, Recipe) else spec.recipe_for(model)
     model.knowledge.check([recipe.concept, *recipe.synonyms])
     return recipe if model.text.open else in_plain_prompts(recipe)
 

@@ -22,11 +22,14 @@ in other styles are checked too, beside the same prompts without it, q:
 
 at the first state, pure noise, where a model decides what it draws. q is the untouched model's: under an
 erasure "a cartoon drawing" can come to draw what it was meant to forget (docs/lab/scenes.md). Styles in which
-the untouched model does not draw the concept are left out.
+the untouched model does not draw the concept are left out. A style is checked the same way on more things
+than it was trained on, each beside its own pull, eps0(z, p) - eps0(z, q), where the model is a flow: a UNet
+decides later on a style, and what is left of it at the first state says little of its pictures.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -47,7 +50,8 @@ OWN_SCENES, OWN_STOPS = 4, 3  # of a style, on the erased model's own way
 GUIDANCE = 3.0
 SEED = 40_000  # of the trajectories, away from the search's and from those that training draws
 MOST_NAMES, MOST_STYLE_NAMES = 12, 4  # that are checked
-MOST_SCENES = 40  # styles in which a thing is checked
+MOST_SCENES, MOST_THINGS = 40, 24  # styles in which a thing is checked, things that show a style
+MORE_SCENES = 2  # of these, that training takes in after a check
 SAME_PULL = 0.5  # cosine to the concept's own pull from which a styled prompt may draw it
 ADDS = 0.2  # of the concept's own pull, what it has to add to the style's
 WORST = 3  # names that are looked at again for another strength
@@ -79,18 +83,22 @@ def bound_of(writer: Writer) -> Bound:
     return REPLACED if writer.becomes else NOTHING
 
 
-def passes(kind: str, names: int, checks: int = 1) -> int:
-    """UNet passes, at most, of a run that checks so many names so often."""
+def passes(kind: str, names: int, checks: int = 1, solver_steps: int = 0) -> int:
+    """UNet passes, at most, of a run that checks so many names so often, with the trajectories, of so many
+    steps each, that training takes in after a check.
+    """
+    more = (checks - 1) * MORE_SCENES * 3 * solver_steps  # one guided trajectory of the concept, one not
     if kind == STYLE:
         each = 4 * OWN_SCENES * OWN_STOPS
         names = min(names, MOST_STYLE_NAMES)
-        return checks * each * (names + TRIES * min(names, WORST)) + each * max(0, names - WORST)
+        once = each * (names + TRIES * min(names, WORST)) + MOST_THINGS
+        return more + 2 + 2 * MOST_THINGS + checks * once + each * max(0, names - WORST)
     stops = TRAJECTORIES * len(KEPT_STOPS)
     names = min(names, MOST_NAMES)
     once = stops * (1 + names) + TRIES * stops * (1 + min(names, WORST))
     once += MOST_SCENES
     rest = 2 * MOST_SCENES + (stops * (1 + names - WORST) if names > WORST else 0)
-    return 2 * TRAJECTORIES * (1 + max(KEPT_STOPS)) + checks * once + rest
+    return more + 2 * TRAJECTORIES * (1 + max(KEPT_STOPS)) + checks * once + rest
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Checked:
         """What to tell the user."""
         if not self.seen:
             count = f"{len(self.left)} names" if len(self.left) > 1 else "its name"
-            count += f" and {len(self.scenes)} styles" if self.scenes else ""
+            count += f" and {len(self.scenes)} other prompts" if self.scenes else ""
             return f"the check of {concept!r} finds nothing of it in {count} (strength {self.strength:.2f})"
         shares = self.left | self.scenes
         listed = ", ".join(f"{name} {shares[name]:.0%}" for name in self.seen)
@@ -159,18 +167,25 @@ def checked_names(kind: str, names: list[str]) -> list[str]:
     return names[: MOST_STYLE_NAMES if kind == STYLE else MOST_NAMES]
 
 
-def checked_scenes(writer: Writer) -> list[str]:
-    """Styles in which a check looks at a thing; none for a style, which is shown on things."""
-    return [] if writer.style else all_styles(writer.names)[:MOST_SCENES]
+def checked_scenes(writer: Writer, flow: bool = False) -> list[str]:
+    """Styles in which a check looks at a thing, or things on which it looks at a style of a rectified
+    flow.
+    """
+    if not writer.style:
+        return all_styles(writer.names)[:MOST_SCENES]
+    if not flow:
+        return []
+    things = list(dict.fromkeys([*SHOWN_ON, *writer.things]))
+    return things[:: math.ceil(len(things) / MOST_THINGS)]  # of all sorts: the list has animals first
 
 
 def states(model: DiffusionModel, writer: Writer) -> Stops:
-    """Where a thing is checked: stops of the untouched model's trajectories. Call it with every adapter
-    off.
+    """Where a thing is checked: stops of the untouched model's trajectories; a style on things: the first
+    stop of one. Call it with every adapter off.
     """
-    seeds = [SEED + i for i in range(TRAJECTORIES)]
-    scenes: list[str | None] = [None] * TRAJECTORIES
-    return walk(model, writer, writer.names[0], scenes, seeds, SOLVER_STEPS, KEPT_STOPS, GUIDANCE)
+    count, keep = (1, KEPT_STOPS[:1]) if writer.style else (TRAJECTORIES, KEPT_STOPS)
+    seeds = [SEED + i for i in range(count)]
+    return walk(model, writer, writer.names[0], [None] * count, seeds, SOLVER_STEPS, keep, GUIDANCE)
 
 
 @torch.no_grad()
@@ -182,31 +197,43 @@ def left_at(model: DiffusionModel, writer: Writer, names: list[str], stops: Stop
 
 @dataclass
 class Scenes:
-    """Styles in which the untouched model draws the concept, at the first state.
+    """Styles in which the untouched model draws the concept, or things that it draws in a style, at the first
+    state.
 
-    without: what of the concept's pull is in its prompt without the concept; adds: what the concept adds to
-    that, [scenes].
+    own: the pull to look along, [1, c, h, w], or one for each scene; without: what of it is in the prompt
+    without the concept; adds: what the concept adds to that, [scenes].
     """
 
     names: list[str]
+    own: torch.Tensor
     without: torch.Tensor
     adds: torch.Tensor
+
+    def some(self, index: list[int]) -> Scenes:
+        """Those at these places."""
+        own = self.own[index] if len(self.own) == len(self.names) else self.own
+        return Scenes([self.names[i] for i in index], own, self.without[index], self.adds[index])
 
 
 @torch.no_grad()
 def drawn_in(model: DiffusionModel, writer: Writer, scenes: list[str], stops: Stops) -> Scenes:
     """Those of the scenes in which the model draws the concept; call it with every adapter off."""
-    name = writer.names[0]
+    name, own = writer.names[0], stops.own[:1]
     pull = _first_pull(model, [writer.plain(name, scene) for scene in scenes], stops)
-    cosines = torch.nn.functional.cosine_similarity(pull.flatten(1), stops.own[:1].flatten(1))
-    like = [i for i, cosine in enumerate(cosines.tolist()) if cosine >= SAME_PULL]
-    if not like:
-        return Scenes([], pull.new_zeros(0), pull.new_zeros(0))
-    own = stops.own[:1]
-    without = _along(_first_pull(model, [writer.aim(scenes[i], name) for i in like], stops), own)
-    adds = _along(pull[like], own) - without
-    drawn = (adds >= ADDS).nonzero().flatten().tolist()
-    return Scenes([scenes[like[i]] for i in drawn], without[drawn], adds[drawn])
+    if not writer.style:  # the others need not be asked for without the concept
+        alike = torch.nn.functional.cosine_similarity(pull.flatten(1), own.flatten(1))
+        like = (alike >= SAME_PULL).nonzero().flatten().tolist()
+        scenes, pull = [scenes[i] for i in like], pull[like]
+    if not scenes:
+        return Scenes([], own, pull.new_zeros(0), pull.new_zeros(0))
+    without = _first_pull(model, [writer.aim(scene, name) for scene in scenes], stops)
+    if writer.style:
+        own = pull - without
+        adds = own.square().flatten(1).sum(1)
+        found = Scenes(scenes, own, _along(without, own), torch.ones_like(adds))
+        return found.some((adds >= ADDS * adds.mean()).nonzero().flatten().tolist())
+    found = Scenes(scenes, own, _along(without, own), _along(pull - without, own))
+    return found.some((found.adds >= ADDS).nonzero().flatten().tolist())
 
 
 @torch.no_grad()
@@ -215,7 +242,7 @@ def left_in_scenes(model: DiffusionModel, writer: Writer, scenes: Scenes, stops:
     if not scenes.names:
         return {}
     prompts = [writer.plain(writer.names[0], scene) for scene in scenes.names]
-    along = _along(_first_pull(model, prompts, stops), stops.own[:1])
+    along = _along(_first_pull(model, prompts, stops), scenes.own)
     return dict(zip(scenes.names, ((along - scenes.without) / scenes.adds).tolist()))
 
 

@@ -120,7 +120,7 @@ def run_jobs(
 
 def _make(maker: Maker, spec: ErasureSpec, path: Path) -> dict:
     """What it took. Of an earlier run nothing; a file of another erasure is never overwritten."""
-    recipe = spec.recipe(maker.model.knowledge.styles)
+    recipe = spec.recipe_for(maker.model)
     if not path.exists():
         made = maker.make(recipe, path, resume=True)
         row: dict[str, Any] = {"passes": made.cost.passes, "seconds": round(made.seconds, 2)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -24,10 +25,11 @@ class Training:
     trajectory of `solver_steps` a step, as the papers' own code does.
     alpha: of the LoRA; its rank unless one is given. adjacent: share of the retained trajectories that show
     words near the concept. styled: share of a thing's trajectories, and of retained prompts, that are in a
-    style. dealt: the bank's states come in turn instead of at random. warmup: steps in which the learning
-    rate rises, so that Adam's first steps, all of full size, do not shake a closed-form start; beta2: of
-    Adam. refit: weight of the words that stay when the trained LoRA is refitted (see lora/refit.py); 0: it is
-    not.
+    style. style_trajectories, style_batch: of a style, in place of trajectories and erase_batch (0: the same
+    as of a thing): each trajectory shows it on one thing, and on few things it stays on others. dealt: the
+    bank's states come in turn instead of at random. warmup: steps in which the learning rate rises, so that
+    Adam's first steps, all of full size, do not shake a closed-form start; beta2: of Adam. refit: weight of
+    the words that stay when the trained LoRA is refitted (see lora/refit.py); 0: it is not.
     """
 
     steps: int = 16
@@ -46,6 +48,8 @@ class Training:
     retain_trajectories: int = 6
     adjacent: float = 0.5
     styled: float = 0.0
+    style_trajectories: int = 0
+    style_batch: int = 0
     dealt: bool = False
     solver_steps: int = 6
     guidance: float = 3.0
@@ -56,6 +60,14 @@ class Training:
     def checks(self) -> int:
         """Number of checks of a run that takes all steps."""
         return 1 + (math.ceil((self.steps - self.first) / self.again) if 0 < self.first < self.steps else 0)
+
+    def on_many_things(self) -> Training:
+        """As it is for a style that has to be shown on many."""
+        return dataclasses.replace(
+            self,
+            trajectories=self.style_trajectories or self.trajectories,
+            erase_batch=self.style_batch or self.erase_batch,
+        )
 
     @property
     def bank_passes(self) -> int:
@@ -114,7 +126,8 @@ class Method:
         looking = 0
         if not faithful:
             looking = SEARCH_PASSES * self.searches
-            looking += checking.passes(THING, checking.MOST_NAMES, training.checks) * self.checks
+            most = checking.passes(THING, checking.MOST_NAMES, training.checks, training.solver_steps)
+            looking += most * self.checks
         return looking + (0 if self.closed is not None else self.passes_of(training))
 
     def passes_of(self, training: Training) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..domain import check as checking
 from ..domain.found import Domain
@@ -18,12 +18,15 @@ from ..prompts.kinds import STYLE, guess
 from ..prompts.words import built_in
 from .method import Method, Training
 
+if TYPE_CHECKING:
+    from ..diffusion.architecture import Family
+
 AUTOMATIC = "automatic"  # of what the concept becomes
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One erasure, decided. `ErasureSpec.recipe` makes it, once.
+    """One erasure, decided. `ErasureSpec.recipe` makes it, and `recipe_for` for a model.
 
     Args:
         method: the row of the table, with the user's eta in its target.
@@ -111,8 +114,20 @@ class Recipe:
         looking = SEARCH_PASSES if self.search and self.domain is None else 0
         if self.check:
             names = checking.MOST_NAMES if looking else len(self.names)
-            looking += checking.passes(self.kind, names, self.training.checks)
+            training = self.training
+            looking += checking.passes(self.kind, names, training.checks, training.solver_steps)
         return looking + (0 if self.method.closed is not None else self.method.passes_of(self.training))
+
+    def on(self, family: Family) -> Recipe:
+        """The same for models of this family.
+
+        A style is learnt from the few things that training shows it on. Where a closed form takes most of it
+        out before, that is enough; where there is none, or a weak one, it stays on other things
+        (docs/lab/flow.md), so more are shown.
+        """
+        if not self.style or self.faithful or family.style_start >= 1:
+            return self
+        return dataclasses.replace(self, training=self.training.on_many_things())
 
     def with_domain(self, domain: Domain) -> Recipe:
         """The same after the search."""

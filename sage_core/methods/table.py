@@ -83,6 +83,8 @@ METHODS: dict[str, Method] = {
                 trajectories=4,
                 retain_trajectories=8,
                 styled=0.67,
+                style_trajectories=20,
+                style_batch=4,
                 dealt=True,
                 refit=4.0,
             ),

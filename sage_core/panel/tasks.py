@@ -114,7 +114,7 @@ def erase(task: dict, model: DiffusionModel, device: torch.device, report: Repor
     from ..jobs.names import place
 
     spec = ErasureSpec.from_json(task["spec"])
-    recipe = spec.recipe(model.knowledge.styles)
+    recipe = spec.recipe_for(model)
     model.knowledge.check([recipe.concept, *recipe.synonyms])
     folder, loras = Path(task["folder"]), Path(task["loras"])
     first = output_path(loras, f"erased-{slug(spec.concept)}.safetensors")

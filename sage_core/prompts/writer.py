@@ -60,9 +60,10 @@ class Writer:
         plain = [w for w in self.retained[:THINGS] if self.kind_of(w) == THING]
         return plain or ["house", "tree", "person"]
 
-    def put_first(self, styles: list[str]) -> None:
-        """From now on these are the first of the other styles."""
-        self.other_styles[:] = dict.fromkeys([*styles, *self.other_styles])
+    def put_first(self, scenes: list[str]) -> None:
+        """From now on these are the first of the other styles. (The scenes of a style are things.)"""
+        if not self.style:
+            self.other_styles[:] = dict.fromkeys([*scenes, *self.other_styles])
 
     def kind_of(self, word: str) -> str:
         """The kind of a retained word, guessed."""

@@ -182,7 +182,7 @@ def test_a_real_erasure_of_the_bundled_model_is_there_with_its_pictures(engine, 
 @pytest.mark.slow
 def test_a_killed_erasure_goes_on_from_its_saved_state(places):
     first = Engine(places).start()
-    run = first.submit("erase", BUNDLED, ErasureSpec("castle").to_json())[0]
+    run = first.submit("erase", BUNDLED, ErasureSpec("castle", steps=6, search=False).to_json())[0]
     state = places.runs / run.id / "state.resume"
     wait(state.exists)
     assert first.worker.process is not None
