@@ -19,6 +19,7 @@ from sage_core.evaluate.lists import Line, PromptList
 from sage_core.evaluate.measure import evaluate, measure_original
 from sage_core.evaluate.pictures import picture
 from sage_core.evaluate.report import page, table
+from sage_core.prompts.templates import indefinite
 
 LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
 LIST = PromptList("mine", (Line("a cat", 7, 2.0), Line("a <b>dog</b>")))
@@ -169,6 +170,22 @@ def test_pictures_come_in_the_order_of_their_prompts(demo):
     assert torch.allclose(drawn[0], demo.generate([prompts[0].text], [1], guidance=2.0)[0], atol=1e-4)
     assert torch.allclose(drawn[3], demo.generate([prompts[3].text], [2])[0], atol=1e-4)
     assert torch.allclose(draw(demo, prompts, drawn), drawn, atol=1e-4)
+
+
+def test_a_report_says_how_much_of_a_style_comes_unasked(demo):
+    """The bundled model draws more than half of what is asked for in no style in ink."""
+    spec = ErasureSpec("ink")
+    base = measure_original(demo, spec, 4, attack=None)
+    plain = [p for p in base.prompts if p.cell == "concept"]
+    asked = [f"a drawing of {indefinite(p.thing)} {p.thing}" for p in plain]
+    assert all(p.text == text.replace("a drawing", "an ink drawing") for p, text in zip(plain, asked))
+    report = (evaluation := evaluate(demo, base, spec, Cost(), 0.0, LORA, 4, attack=None)).report
+    pictures = demo.generate(asked, [p.seed for p in plain])
+    seen = base.judge.sees(pictures, ["ink"] * 4, plain)
+    assert report["style_unasked"] == pytest.approx(sum(seen) / 4) and sum(seen) >= 1
+    said = f"the untouched model shows it in {report['style_unasked']:.0%} of the pictures"
+    assert said in table(report) and said in page(evaluation)
+    assert measure_original(demo, ErasureSpec("dog"), 1, attack=None).style_unasked is None
 
 
 def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):

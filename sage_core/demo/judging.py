@@ -18,6 +18,9 @@ PARAPHRASES = (
 )
 
 
+Row = tuple[str, str, str]  # prompt, what must be seen, the thing on which a style is shown
+
+
 def demo_prompts(
     vocabulary: Vocabulary, concept: str, given: tuple[str, ...], images: int, seed: int = 0
 ) -> list[Prompt]:
@@ -28,16 +31,16 @@ def demo_prompts(
     else:
         rows = _thing_rows(vocabulary, thing, {concept, *given}, images)
     return [
-        Prompt(cell, text, expected, EVALUATION_SEED + 1000 * seed + i)
+        Prompt(cell, text, expected, EVALUATION_SEED + 1000 * seed + i, shown_on)
         for cell in CELLS
-        for i, (text, expected) in enumerate(rows[cell])
+        for i, (text, expected, shown_on) in enumerate(rows[cell])
     ]
 
 
 def _thing_rows(
     vocabulary: Vocabulary, concept: Concept, given: set[str], images: int
-) -> dict[str, list[tuple[str, str]]]:
-    """(prompt, what must be seen) by cell."""
+) -> dict[str, list[Row]]:
+    """By cell."""
     words = {
         "concept": [(concept.name, concept.name)],
         "synonyms": [
@@ -48,17 +51,17 @@ def _thing_rows(
         "near": [(c.name, c.name) for c in vocabulary.near(concept)],
         "far": [(c.name, c.name) for c in vocabulary.far(concept)],
     }
-    rows = {cell: [] for cell in CELLS}
+    rows: dict[str, list[Row]] = {cell: [] for cell in CELLS}
     for cell in CELLS:
         for i in range(images if words[cell] else 0):
             turn, place = divmod(i, len(words[cell]))
             word, expected = words[cell][place]
             style = vocabulary.styles[(turn + place) % len(vocabulary.styles)]  # every word meets every style
-            rows[cell].append((canonical(style=style, name=word), expected))
+            rows[cell].append((canonical(style=style, name=word), expected, ""))
     return rows
 
 
-def _style_rows(vocabulary: Vocabulary, style: str, images: int) -> dict[str, list[tuple[str, str]]]:
+def _style_rows(vocabulary: Vocabulary, style: str, images: int) -> dict[str, list[Row]]:
     """The style and paraphrases of it must not be seen; near: the other styles must be seen.
 
     far: things must be seen in every style, most of all in the erased one, from which only the style may go.
@@ -66,14 +69,14 @@ def _style_rows(vocabulary: Vocabulary, style: str, images: int) -> dict[str, li
     judged = [c.name for c in vocabulary.judged()]
     things = [judged[i * len(judged) // images] for i in range(images)]
     others = [s for s in vocabulary.styles if s != style]
-    rows = {cell: [] for cell in CELLS}
+    rows: dict[str, list[Row]] = {cell: [] for cell in CELLS}
     turns = zip(things, itertools.cycle(others), itertools.cycle(PARAPHRASES))
     for i, (thing, other, paraphrase) in enumerate(turns):
-        rows["concept"].append((canonical(style=style, name=thing), style))
-        rows["synonyms"].append((fill(paraphrase, thing, style), style))
-        rows["near"].append((canonical(style=other, name=thing), other))
+        rows["concept"].append((canonical(style=style, name=thing), style, thing))
+        rows["synonyms"].append((fill(paraphrase, thing, style), style, thing))
+        rows["near"].append((canonical(style=other, name=thing), other, thing))
         asked = style if i % 2 else other
-        rows["far"].append((canonical(style=asked, name=thing), thing))
+        rows["far"].append((canonical(style=asked, name=thing), thing, thing))
     return rows
 
 

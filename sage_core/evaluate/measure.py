@@ -14,6 +14,8 @@ import torch
 from ..diffusion.cost import Cost
 from ..diffusion.knowledge import Judge, Prompt
 from ..diffusion.model import DiffusionModel
+from ..prompts.kinds import STYLE
+from ..prompts.templates import without_style
 from ..spec import ErasureSpec
 from .attacks.base import Attack, concept_latents
 from .attacks.inversion import ConceptInversion
@@ -145,6 +147,7 @@ class Baseline:
     seen: Verdicts | None = None  # per prompt: what was asked for; None without a judge
     alarms: Verdicts | None = None  # per prompt of other things: the concept
     without_prompt: dict[str, float] | None = None  # see `edited_without_prompt`; None without edits
+    style_unasked: float | None = None  # see `shown_unasked`; None for a thing
 
 
 def measure_original(
@@ -178,6 +181,7 @@ def measure_original(
         on_event(f"judging them by {judge.name}")
         judge_original(base, spec, kept)
         base.without_prompt = edited_without_prompt(model, base, kept)
+        base.style_unasked = shown_unasked(model, base, spec, kept)
     attacks = as_tuple(attack)
     if attacks and judge is not None:
         base.latents = concept_latents(model, spec, max(1, *(a.latents for a in attacks)), seed)
@@ -198,6 +202,24 @@ def edited_without_prompt(
     pictures = drawn(model, edits, base.pictures, kept)
     seen = judged(base.judge, pictures, [p.expected for p in edits], edits, kept)
     return {cell: share for cell, share in shares(edits, seen).items() if share is not None}
+
+
+def shown_unasked(
+    model: DiffusionModel, base: Baseline, spec: ErasureSpec, kept: Kept = NOTHING_KEPT
+) -> float | None:
+    """The control of a style: the share in which it is seen where the untouched model is asked for the same
+    things without it, from the same seeds. None for a thing, and where no prompt shows the style on a thing.
+
+    A model draws what nobody asked for in some style. So much of it is no sign that the erasure failed.
+    """
+    if spec.kind_of(model.knowledge.styles) != STYLE:
+        return None
+    styled = [p for p in base.prompts if p.cell == "concept" and p.thing]
+    plain = [dataclasses.replace(p, text=without_style(p.thing, spec.concept)) for p in styled]
+    if not plain:
+        return None
+    seen = judged(base.judge, drawn(model, plain, None, kept), [p.expected for p in plain], plain, kept)
+    return shares(plain, seen)["concept"]
 
 
 def evaluate(
@@ -248,6 +270,8 @@ def evaluate(
     }
     if base.without_prompt is not None:
         report["without_prompt"] = base.without_prompt
+    if base.style_unasked is not None:
+        report["style_unasked"] = base.style_unasked
     if best is not None:
         report["attacked_by"] = best.attack.name
         report["attacks"] = {o.attack.name: about_attack(o, base, images) for o in outcomes}

@@ -12,7 +12,7 @@ from .measure import Evaluation
 from .page.document import document
 from .page.shown import Shown
 from .pictures import picture, title
-from .sentences import agreed, judged, unprompted
+from .sentences import agreed, judged, unasked, unprompted
 
 
 def table(report: dict) -> str:
@@ -31,6 +31,8 @@ def table(report: dict) -> str:
     lines += kept.lines(report.get("keeping", {}))
     if "without_prompt" in report:
         lines.append(unprompted(report["without_prompt"]))
+    if "style_unasked" in report:
+        lines.append(unasked(report["style_unasked"]))
     if report.get("judge") is not None:
         lines.append(judged(report["judge"]))
     for judge in report.get("further_judges", []):

@@ -25,6 +25,14 @@ def unprompted(shares: dict[str, float]) -> str:
     return f"of the edits, the concept is left even by the untouched model with an empty prompt in {text}"
 
 
+def unasked(share: float) -> str:
+    """How much of a style a model shows that is not asked for it."""
+    return (
+        f"asked for the same things without the style, the untouched model shows it in {share:.0%} of the"
+        " pictures; so much is no sign that the erasure failed"
+    )
+
+
 def _edit(cell: str) -> str:
     """Of a cell of edits: "at 0.4", its strength, or "in inpainting"."""
     return "in inpainting" if cell == INPAINT else f"at {cell.removeprefix('edit-')}"

@@ -14,7 +14,7 @@ from .. import curves
 from ..keeping.section import section as kept
 from ..pictures import title
 from ..protocols.table import section as protocol_tables
-from ..sentences import agreed, judged, unprompted
+from ..sentences import agreed, judged, unasked, unprompted
 from ..summary import interval_of
 
 Section = tuple[str, Callable[[dict], str]]
@@ -76,6 +76,8 @@ def measured(report: dict) -> str:
         out += f"<p>{sentence(judged(report['judge']))}</p>"
     if "without_prompt" in report:
         out += f"<p>{sentence(unprompted(report['without_prompt']))}</p>"
+    if "style_unasked" in report:
+        out += f"<p>{sentence(unasked(report['style_unasked']))}</p>"
     if report.get("guarded"):
         out += f"<p>With a guard against {escaped(', '.join(report['guarded']))}.</p>"
     return out
