@@ -197,8 +197,21 @@ class Stop(Exception):
     pass
 
 
+@pytest.fixture
+def extended_banks(monkeypatch):
+    """The banks that took in further scenes."""
+    seen, extend = [], LatentBank.extend
+
+    def extended(bank, more):
+        extend(bank, more)
+        seen.append(bank)
+
+    monkeypatch.setattr(LatentBank, "extend", extended)
+    return seen
+
+
 def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_knows(
-    thin, tmp_path, monkeypatch
+    thin, tmp_path, monkeypatch, extended_banks
 ):
     """Until it has been trained, the check is made to find the concept in mosaics."""
 
@@ -220,14 +233,7 @@ def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_k
 
     monkeypatch.setattr("sage_core.cycle.checking.left_in_scenes", in_mosaics)
     monkeypatch.setattr("sage_core.cycle.checking.drawn_in", in_all)
-    seen = []
-    extend = LatentBank.extend
-
-    def extended(bank, more):
-        extend(bank, more)
-        seen.append(bank)
-
-    monkeypatch.setattr(LatentBank, "extend", extended)
+    seen = extended_banks
     recipe = dataclasses.replace(SPEC, rank=2).recipe()
     short = dataclasses.replace(recipe.training, steps=6, first=2, again=2)
     recipe = dataclasses.replace(recipe, training=short)
@@ -245,7 +251,9 @@ def test_a_style_that_still_draws_the_concept_is_trained_too_and_a_resumed_run_k
         torch.testing.assert_close(resumed.adapter.tensors()[name], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_a_thing_that_still_shows_a_style_is_trained_too_with_and_without_the_style(thin, monkeypatch):
+def test_a_thing_that_still_shows_a_style_is_trained_too_with_and_without_the_style(
+    thin, monkeypatch, extended_banks
+):
     """The check is made to find the style on fish; it must not count as one of the other styles."""
     monkeypatch.setattr("sage_core.cycle.checking.left_on_own_way", lambda *a: {"pixel art": -0.2})
 
@@ -254,13 +262,7 @@ def test_a_thing_that_still_shows_a_style_is_trained_too_with_and_without_the_st
 
     monkeypatch.setattr("sage_core.cycle.checking.left_in_scenes", on_fish)
     monkeypatch.setattr("sage_core.cycle.checking.checked_scenes", lambda writer, flow: ["house", "fish"])
-    seen, extend = [], LatentBank.extend
-
-    def extended(bank, more):
-        extend(bank, more)
-        seen.append(bank)
-
-    monkeypatch.setattr(LatentBank, "extend", extended)
+    seen = extended_banks
     recipe = ErasureSpec("pixel art", search=False, rank=2).recipe()
     short = dataclasses.replace(recipe.training, steps=4, first=2, again=2)
     contexts = []

@@ -22,8 +22,8 @@ in other styles are checked too, beside the same prompts without it, q:
 
 at the first state, pure noise, where a model decides what it draws. q is the untouched model's: under an
 erasure "a cartoon drawing" can come to draw what it was meant to forget (docs/lab/scenes.md). Styles in which
-the untouched model does not draw the concept are left out. A style is checked the same way on more things
-than it was trained on, each beside its own pull, eps0(z, p) - eps0(z, q), where the model is a flow: a UNet
+the untouched model does not draw the concept are left out. A style is checked the same way on things of all
+sorts, each beside its own pull, eps0(z, p) - eps0(z, q), where the model is a flow: a UNet
 decides later on a style, and what is left of it at the first state says little of its pictures.
 """
 
@@ -209,31 +209,34 @@ class Scenes:
     without: torch.Tensor
     adds: torch.Tensor
 
-    def some(self, index: list[int]) -> Scenes:
-        """Those at these places."""
-        own = self.own[index] if len(self.own) == len(self.names) else self.own
-        return Scenes([self.names[i] for i in index], own, self.without[index], self.adds[index])
-
 
 @torch.no_grad()
 def drawn_in(model: DiffusionModel, writer: Writer, scenes: list[str], stops: Stops) -> Scenes:
     """Those of the scenes in which the model draws the concept; call it with every adapter off."""
     name, own = writer.names[0], stops.own[:1]
     pull = _first_pull(model, [writer.plain(name, scene) for scene in scenes], stops)
-    if not writer.style:  # the others need not be asked for without the concept
-        alike = torch.nn.functional.cosine_similarity(pull.flatten(1), own.flatten(1))
-        like = (alike >= SAME_PULL).nonzero().flatten().tolist()
-        scenes, pull = [scenes[i] for i in like], pull[like]
-    if not scenes:
-        return Scenes([], own, pull.new_zeros(0), pull.new_zeros(0))
-    without = _first_pull(model, [writer.aim(scene, name) for scene in scenes], stops)
     if writer.style:
-        own = pull - without
-        adds = own.square().flatten(1).sum(1)
-        found = Scenes(scenes, own, _along(without, own), torch.ones_like(adds))
-        return found.some((adds >= ADDS * adds.mean()).nonzero().flatten().tolist())
-    found = Scenes(scenes, own, _along(without, own), _along(pull - without, own))
-    return found.some((found.adds >= ADDS).nonzero().flatten().tolist())
+        return _shown_on(model, writer, scenes, pull, stops)
+    cosines = torch.nn.functional.cosine_similarity(pull.flatten(1), own.flatten(1))
+    like = [i for i, cosine in enumerate(cosines.tolist()) if cosine >= SAME_PULL]
+    if not like:
+        return Scenes([], own, pull.new_zeros(0), pull.new_zeros(0))
+    without = _along(_first_pull(model, [writer.aim(scenes[i], name) for i in like], stops), own)
+    adds = _along(pull[like], own) - without
+    drawn = (adds >= ADDS).nonzero().flatten().tolist()
+    return Scenes([scenes[like[i]] for i in drawn], own, without[drawn], adds[drawn])
+
+
+def _shown_on(
+    model: DiffusionModel, writer: Writer, things: list[str], pull: torch.Tensor, stops: Stops
+) -> Scenes:
+    """Those of the things on which a style pulls as it does on the others; pull: of each with the style."""
+    without = _first_pull(model, [writer.aim(thing, writer.names[0]) for thing in things], stops)
+    own = pull - without
+    size = own.square().flatten(1).sum(1)
+    drawn = (size >= ADDS * size.mean()).nonzero().flatten().tolist()
+    own = own[drawn]
+    return Scenes([things[i] for i in drawn], own, _along(without[drawn], own), torch.ones_like(size[drawn]))
 
 
 @torch.no_grad()

@@ -199,9 +199,7 @@ def edited_without_prompt(
     edits = [dataclasses.replace(p, text="") for p in base.prompts if p.strength > 0]
     if not edits:
         return None
-    pictures = drawn(model, edits, base.pictures, kept)
-    seen = judged(base.judge, pictures, [p.expected for p in edits], edits, kept)
-    return {cell: share for cell, share in shares(edits, seen).items() if share is not None}
+    return _control(model, base, edits, kept)
 
 
 def shown_unasked(
@@ -216,10 +214,14 @@ def shown_unasked(
         return None
     styled = [p for p in base.prompts if p.cell == "concept" and p.thing]
     plain = [dataclasses.replace(p, text=without_style(p.thing, spec.concept)) for p in styled]
-    if not plain:
-        return None
-    seen = judged(base.judge, drawn(model, plain, None, kept), [p.expected for p in plain], plain, kept)
-    return shares(plain, seen)["concept"]
+    return _control(model, base, plain, kept).get("concept") if plain else None
+
+
+def _control(model: DiffusionModel, base: Baseline, prompts: list[Prompt], kept: Kept) -> dict[str, float]:
+    """By cell, the share of the untouched model's pictures for altered prompts that show what is expected."""
+    pictures = drawn(model, prompts, base.pictures, kept)
+    seen = judged(base.judge, pictures, [p.expected for p in prompts], prompts, kept)
+    return {cell: share for cell, share in shares(prompts, seen).items() if share is not None}
 
 
 def evaluate(
