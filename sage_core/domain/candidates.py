@@ -19,6 +19,7 @@ from ..prompts.words import candidates, telling_words
 WHOLE = re.compile(r"[a-z]{3,}</w>")  # a token of CLIP that ends a word, letters only
 MOST_WORDS = 20_000  # of CLIP's 30,000; the rarest are handles and fragments
 ENCODED_TOGETHER = 256
+COMPARED_TOGETHER = 2048
 PADDING = 16  # positions of it that are read; fewer say less than the end token in the small models
 
 
@@ -41,22 +42,25 @@ def known_words(model: DiffusionModel) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def word_states(model: DiffusionModel, sequences: list[list[int]]) -> torch.Tensor:
-    """What the text encoder says of texts, given as token ids, in two places; [2, texts, width] on the CPU.
+def word_states(
+    model: DiffusionModel, sequences: list[list[int]], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """What CLIP says of texts, given as token ids, in two places; [2, texts, width] on the CPU.
 
     The end token, and the mean of the padding behind it, which is nearly everything that the UNet reads of a
     short prompt.
     """
     rows = []
+    own = sum(encoder.config.hidden_size for encoder in model.text.encoders)  # wider states end in zeros
     for i in range(0, len(sequences), ENCODED_TOGETHER):
         tokens = model.text.assemble(sequences[i : i + ENCODED_TOGETHER])
         length = min(model.text.length, int(tokens.end.max()) + 1 + PADDING)
         cut = Tokens([ids[:, :length] for ids in tokens.ids], tokens.end)
-        hidden = model.text.encode_clip(cut).hidden.float()
+        hidden = model.text.encode_clip(cut).hidden[..., :own].float()
         end = hidden[torch.arange(len(hidden)), tokens.end]
         behind = torch.arange(length, device=hidden.device)[None] > tokens.end[:, None]
         weights = behind / behind.sum(1, keepdim=True).clamp_min(1)
-        rows.append(torch.stack([end, (hidden * weights[..., None]).sum(1)]).cpu())
+        rows.append(torch.stack([end, (hidden * weights[..., None]).sum(1)]).to("cpu", dtype))
     return torch.cat(rows, dim=1)
 
 
@@ -70,14 +74,23 @@ def shortlist(model: DiffusionModel, names: list[str], count: int) -> list[str]:
     name is left out: it is erased or kept with that name.
     """
     words, states = _states_of_known_words(model)
-    middle = states.mean(1, keepdim=True)
-    own = word_states(model, [model.text.words(name) for name in names]) - middle
-    unit = torch.nn.functional.normalize(states - middle, dim=-1)
-    like = (unit @ torch.nn.functional.normalize(own, dim=-1).mT).amax(2)
+    like = _likeness(states, word_states(model, [model.text.words(name) for name in names]))
     by_end, by_padding = like.argsort(dim=1, descending=True).tolist()
     taken = telling_words(names)
     in_turn = dict.fromkeys(words[i] for pair in zip(by_padding, by_end) for i in pair)
     return [word for word in in_turn if not taken & set(word.split())][:count]
+
+
+def _likeness(states: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Of each word the cosine to the nearest name, measured from the mean of all words; [2, words].
+
+    states [2, words, width], own [2, names, width]. In parts: as a whole, the words of a large encoder would
+    take a gigabyte here.
+    """
+    middle = states.mean(1, keepdim=True, dtype=torch.float32)
+    names = torch.nn.functional.normalize(own - middle, dim=-1).mT
+    parts = states.split(COMPARED_TOGETHER, dim=1)
+    return torch.cat([(torch.nn.functional.normalize(p - middle, dim=-1) @ names).amax(2) for p in parts], 1)
 
 
 _latest: dict[str, tuple[list[str], torch.Tensor]] = {}  # by the model's fingerprint; one entry
@@ -88,11 +101,10 @@ def _states_of_known_words(model: DiffusionModel) -> tuple[list[str], torch.Tens
     CPU.
     """
     if model.fingerprint in _latest:
-        words, states = _latest[model.fingerprint]
-        return words, states.float()
+        return _latest[model.fingerprint]
     known = known_words(model)
-    words, states = list(known), word_states(model, list(known.values())).half()
+    words, states = list(known), word_states(model, list(known.values()), torch.float16)
     if model.fingerprint and not any(switch.enabled for switch in SWITCHES):
         _latest.clear()
         _latest[model.fingerprint] = words, states
-    return words, states.float()
+    return words, states
