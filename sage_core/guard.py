@@ -8,11 +8,19 @@ concept, the guidance that draws it points the concept's way, and the untouched 
     where cos(d, pull) > threshold:    d <- d - (1 + push) <d, pull> / |pull|^2 pull
 
 so that the part of the guidance that draws the concept is taken out, and `push` of it turned around. It sees
-what is being drawn, not what was asked. Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105) and
-negative prompts subtract such a pull at every step without asking whether the picture goes that way.
+what is being drawn, not what was asked.
+
+Some embeddings draw the concept by steps that each point its way a little. Other pictures point its way too,
+but only at first, while all pulls are alike. So a step is also changed where the mean of its picture's
+cosines so far is above LASTING of the threshold, from the SETTLED-th look on.
+
+Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105) and negative prompts subtract such a pull at
+every step without asking whether the picture goes that way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -21,7 +29,9 @@ from .diffusion.model import DiffusionModel
 from .domain.pull import encoded
 from .errors import SageError
 
-THRESHOLD, PUSH = 0.6, 0.6
+THRESHOLD, PUSH = 0.7, 0.6
+LASTING = 0.65  # of the threshold: above it the mean of a picture's cosines draws the concept
+SETTLED = 10  # looks after which that mean tells
 WATCHED = 2  # concepts that are still looked at after the first steps
 ALL_LOOKS = 2  # steps at which every concept is looked at
 
@@ -34,7 +44,7 @@ class Looks:
 
     Args:
         count: number of concepts.
-        threshold: cosine above which a step draws a concept, 0 to 1.
+        threshold: cosine above which a single step draws a concept, 0 to 1.
         push: share of what is taken out that is turned around.
     """
 
@@ -45,29 +55,40 @@ class Looks:
             raise SageError(f"The guard's push is from 0 to 5, not {push}.")
         self.threshold, self.push = threshold, push
         self.strongest = [0.0] * count
-        self.cosines: list[list[float]] = []  # the largest of every look, one value a picture
-
-    @property
-    def steered(self) -> int:
-        """Steps at which something was taken out of one of the pictures."""
-        return sum(max(cosines) > self.threshold for cosines in self.cosines)
+        self.cosines: list[list[torch.Tensor]] = [[] for _ in range(count)]  # of each look, [n]
+        self.number = 0  # of looks
+        self.steered = 0  # looks at which something was taken out of one of the pictures
 
     def asked(self) -> list[int]:
         """Numbers of the concepts that the next step looks at."""
         ranked = sorted(range(len(self.strongest)), key=lambda i: -self.strongest[i])
-        return ranked if len(self.cosines) < ALL_LOOKS else ranked[:WATCHED]
+        return ranked if self.number < ALL_LOOKS else ranked[:WATCHED]
 
     def steer(
         self, guided: torch.Tensor, base: torch.Tensor, towards: list[torch.Tensor], asked: list[int]
     ) -> torch.Tensor:
         """The step's prediction without what draws a concept; see `steered`. towards: the predictions under
         each concept that was asked for."""
-        pulls = [toward - base for toward in towards]
-        out, cosines = steered(guided, base, pulls, self.threshold, self.push)
-        for i, cosine in zip(asked, cosines):
-            self.strongest[i] = max(self.strongest[i], cosine.max().item())
-        self.cosines.append(torch.stack(cosines).amax(0).tolist())
+        gates = []
+
+        def gate(place: int, cosine: torch.Tensor) -> torch.Tensor:
+            gates.append(self._draws(asked[place], cosine))
+            return gates[-1]
+
+        out = steered(guided, base, [toward - base for toward in towards], gate, self.push)
+        self.number += 1
+        self.steered += int(torch.stack(gates).any())
         return out
+
+    def _draws(self, concept: int, cosine: torch.Tensor) -> torch.Tensor:
+        """Which of the pictures [n] draw the concept, by this look's cosines [n] and those before."""
+        self.strongest[concept] = max(self.strongest[concept], cosine.max().item())
+        seen = self.cosines[concept]
+        seen.append(cosine)
+        draws = cosine > self.threshold
+        if len(seen) >= SETTLED:
+            draws = draws | ((torch.stack(seen).mean(0) > LASTING * self.threshold) & (cosine > 0))
+        return draws
 
 
 class Guard:
@@ -108,24 +129,26 @@ def steered(
     guided: torch.Tensor,
     base: torch.Tensor,
     pulls: list[torch.Tensor],
-    threshold: float,
+    gate: Callable[[int, torch.Tensor], torch.Tensor],
     push: float,
-    slope: float | None = None,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """(the prediction without the pulls that it follows, its cosine with each of them [n]).
+) -> torch.Tensor:
+    """The prediction without the pulls that it follows.
 
-    Noise or predicted clean latents alike, since both are linear in each other. guided, base, pulls:
-    [n, 4, h, w]. slope: of a sigmoid in place of the step at the threshold, for who needs its gradient.
+    Noise or predicted clean latents alike, since both are linear in each other.
+
+    Args:
+        guided, base, pulls: [n, 4, h, w].
+        gate: from a pull's number and the cosines [n] of the pictures' guidance with it, how much of the
+            pull goes: 0 or False to 1 or True for each picture.
+        push: see Looks.
     """
-    way, cosines = guided - base, []
-    for pull in pulls:
+    way = guided - base
+    for number, pull in enumerate(pulls):
         along = _dot(way, pull)
         cosine = along / (_dot(way, way) * _dot(pull, pull)).sqrt().clamp_min(1e-12)
-        gate = cosine > threshold if slope is None else torch.sigmoid(slope * (cosine - threshold))
-        share = gate * (1 + push) * along / _dot(pull, pull).clamp_min(1e-12)
+        share = gate(number, cosine) * (1 + push) * along / _dot(pull, pull).clamp_min(1e-12)
         way = way - share.view(-1, 1, 1, 1) * pull
-        cosines.append(cosine)
-    return base + way, cosines
+    return base + way
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_flow
@@ -36,8 +37,12 @@ def model(folder):
 @pytest.fixture(scope="module")
 def erased(model, tmp_path_factory):
     """(path of a LoRA for dog, what the erased model predicts)."""
-    path = tmp_path_factory.mktemp("lora") / "dog.safetensors"
-    erasure = erase(model, ErasureSpec("dog", **STEPS))
+    return erased_on(model, None, tmp_path_factory.mktemp("lora"))
+
+
+def erased_on(model, surface, folder) -> tuple[Path, torch.Tensor]:
+    path = folder / "dog.safetensors"
+    erasure = erase(model, ErasureSpec("dog", surface=surface, **STEPS))
     erasure.save(path, model)
     after = noise_of(model)
     erasure.adapter.remove()
@@ -253,11 +258,12 @@ def test_joined_files_keep_their_names_and_their_sum(model, erased, tmp_path):
     torch.testing.assert_close(joined, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_diffusers_own_loader_takes_every_layer(model, erased):
+@pytest.mark.parametrize("surface", [None, "unet"])
+def test_diffusers_own_loader_takes_every_layer(model, surface, tmp_path):
     from diffusers import StableDiffusion3Pipeline
     from peft.tuners.lora import LoraLayer
 
-    path, after = erased
+    path, after = erased_on(model, surface, tmp_path)
     transformer = type(model.unet).from_config(model.unet.config)
     transformer.load_state_dict(model.unet.state_dict())
     parts = ("vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3")

@@ -5,7 +5,7 @@ import torch
 
 from sage_core.cli.main import main
 from sage_core.errors import SageError
-from sage_core.guard import ALL_LOOKS, WATCHED, Guard, Looks, steered
+from sage_core.guard import ALL_LOOKS, LASTING, SETTLED, THRESHOLD, WATCHED, Guard, Looks, steered
 
 BASE = torch.zeros(1, 1, 1, 3)
 
@@ -14,23 +14,32 @@ def vector(*values: float) -> torch.Tensor:
     return torch.tensor(values).view(1, 1, 1, -1)
 
 
+def looked(guided, base, towards, threshold=0.6, push=0.6):
+    return Looks(len(towards), threshold, push).steer(guided, base, towards, list(range(len(towards))))
+
+
 def test_what_points_the_concepts_way_is_turned_around():
     """d = (3, 1), pull = (2, 0): the cosine is 3 / sqrt(10); 1.6 times its part along the pull goes."""
-    out, cosines = steered(vector(3.0, 1.0), vector(0.0, 0.0), [vector(2.0, 0.0)], 0.6, 0.6)
+    seen = []
+
+    def gate(number, cosine):
+        seen.append(cosine)
+        return cosine > 0.6
+
+    out = steered(vector(3.0, 1.0), vector(0.0, 0.0), [vector(2.0, 0.0)], gate, 0.6)
     torch.testing.assert_close(out, vector(3 - 1.6 * 3, 1.0))
-    torch.testing.assert_close(cosines[0], torch.tensor([3 / 10**0.5]))
+    torch.testing.assert_close(seen[0], torch.tensor([3 / 10**0.5]))
 
 
 @pytest.mark.parametrize("way", [(1.0, 3.0), (-3.0, 1.0), (0.0, 0.0)])
 def test_what_points_elsewhere_is_left_as_it_is(way):
     guided = vector(*way)
-    out, _ = steered(guided, vector(0.0, 0.0), [vector(2.0, 0.0)], 0.6, 0.6)
-    assert torch.equal(out, guided)
+    assert torch.equal(looked(guided, vector(0.0, 0.0), [vector(2.0, 0.0)]), guided)
 
 
 def test_each_picture_of_a_batch_is_judged_by_itself():
     guided, base = torch.cat([vector(1.0, 0.0), vector(0.0, 1.0)]), torch.zeros(2, 1, 1, 2)
-    out, _ = steered(guided, base, [vector(1.0, 0.0).repeat(2, 1, 1, 1)], 0.5, 0.0)
+    out = looked(guided, base, [vector(1.0, 0.0).repeat(2, 1, 1, 1)], 0.5, 0.0)
     torch.testing.assert_close(out, torch.cat([vector(0.0, 0.0), vector(0.0, 1.0)]))
 
 
@@ -38,10 +47,34 @@ def test_clean_latents_are_steered_like_noise():
     """Hosts predict x0 = z - sigma eps; the same formula holds for both."""
     torch.manual_seed(0)
     z, eps, base, toward = (torch.randn(2, 4, 3, 3) for _ in range(4))
-    by_noise, _ = steered(eps, base, [toward - base], 0.1, 0.6)
+    by_noise = looked(eps, base, [toward], 0.1)
     clean = [z - 7.0 * e for e in (eps, base, toward)]
-    by_clean, _ = steered(clean[0], clean[1], [clean[2] - clean[1]], 0.1, 0.6)
+    by_clean = looked(clean[0], clean[1], [clean[2]], 0.1)
     torch.testing.assert_close(by_clean, z - 7.0 * by_noise, rtol=1e-4, atol=1e-4)
+
+
+def test_what_points_the_concepts_way_a_little_at_every_step_is_taken_out_once_it_has_settled():
+    """A cosine under the threshold, but above LASTING of it; a second picture that points its way at first
+    alone is left as it is.
+    """
+    cosine = (THRESHOLD + LASTING * THRESHOLD) / 2
+    little, elsewhere = vector(cosine, (1 - cosine**2) ** 0.5), vector(0.0, 1.0)
+    towards, base = [vector(1.0, 0.0).repeat(2, 1, 1, 1)], torch.zeros(2, 1, 1, 2)
+    looks, left = Looks(1), []
+    for number in range(SETTLED + 2):
+        guided = torch.cat([little, little if number < SETTLED // 2 else elsewhere])
+        out = looks.steer(guided, base, towards, [0])
+        left.append([torch.equal(a, b) for a, b in zip(out, guided)])
+    assert left == [[True, True]] * (SETTLED - 1) + [[False, True]] * 3
+    assert looks.steered == 3
+
+
+def test_a_step_that_turns_away_is_not_pushed_although_the_mean_points_the_concepts_way():
+    looks, towards, base = Looks(1), [vector(1.0, 0.0)], torch.zeros(1, 1, 1, 2)
+    for _ in range(SETTLED):
+        looks.steer(vector(1.0, 0.0), base, towards, [0])
+    away = vector(-1.0, 1.0)
+    assert torch.equal(looks.steer(away, base, towards, [0]), away)
 
 
 def test_many_concepts_are_all_looked_at_first_and_then_the_nearest():

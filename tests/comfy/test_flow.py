@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import tiny_flow
 import torch
 
@@ -19,7 +20,8 @@ INSIDE = Path(__file__).parent / "inside_flow.py"
 LIKE = 1e-4  # the largest difference between two programs' float32 arithmetic, beside predictions of about 1
 
 
-def test_the_host_and_the_core_are_one_model_with_and_without_the_lora(comfy_path, tmp_path):
+@pytest.mark.parametrize("surface", [None, "unet"])
+def test_the_host_and_the_core_are_one_model_with_and_without_the_lora(comfy_path, surface, tmp_path):
     folder = tiny_flow.bundled_text(tmp_path / "m")
     model = load_model(folder)
     t, x = torch.tensor([600]), torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -28,7 +30,7 @@ def test_the_host_and_the_core_are_one_model_with_and_without_the_lora(comfy_pat
     states = {"x": x, "s": s, "prompt": "a dog"}
     with torch.no_grad():
         states["plain"] = model.predict_noise(z, t, model.encode(["a dog"]))
-    erasure = erase(model, ErasureSpec("dog", steps=4, search=False))
+    erasure = erase(model, ErasureSpec("dog", surface=surface, steps=4, search=False))
     with torch.no_grad():
         states["erased"] = model.predict_noise(z, t, model.encode(["a dog"]))
     lora = erasure.save(tmp_path / "dog.safetensors", model)

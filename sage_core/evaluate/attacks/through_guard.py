@@ -4,7 +4,8 @@ The guarded prediction of a step is made to be what the untouched model's guidan
 
     min_v  E | steer(e(v)) - e0(concept) |^2 / g^2,    e(v) = eps(z, "") + g (eps(z, v) - eps(z, ""))
 
-with a sigmoid in place of the guard's threshold (sage_core/guard.py), since a step has no gradient.
+with a sigmoid in place of the guard's threshold (sage_core/guard.py), since a step has no gradient. The
+attacker knows that a mean over the steps is watched too, and stays under its threshold, the lower one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ...diffusion.checkpointing import untouched
 from ...diffusion.model import DiffusionModel
 from ...diffusion.text import Conditioning
 from ...errors import SageError
-from ...guard import Guard, steered
+from ...guard import LASTING, Guard, steered
 from ...spec import ErasureSpec
 from .base import Noised
 from .inversion import CONCEPT, ConceptInversion
@@ -56,5 +57,10 @@ class ThroughGuard(ConceptInversion):
         wanted = base + self.guidance * pulls[guard.concepts.index(spec.concept)]
         asked = model.predict_noise(z, t, Conditioning.cat([cond] * count))
         guided = empty + self.guidance * (asked - empty)
-        passed, _ = steered(guided, base, pulls, guard.settings[0], guard.settings[1], SLOPE)
+        threshold, push = guard.settings
+
+        def gate(number: int, cosine: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(SLOPE * (cosine - LASTING * threshold))
+
+        passed = steered(guided, base, pulls, gate, push)
         return (passed - wanted).square().mean() / self.guidance**2
