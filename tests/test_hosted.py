@@ -186,15 +186,6 @@ def test_a_method_that_needs_the_encoder_is_refused_at_once(model, name):
     assert model.host.asked == []
 
 
-def test_a_method_for_all_of_the_network_trains_what_text_goes_through(model):
-    """sage-robust; its embeddings need the encoder, so prompts take their place."""
-    spec = ErasureSpec("dog", method="sage-robust", steps=2)
-    assert spec.recipe(()).surface == "unet"
-    erasure = erase(model, spec)
-    erasure.adapter.remove()
-    assert sorted(erasure.adapter.up) == ["lora_unet_double_blocks_0_txt_attn_qkv", "lora_unet_txt_in"]
-
-
 @pytest.mark.parametrize("other", [{"surface": "unet"}, {"surface": "text"}, {"becomes": "automatic"}])
 def test_other_requests_are_refused_at_once(model, other):
     with pytest.raises(SageError):

@@ -32,14 +32,9 @@ def runs(method: Method) -> bool:
         and isinstance(method.domain, DOMAINS)
         and isinstance(method.target, TARGETS)
         and all(isinstance(term, RETENTIONS) for term in method.retention)
-        and _trained_there(method.surface, method)
+        and method.surface in SURFACES
         and method.layers == ("",)  # they are named as the core's own networks name them
     )
-
-
-def _trained_there(surface: str, method: Method) -> bool:
-    """AnyPrompt's own surface is all of a UNet. In a host's network it is what text alone goes through."""
-    return surface in SURFACES or (isinstance(method.domain, AnyPrompt) and surface == method.surface)
 
 
 def in_plain_prompts(recipe: Recipe) -> Recipe:
@@ -56,7 +51,7 @@ def in_plain_prompts(recipe: Recipe) -> Recipe:
             f"{method.title} works inside the text encoder or on layers that pictures go through too, which"
             f" a model of this kind does not offer; choose one of {able}."
         )
-    if not _trained_there(recipe.surface, method):
+    if recipe.surface not in SURFACES:
         raise SageError(
             f"The surface {recipe.surface!r} is not trained in a model of this kind, whose text encoders are"
             f" frozen; choose {' or '.join(SURFACES)}."

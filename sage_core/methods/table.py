@@ -101,7 +101,7 @@ METHODS: dict[str, Method] = {
             AnyPrompt(),
             NegativeGuidance(),
             (Noise(weight=1.0, batch=4),),
-            "unet",
+            "cross_attention",
             Training(
                 steps=100,
                 learning_rate=2e-3,
