@@ -134,7 +134,7 @@ def guarded(concepts: str, prompts: str, images: int = 1) -> dict:
             "model": ["1", 0],
             "clip": ["1", 1],
             "concepts": concepts,
-            "threshold": 0.6,
+            "threshold": 0.7,
             "push": 0.6,
         },
     }
