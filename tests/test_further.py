@@ -19,6 +19,7 @@ from sage_core.evaluate.lists import Line, PromptList
 from sage_core.evaluate.measure import evaluate, measure_original
 from sage_core.evaluate.pictures import picture
 from sage_core.evaluate.report import page, table
+from sage_core.evaluate.sentences import unasked
 from sage_core.prompts.templates import indefinite
 
 LORA = {"path": "x.safetensors", "bytes": 1, "rank": 1}
@@ -186,6 +187,14 @@ def test_a_report_says_how_much_of_a_style_comes_unasked(demo):
     said = f"the untouched model shows it in {report['style_unasked']:.0%} of the pictures"
     assert said in table(report) and said in page(evaluation)
     assert measure_original(demo, ErasureSpec("dog"), 1, attack=None).style_unasked is None
+
+
+@pytest.mark.parametrize(
+    "share, said, advised",
+    [(0.0, "never shows it", False), (0.125, "in 12% of the pictures", False), (0.5, "in 50%", True)],
+)
+def test_a_style_that_comes_unasked_often_is_to_become_another_one(share, said, advised):
+    assert said in unasked(share) and ("`becomes`" in unasked(share)) == advised
 
 
 def test_reports_show_every_cell_and_escape_what_a_list_says(demo, monkeypatch):

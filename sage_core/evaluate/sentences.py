@@ -5,6 +5,7 @@ from __future__ import annotations
 from .hard import INPAINT
 
 NAMED = 8  # words that a judge does not know
+OFTEN = 0.2  # share of pictures in which a style that nobody asked for is what the model draws anyway
 
 
 def judged(judge: dict) -> str:
@@ -27,10 +28,13 @@ def unprompted(shares: dict[str, float]) -> str:
 
 def unasked(share: float) -> str:
     """How much of a style a model shows that is not asked for it."""
-    return (
-        f"asked for the same things without the style, the untouched model shows it in {share:.0%} of the"
-        " pictures; so much is no sign that the erasure failed"
-    )
+    asked = "asked for the same things without the style, the untouched model"
+    if share == 0:
+        return f"{asked} never shows it"
+    text = f"{asked} shows it in {share:.0%} of the pictures; so much is no sign that the erasure failed"
+    if share >= OFTEN:
+        text += "; to be rid of that too, say which other style it becomes (`becomes`)"
+    return text
 
 
 def _edit(cell: str) -> str:
