@@ -44,7 +44,7 @@ def test_the_node_shows_its_progress_and_the_console_stays_clean(comfy, ordinary
             pages.wait_face(page, f"saved: sage/{name}.safetensors")
             assert page.evaluate("document.querySelectorAll('.sage-face .sage-curve').length") == 1
             assert page.evaluate("document.querySelector('.sage-face .sage-left').textContent").endswith(" %")
-        page.wait_for_selector("text=Saved sage/", timeout=60_000)
+        page.wait_for_selector("text=Saved sage/", timeout=300_000)
         # The LoRA lists know the new file without a restart.
         page.evaluate(
             "g => window.app.loadApiJson(g, 'x')",
