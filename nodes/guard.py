@@ -8,6 +8,7 @@ from .errors import sentence_of
 from .inputs import advanced
 
 MAX_CONCEPTS = 20
+THRESHOLD, PUSH = 0.7, 0.6  # as in sage_core/guard.py, which is not imported at start-up
 
 
 class ConceptGuard(io.ComfyNode):
@@ -50,7 +51,7 @@ class ConceptGuard(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "threshold",
-                        default=0.7,
+                        default=THRESHOLD,
                         min=0.05,
                         max=0.95,
                         step=0.05,
@@ -65,7 +66,7 @@ class ConceptGuard(io.ComfyNode):
                 advanced(
                     io.Float.Input(
                         "push",
-                        default=0.6,
+                        default=PUSH,
                         min=0.0,
                         max=5.0,
                         step=0.1,
@@ -80,18 +81,20 @@ class ConceptGuard(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concepts="x", threshold=0.7, push=0.6):
+    def validate_inputs(cls, concepts="x", threshold=THRESHOLD, push=PUSH):
         def check():
             if concepts is not None:
                 names(concepts)
             from ..sage_core.guard import Looks
 
-            Looks(1, 0.7 if threshold is None else threshold, 0.6 if push is None else push)
+            Looks(1, THRESHOLD if threshold is None else threshold, PUSH if push is None else push)
 
         return sentence_of(check)
 
     @classmethod
-    def execute(cls, model, clip, concepts, model_before=None, threshold=0.7, push=0.6) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, concepts, model_before=None, threshold=THRESHOLD, push=PUSH
+    ) -> io.NodeOutput:
         from .guarded import guarded
 
         return io.NodeOutput(guarded(model, clip, names(concepts), model_before, threshold, push))
