@@ -74,6 +74,17 @@ class ConceptGuard(io.ComfyNode):
                         tooltip="How far beyond zero the concept's part of a step is turned around.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "pictures",
+                        default=True,
+                        optional=True,
+                        tooltip=(
+                            "Look at whole pictures too. An edit of a picture that shows a concept is drawn"
+                            " from noise instead, and a finished picture that shows one is drawn again."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output("guarded", display_name="MODEL", tooltip="The model with the guard on it.")
@@ -93,11 +104,11 @@ class ConceptGuard(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, concepts, model_before=None, threshold=THRESHOLD, push=PUSH
+        cls, model, clip, concepts, model_before=None, threshold=THRESHOLD, push=PUSH, pictures=True
     ) -> io.NodeOutput:
         from .guarded import guarded
 
-        return io.NodeOutput(guarded(model, clip, names(concepts), model_before, threshold, push))
+        return io.NodeOutput(guarded(model, clip, names(concepts), model_before, threshold, push, pictures))
 
 
 def names(concepts: str) -> list[str]:

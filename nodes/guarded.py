@@ -15,13 +15,20 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..sage_core.errors import SageError
 from ..sage_core.guard import Looks
+from .guarded_pictures import Pictures
 
 
-def guarded(model, clip, concepts: list[str], model_before, threshold: float, push: float):
-    """A clone of MODEL whose sampler is watched. Raises SageError where one of the inputs cannot be used."""
+def guarded(
+    model, clip, concepts: list[str], model_before, threshold: float, push: float, pictures: bool = True
+):
+    """A clone of MODEL whose sampler is watched. Raises SageError where one of the inputs cannot be used.
+
+    pictures: whether whole pictures are looked at as well.
+    """
     if model is None or clip is None:
         raise SageError("Concept Guard needs MODEL and CLIP; connect both.")
     added = {} if model_before is None else changes(model, model_before)
@@ -29,6 +36,8 @@ def guarded(model, clip, concepts: list[str], model_before, threshold: float, pu
     watch = Watch(conds, added, (threshold, push))
     patched = model.clone()
     patched.set_model_sampler_post_cfg_function(watch)
+    if pictures:
+        patched.add_wrapper(WrappersMP.SAMPLER_SAMPLE, Pictures(watch))
     return patched
 
 
@@ -58,32 +67,38 @@ def changes(model, model_before) -> dict[str, torch.Tensor]:
 class Watch:
     """Called by the sampler after classifier-free guidance, with predicted clean latents.
 
-    conds: of the empty prompt, then of each concept. added: see `changes`.
+    conds: of the empty prompt, then of each concept. added: see `changes`. strict: see core's Looks.
     """
 
     def __init__(self, conds: list, added: dict[str, torch.Tensor], settings: tuple[float, float]):
         self.conds = [comfy.sampler_helpers.convert_cond(cond) for cond in conds]
-        self.added, self.settings = added, settings
+        self.added, self.settings, self.strict = added, settings, False
+        self.looks = Looks(len(conds) - 1, *settings)
         self.sigma, self.shape = 0.0, None
+        self.ready, self.ready_for = [], None
 
     def __call__(self, args: dict) -> torch.Tensor:
         model, x, sigma = args["model"], args["input"], args["sigma"]
-        self._begin(model, x, float(sigma.max()))
+        if float(sigma.max()) > self.sigma or x.shape != self.shape:
+            self.looks = Looks(len(self.conds) - 1, *self.settings, self.strict)  # another run begins
+        self.sigma, self.shape = float(sigma.max()), x.shape
         asked = self.looks.asked()
-        conds = [self.ready[0], *(self.ready[1 + i] for i in asked)]
-        with self._without_the_erasure(model):
-            base, *towards = comfy.samplers.calc_cond_batch(model, conds, x, sigma, args["model_options"])
+        base, *towards = self.predicted(model, x, sigma, asked, args["model_options"])
         return self.looks.steer(args["denoised"], base, towards, asked).to(args["denoised"])
 
-    def _begin(self, model, x: torch.Tensor, sigma: float) -> None:
-        """Noise rises, or pictures are of another size, only where another run begins."""
-        if sigma > self.sigma or x.shape != self.shape:
-            self.looks = Looks(len(self.conds) - 1, *self.settings)
+    def predicted(self, model, x: torch.Tensor, sigma: torch.Tensor, asked: list[int], options: dict) -> list:
+        """Clean latents [n, c, h, w] that the model before the erasure predicts, without a prompt and then
+        under each concept that is asked for. x, sigma [n]: as the sampler has them.
+        """
+        if self.ready_for != (x.shape, x.device):
+            self.ready_for = x.shape, x.device
             self.ready = [
                 comfy.samplers.encode_model_conds(model.extra_conds, cond, x, x.device, "positive")
                 for cond in self.conds
             ]
-        self.sigma, self.shape = sigma, x.shape
+        conds = [self.ready[0], *(self.ready[1 + i] for i in asked)]
+        with self._without_the_erasure(model):
+            return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
 
     @contextlib.contextmanager
     def _without_the_erasure(self, model) -> Iterator[None]:

@@ -14,6 +14,11 @@ Some embeddings draw the concept by steps that each point its way a little. Othe
 but only at first, while all pulls are alike. So a step is also changed where the mean of its picture's
 cosines so far is above LASTING of the threshold, from the SETTLED-th look on.
 
+Steps say nothing of a picture that is handed in to be edited, and an attack may find steps that pass.
+So pictures are looked at too (shown.py). An edit of one that shows a concept is drawn from noise
+instead. A finished one that shows a concept is drawn again, and then every part of a step that points the
+concept's way goes.
+
 Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105) and negative prompts subtract such a pull at
 every step without asking whether the picture goes that way.
 """
@@ -28,6 +33,7 @@ from .diffusion.checkpointing import untouched
 from .diffusion.model import DiffusionModel
 from .domain.pull import encoded
 from .errors import SageError
+from .shown import SHOWN, TIMES, noise_at, share_of
 
 THRESHOLD, PUSH = 0.7, 0.6
 LASTING = 0.65  # of the threshold: above it the mean of a picture's cosines draws the concept
@@ -46,14 +52,15 @@ class Looks:
         count: number of concepts.
         threshold: cosine above which a single step draws a concept, 0 to 1.
         push: share of what is taken out that is turned around.
+        strict: every step that points a concept's way draws it.
     """
 
-    def __init__(self, count: int, threshold: float = THRESHOLD, push: float = PUSH):
+    def __init__(self, count: int, threshold: float = THRESHOLD, push: float = PUSH, strict: bool = False):
         if not 0 < threshold < 1:
             raise SageError(f"The guard's threshold is between 0 and 1, not {threshold}.")
         if not 0 <= push <= 5:
             raise SageError(f"The guard's push is from 0 to 5, not {push}.")
-        self.threshold, self.push = threshold, push
+        self.threshold, self.push, self.strict = threshold, push, strict
         self.strongest = [0.0] * count
         self.cosines: list[list[torch.Tensor]] = [[] for _ in range(count)]  # of each look, [n]
         self.number = 0  # of looks
@@ -85,6 +92,8 @@ class Looks:
         self.strongest[concept] = max(self.strongest[concept], cosine.max().item())
         seen = self.cosines[concept]
         seen.append(cosine)
+        if self.strict:
+            return cosine > 0
         draws = cosine > self.threshold
         if len(seen) >= SETTLED:
             draws = draws | ((torch.stack(seen).mean(0) > LASTING * self.threshold) & (cosine > 0))
@@ -97,32 +106,62 @@ class Guard:
     Args:
         concepts: as in prompts. Other words for a concept pull the same way and need not be named.
         threshold, push: see Looks.
+        pictures: whether pictures are looked at as well, not only steps.
     """
 
     def __init__(
-        self, model: DiffusionModel, concepts: list[str], threshold: float = THRESHOLD, push: float = PUSH
+        self,
+        model: DiffusionModel,
+        concepts: list[str],
+        threshold: float = THRESHOLD,
+        push: float = PUSH,
+        pictures: bool = True,
     ):
         self.model, self.concepts, self.settings = model, concepts, (threshold, push)
+        self.pictures = pictures
+        self.again = 0  # pictures that were drawn again, since they showed a concept
         with untouched(), torch.no_grad():
             self.conds = encoded(model, ["", *concepts])
         self.begin()
 
-    def begin(self) -> None:
-        """A new run of the sampler."""
-        self.looks = Looks(len(self.concepts), *self.settings)
+    def begin(self, strict: bool = False) -> None:
+        """A new run of the sampler. strict: see Looks."""
+        self.looks = Looks(len(self.concepts), *self.settings, strict)
 
     @torch.no_grad()
     def __call__(self, z: torch.Tensor, t: torch.Tensor, guided: torch.Tensor) -> torch.Tensor:
         """The guided prediction of a step [n, 4, h, w] without what draws a concept."""
         asked = self.looks.asked()
+        base, *towards = self._predicted(z, t, asked)
+        return self.looks.steer(guided, base, towards, asked)
+
+    @torch.no_grad()
+    def shows(self, z0: torch.Tensor) -> torch.Tensor:
+        """Which of the pictures show one of the concepts; [n], bool.
+
+        z0: clean latents [n, 4, h, w], as the model has them.
+        """
+        if not self.pictures:
+            return torch.zeros(len(z0), dtype=torch.bool, device=z0.device)
+        every = list(range(len(self.concepts)))
+        shares = torch.zeros(len(every), len(z0), device=z0.device)
+        for place, time in enumerate(TIMES):
+            noise = noise_at(place, z0.shape[1:]).to(z0)
+            kept = self.model.alphas[time]
+            z, t = kept.sqrt() * z0 + (1 - kept).sqrt() * noise, torch.tensor([time], device=z0.device)
+            base, *towards = self._predicted(z, t, every)
+            shares += torch.stack([share_of(noise, base, toward) for toward in towards]) / len(TIMES)
+        return (shares > SHOWN).any(0)
+
+    def _predicted(self, z: torch.Tensor, t: torch.Tensor, asked: list[int]) -> tuple[torch.Tensor, ...]:
+        """The untouched model's predictions without a prompt, then under each concept that is asked for."""
         rows = [0, *(1 + i for i in asked)]
         cond = self.conds[[row for row in rows for _ in range(len(z))]]
         with untouched():
             predicted = self.model.predict_noise(
                 z.repeat(len(rows), 1, 1, 1), t.expand(len(z) * len(rows)), cond
             )
-        base, *towards = predicted.split(len(z))
-        return self.looks.steer(guided, base, towards, asked)
+        return predicted.split(len(z))
 
 
 def steered(

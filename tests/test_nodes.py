@@ -19,6 +19,7 @@ TOUCHES_COMFY = {
     "gradients.py",
     "graph_weights.py",
     "guarded.py",
+    "guarded_pictures.py",
     "hosted.py",
 }
 

@@ -18,11 +18,17 @@ from .networks import flow_noise, unet_output
 from .schedule import name_of
 from .text import Conditioning, TextStack
 
+AGAIN = 46_000  # seed of what a guard has drawn from noise in place of an edit
+
 
 class Guard(Protocol):
-    """Keeps a concept away while a picture is drawn (sage_core/guard.py)."""
+    """Keeps a concept away while a picture is drawn (sage_core/guard.py). again: pictures drawn again."""
 
-    def begin(self) -> None: ...
+    again: int
+
+    def begin(self, strict: bool = False) -> None: ...
+
+    def shows(self, z0: torch.Tensor) -> torch.Tensor: ...
 
     def __call__(self, z: torch.Tensor, t: torch.Tensor, guided: torch.Tensor) -> torch.Tensor: ...
 
@@ -193,12 +199,30 @@ class DiffusionModel:
         guidance: float,
         keep: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Latents z [n, 4, h, w], noisy as at the first of the solver's `times`, denoised; past the guard.
+        """Latents z [n, 4, h, w], noisy as at the first of the solver's `times`, denoised; past the guard,
+        which has those drawn again that show its concept.
 
         keep: puts back what must stay in the latents after each step, by the step's number.
         """
+        drawn = self._denoise(z, solver, times, cond, empty, guidance, keep)
+        if self.guard is None:
+            return drawn
+        shown = self.guard.shows(drawn)
+        if not shown.any():
+            return drawn
+        self.guard.again += int(shown.sum())
+        whole = len(times) == len(solver.timesteps)
+        start = z if whole else self.noise([AGAIN]).expand_as(z)
+        anew = self.scheduler(len(solver.timesteps))
+        again = self._denoise(start, anew, anew.timesteps, cond, empty, guidance, keep, strict=True)
+        return torch.where(shown.view(-1, 1, 1, 1), again, drawn)
+
+    def _denoise(
+        self, z, solver, times, cond, empty, guidance: float, keep=None, strict: bool = False
+    ) -> torch.Tensor:
+        """`denoise` without the look at what was drawn. strict: whether the guard is."""
         if self.guard is not None:
-            self.guard.begin()
+            self.guard.begin(strict)
         for number, t in enumerate(times):
             predicted = self.guided(z, t.expand(len(z)), cond, empty, guidance)
             if self.guard is not None:

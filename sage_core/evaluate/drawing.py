@@ -75,7 +75,8 @@ def edit(
     guidance: float = 5.0,
 ) -> torch.Tensor:
     """Pictures [n, 3, H, W] in [-1, 1] drawn again from their latents with noise on them, as hosts' img2img
-    does (SDEdit, Meng et al., arXiv 2108.01073).
+    does (SDEdit, Meng et al., arXiv 2108.01073). Under a guard, nothing stays of a picture that shows what it
+    keeps away: its prompt is drawn from noise.
 
     strength: the share of the `steps` that is denoised again, in (0, 1]; 1 keeps next to nothing of them.
     """
@@ -83,13 +84,21 @@ def edit(
     for i in range(0, len(prompts), batch):
         part = slice(i, i + batch)
         cond, empty = _conditionings(model, prompts[part])
-        solver = model.scheduler(steps)
-        begin = steps - min(steps, max(1, round(steps * strength)))
-        times = solver.timesteps[begin:]
-        solver.set_begin_index(begin)
         z0, noise = model.encode_images(pictures[part].to(model.device)), model.noise(seeds[part])
-        z = solver.add_noise(z0, noise, times[:1].expand(len(z0)))
-        images.append(model.decode(model.denoise(z, solver, times, cond, empty, guidance)))
+        shown = [False] * len(z0) if model.guard is None else model.guard.shows(z0).tolist()
+        stay, go = ([row for row, s in enumerate(shown) if s == which] for which in (False, True))
+        drawn = torch.empty_like(noise)
+        if stay:
+            solver = model.scheduler(steps)
+            begin = steps - min(steps, max(1, round(steps * strength)))
+            times = solver.timesteps[begin:]
+            solver.set_begin_index(begin)
+            z = solver.add_noise(z0[stay], noise[stay], times[:1].expand(len(stay)))
+            drawn[stay] = model.denoise(z, solver, times, cond[stay], empty[stay], guidance)
+        if go:
+            solver = model.scheduler(steps)
+            drawn[go] = model.denoise(noise[go], solver, solver.timesteps, cond[go], empty[go], guidance)
+        images.append(model.decode(drawn))
     return torch.cat(images)
 
 

@@ -204,6 +204,22 @@ def test_the_guard_watches_an_erased_model_with_the_one_before(comfy, erased_dog
     assert re.search(r"seen [34] -> 0 of 4  a kitten", outcome.outputs["4"]["text"][0])
 
 
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_edit_of_a_picture_that_shows_the_concept_is_drawn_from_noise(comfy, looks):
+    """img2img at 0.4 of dogs, with a prompt that says nothing: nothing asks for a dog but the picture."""
+    graph = graphs.guarded("dog", "")
+    del graph["3"]
+    graph["2"]["inputs"]["pictures"] = looks
+    graph = graphs.draw(graph, 10, ["1", 0], ["1", 1], "a drawing of a dog", 4, steps=12, prefix="given")
+    graph = graphs.draw(graph, 20, ["2", 0], ["1", 1], "a drawing", 4, steps=8, prefix="edited")
+    graph["23"]["inputs"] |= {"latent_image": ["13", 0], "denoise": 0.4}
+    outcome = comfy.run(graph, 400)
+    assert outcome.status == "success", outcome.error
+    rates = [seen(pictures(comfy, outcome, node), "dog") for node in ("15", "25")]
+    assert rates[0] >= 0.75
+    assert rates[1] == 0 if looks else rates[1] >= 0.5, "without the look at pictures it stays"
+
+
 def test_the_red_team_finds_the_leak_and_the_guard_closes_it(comfy, erased_dog):
     """What it learns draws dogs with the erased model, and none with the guard on it."""
     graph = graphs.attacked_and_guarded(images=8) | {"2": erased_dog[0]["2"]}
