@@ -9,7 +9,7 @@ from __future__ import annotations
 import comfy.samplers
 import torch
 
-from ..sage_core.shown import SHOWN, TIMES, noise_at, share_of
+from ..sage_core.domain.shown import SHOWN, TIMES, noise_at, share_of
 
 WHOLE = 0.99  # of the model's most noise: a run that begins there keeps nothing of a picture
 TRAINED_TIMES = 1000

@@ -15,7 +15,7 @@ but only at first, while all pulls are alike. So a step is also changed where th
 cosines so far is above LASTING of the threshold, from the SETTLED-th look on.
 
 Steps say nothing of a picture that is handed in to be edited, and an attack may find steps that pass.
-So pictures are looked at too (shown.py). An edit of one that shows a concept is drawn from noise
+So pictures are looked at too (domain/shown.py). An edit of one that shows a concept is drawn from noise
 instead. A finished one that shows a concept is drawn again, and then every part of a step that points the
 concept's way goes.
 
@@ -32,8 +32,8 @@ import torch
 from .diffusion.checkpointing import untouched
 from .diffusion.model import DiffusionModel
 from .domain.pull import encoded
+from .domain.shown import SHOWN, TIMES, noise_at, share_of
 from .errors import SageError
-from .shown import SHOWN, TIMES, noise_at, share_of
 
 THRESHOLD, PUSH = 0.7, 0.6
 LASTING = 0.65  # of the threshold: above it the mean of a picture's cosines draws the concept

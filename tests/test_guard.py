@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from sage_core.cli.main import main
+from sage_core.diffusion.knowledge import Prompt
+from sage_core.domain.shown import share_of
 from sage_core.errors import SageError
+from sage_core.evaluate.drawing import edit
 from sage_core.guard import ALL_LOOKS, LASTING, SETTLED, THRESHOLD, WATCHED, Guard, Looks, steered
 
 BASE = torch.zeros(1, 1, 1, 3)
@@ -112,6 +115,59 @@ def test_the_concept_goes_under_any_name_and_other_pictures_stay_bit_by_bit(demo
     assert sum(seen[i] for i in others) >= len(others) - 1
     same = sum(torch.equal(before[i], after[i]) for i in others)
     assert same >= len(others) / 2, "the guard does nothing where no step draws a dog"
+
+
+def test_the_share_is_one_where_the_noise_is_what_the_name_predicts_and_none_across():
+    base, toward = vector(0.0, 1.0, 0.0), vector(2.0, 1.0, 0.0)
+    for truth, share in (((2.0, 1.0, 5.0), 1.0), ((0.0, 7.0, 1.0), 0.0), ((1.0, 1.0, 0.0), 0.5)):
+        torch.testing.assert_close(share_of(vector(*truth), base, toward), torch.tensor([share]))
+
+
+def test_the_share_of_clean_latents_is_that_of_noise():
+    torch.manual_seed(0)
+    z0, noise, eps, toward = (torch.randn(2, 4, 3, 3) for _ in range(4))
+    z = z0 + 7.0 * noise
+    by_clean = share_of(z0, z - 7.0 * eps, z - 7.0 * toward)
+    torch.testing.assert_close(by_clean, share_of(noise, eps, toward), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def drawn_by_name(demo):
+    """Clean latents of two pictures each, by what was asked for."""
+    names = ("dog", "cat", "castle")
+    conds = {name: demo.encode([f"a drawing of a {name}"] * 2) for name in names}
+    return {name: demo.sample(cond, [1, 2], 8) for name, cond in conds.items()}
+
+
+def test_a_guard_knows_the_pictures_that_show_its_concepts(demo, drawn_by_name):
+    z0 = torch.cat(list(drawn_by_name.values()))
+    assert Guard(demo, ["dog"]).shows(z0).tolist() == [True] * 2 + [False] * 4
+    assert Guard(demo, ["castle", "dog"]).shows(z0).tolist() == [True, True, False, False, True, True]
+    assert not Guard(demo, ["dog"], pictures=False).shows(z0).any()
+
+
+def test_an_edit_of_a_picture_that_shows_the_concept_keeps_nothing_of_it_and_others_are_edited(
+    demo, drawn_by_name
+):
+    given = demo.decode(torch.cat([drawn_by_name["dog"][:1], drawn_by_name["castle"][:1]]))
+    prompts, seeds = ["a drawing"] * 2, [5, 6]
+    free = edit(demo, given, prompts, seeds, 0.4, steps=8)
+    demo.guard = Guard(demo, ["dog"])
+    guarded = edit(demo, given, prompts, seeds, 0.4, steps=8)
+    from_noise = demo.generate(prompts[:1], seeds[:1], 8)
+    torch.testing.assert_close(guarded[:1], from_noise, rtol=0, atol=1e-3)
+    torch.testing.assert_close(guarded[1], free[1], rtol=0, atol=1e-3)
+    assert (guarded[0] - free[0]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_a_finished_picture_that_shows_the_concept_is_drawn_again_with_every_step_watched(demo, pictures):
+    """A threshold that no step reaches leaves it to the look at the picture."""
+    demo.guard = guard = Guard(demo, ["dog"], 0.9999, pictures=pictures)
+    images = demo.generate(["a drawing of a dog", "a drawing of a castle"], [1, 2], 8)
+    asked = [Prompt("concept", "", "dog", 1), Prompt("far", "", "castle", 2)]
+    seen = demo.knowledge.judge().sees(images, ["dog", "castle"], asked)
+    assert [bool(v) for v in seen] == [not pictures, True] and guard.again == int(pictures)
 
 
 def test_generate_draws_with_a_guard(tmp_path, monkeypatch, capsys):

@@ -197,8 +197,12 @@ def run_generate(args) -> dict:
     model.guard = guard
     image = model.generate([args.prompt], [args.seed], args.steps, args.guidance)[0]
     write_picture(to_pil(image), path)
-    steered = {} if guard is None else {"guarded_steps": guard.looks.steered}
-    did = "" if guard is None else f"; the guard stepped in at {guard.looks.steered} of {args.steps} steps"
+    did, steered = "", {}
+    if guard is not None:
+        steered = {"guarded_steps": guard.looks.steered, "drawn_again": bool(guard.again)}
+        did = f"; the guard stepped in at {guard.looks.steered} of {args.steps} steps"
+        if guard.again:
+            did += ", of the second drawing: the first still showed the concept"
     say(args, f"saved {path}{did}")
     return {"path": str(path), "prompt": args.prompt, "seed": args.seed} | steered
 
