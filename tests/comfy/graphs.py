@@ -136,6 +136,7 @@ def guarded(concepts: str, prompts: str, images: int = 1) -> dict:
             "concepts": concepts,
             "threshold": 0.7,
             "push": 0.6,
+            "pictures": True,
         },
     }
     graph["3"]["inputs"]["clip_after"] = ["1", 1]
