@@ -28,7 +28,7 @@ def core_model(model, clip, hosts: bool = False) -> DiffusionModel:
     from . import hosted, variants
 
     sampling = bridge.prediction(model)
-    family = variants.family_of(model) if sampling[0] == "flow" else None
+    family = variants.family_of(model, clip) if sampling[0] == "flow" else None
     if family is not None and hosts:
         bridge.free_memory()
         return hosted.hosted_model(model, clip, family, sampling[1])

@@ -17,6 +17,7 @@ KINDS = {  # ComfyUI's classes
     "Chroma": "chroma",
     "Flux2": "flux2",
     "QwenImage": "qwen_image",
+    "SD3": "sd3_t5",
     "Lumina2": "z_image",
 }
 PIXELS = {
@@ -26,8 +27,12 @@ PIXELS = {
 INPUT = "diffusion_model.img_in.weight"
 
 
-def family_of(model) -> Family | None:
-    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other."""
+def family_of(model, clip) -> Family | None:
+    """The hosted family of the graph's MODEL, by ComfyUI's own class and its modules; None for any other.
+
+    Stable Diffusion 3 is one with a CLIP that has T5, which ComfyUI pads in a way of its own. Without T5 the
+    core has a network for it.
+    """
     from ..sage_core.diffusion.hosted_families import HOSTED, diffusers_names
 
     kind, network = type(model.model).__name__, model.model.diffusion_model
@@ -35,6 +40,8 @@ def family_of(model) -> Family | None:
         return None
     family = HOSTED[KINDS[kind]]
     paths = {path for path, _ in network.named_modules()}
+    if kind == "SD3" and getattr(getattr(clip, "cond_stage_model", None), "t5xxl", None) is None:
+        return None
     if kind == "Lumina2" and not _config(model).get("z_image_modulation"):  # other names in diffusers
         return None
     if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class

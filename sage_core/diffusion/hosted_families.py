@@ -19,6 +19,12 @@ DOUBLE_BLOCKS = (
     (r"txt_in", ("transformer.context_embedder",)),
 )
 POOLED = ((r"vector_in\.in_layer", ("transformer.time_text_embed.text_embedder.linear_1",)),)
+SD3 = (
+    (r"joint_blocks\.(\d+)\.context_block\.attn\.qkv", JOINED),
+    (r"joint_blocks\.(\d+)\.context_block\.attn\.proj", (BLOCK + "to_add_out",)),
+    (r"context_embedder", ("transformer.context_embedder",)),
+    (r"y_embedder\.mlp\.0", ("transformer.time_text_embed.text_embedder.linear_1",)),
+)
 QWEN = (
     (r"(transformer_blocks\.\d+\.attn\.(?:add_[qkv]_proj|to_add_out))", ("transformer.{0}",)),
     (r"txt_in", ("transformer.txt_in",)),
@@ -64,6 +70,7 @@ HOSTED = {
         _family("flux1", "FLUX.1", "flux-1-dev", DOUBLE_BLOCKS + POOLED),
         _family("chroma", "Chroma", "chroma", DOUBLE_BLOCKS),
         _family("flux2", "FLUX.2", "flux-2", DOUBLE_BLOCKS, channels=128, compression=16),
+        _family("sd3_t5", "Stable Diffusion 3 with T5", "stable-diffusion-v3", SD3),
         _family("qwen_image", "Qwen-Image", "qwen-image", QWEN),
         _family("z_image", "Z-Image", "z-image", Z_IMAGE),
     )

@@ -21,8 +21,8 @@ from .weights import build, fill, read_safetensors
 
 CLIP_TOKENIZER = Path(__file__).parent / "clip_tokenizer"
 WITH_T5 = (
-    "The model reads prompts through T5 besides CLIP, which is supported in diffusers folders only: load"
-    " Stable Diffusion 3 with CLIP-L and CLIP-G alone (in ComfyUI: DualCLIPLoader), to erase and to draw."
+    "The model reads prompts through T5 besides CLIP, which this program reads from diffusers folders only;"
+    " choose such a folder, or a file with CLIP-L and CLIP-G alone, or erase the concept in ComfyUI."
 )
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import types
 
 import comfy.model_patcher
 import comfy.sd
@@ -148,6 +149,23 @@ QWEN = {
     "num_attention_heads": 2,
     "joint_attention_dim": 512,
 }
+SD3 = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "depth": 4,  # heads of 64, and as many blocks
+    "input_size": None,
+    "adm_in_channels": 2048,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 4096, "out_features": 256},
+    },
+    "num_patches": 64,
+    "pos_embed_max_size": 8,
+    "qk_norm": "rms",
+    "pos_embed_scaling_factor": None,
+    "x_block_self_attn_layers": [0],  # as SD 3.5 medium has them
+}
 Z_IMAGE = {
     "image_model": "lumina2",
     "patch_size": 2,
@@ -214,7 +232,7 @@ def built(
     if kind is None:
         return None
     known = kind(dict(config))
-    params = PARAMS.get(config["image_model"])
+    params = PARAMS.get(config.get("image_model"))
     if params is not None:  # not every version knows all of them
         fields = {field.name for field in dataclasses.fields(params)}
         known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
@@ -236,6 +254,8 @@ def draw(network: torch.nn.Module) -> None:
         norm = p.ndim == 1 and not key.endswith("bias")
         value = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
         p.data = value.to(p.dtype)
+    if hasattr(network, "pos_embed"):  # a buffer, which is made empty
+        network.pos_embed.copy_(0.1 * torch.randn(network.pos_embed.shape))
 
 
 KINDS = {
@@ -243,6 +263,7 @@ KINDS = {
     "klein": ("Flux2", FLUX2 | {"guidance_embed": False}),
     "chroma": ("Chroma", CHROMA),
     "qwen_image": ("QwenImage", QWEN),
+    "sd3": ("SD3", SD3),
     "z_image": ("ZImage", Z_IMAGE),
 }
 
@@ -260,4 +281,8 @@ def clip(name: str) -> WordClip:
     """As wide as the family asks for."""
     if name not in KINDS:
         return WordClip(4096, 768, length=16)
+    if name == "sd3":
+        words = WordClip(4096, 2048, length=20)
+        words.cond_stage_model = types.SimpleNamespace(t5xxl=True)
+        return words
     return WordClip(512, None, masked=name in ("qwen_image", "z_image"))

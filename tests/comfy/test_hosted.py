@@ -19,6 +19,7 @@ SAMPLING = {
     "klein": "flow, shift 7.538",
     "chroma": "flow, shift 3.158",
     "qwen_image": "flow, shift 3.158",
+    "sd3": "flow, shift 3",
     "z_image": "flow, shift 3",
 }
 LAYERS = {
@@ -28,6 +29,7 @@ LAYERS = {
     "klein": 9,
     "chroma": 9,
     "qwen_image": 9,
+    "sd3": 17,
     "z_image": 15,
 }  # in the file
 
@@ -126,6 +128,19 @@ def twin(diffusers, family: str):
                 "attention_head_dim": 128,
                 "num_attention_heads": 2,
                 "joint_attention_dim": 512,
+            },
+        ),
+        "sd3": (
+            "SD3Transformer2DModel",
+            {
+                "num_layers": 4,
+                "num_attention_heads": 4,
+                "attention_head_dim": 64,
+                "joint_attention_dim": 4096,
+                "caption_projection_dim": 256,
+                "pooled_projection_dim": 2048,
+                "qk_norm": "rms_norm",
+                "dual_attention_layers": (0,),
             },
         ),
         "z_image": (
