@@ -25,6 +25,7 @@ CASES = (
     ("flux2", "Q8_0"),
     ("chroma", "Q8_0"),
     ("qwen_image", "Q8_0"),
+    ("sd3", "Q8_0"),
     ("z_image", "Q8_0"),
 )
 
