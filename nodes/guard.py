@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import io
 
 from .errors import sentence_of
@@ -36,7 +38,8 @@ class ConceptGuard(io.ComfyNode):
                     default="dog",
                     dynamic_prompts=False,
                     tooltip=(
-                        "What must not be drawn, one a line. Other words for it need not be listed. Each"
+                        "Things that must not be drawn, one a line; styles are not seen. Other words need not"
+                        " be listed. Each"
                         " costs time: two more passes of the model a step for one concept, three for several."
                     ),
                 ),
@@ -106,9 +109,13 @@ class ConceptGuard(io.ComfyNode):
     def execute(
         cls, model, clip, concepts, model_before=None, threshold=THRESHOLD, push=PUSH, pictures=True
     ) -> io.NodeOutput:
+        from ..sage_core.guard import not_guarded
         from .guarded import guarded
 
-        return io.NodeOutput(guarded(model, clip, names(concepts), model_before, threshold, push, pictures))
+        found = names(concepts)
+        if note := not_guarded(found):
+            logging.warning("Concept Guard: %s", note)
+        return io.NodeOutput(guarded(model, clip, found, model_before, threshold, push, pictures))
 
 
 def names(concepts: str) -> list[str]:

@@ -34,12 +34,14 @@ from .diffusion.model import DiffusionModel
 from .domain.pull import encoded
 from .domain.shown import SHOWN, TIMES, noise_at, share_of
 from .errors import SageError
+from .prompts.kinds import STYLE, guess
 
 THRESHOLD, PUSH = 0.7, 0.6
 LASTING = 0.65  # of the threshold: above it the mean of a picture's cosines draws the concept
 SETTLED = 10  # looks after which that mean tells
 WATCHED = 2  # concepts that are still looked at after the first steps
 ALL_LOOKS = 2  # steps at which every concept is looked at
+RULE = (THRESHOLD, PUSH, LASTING, SETTLED, SHOWN, TIMES)  # what pictures under a guard depend on
 
 
 class Looks:
@@ -162,6 +164,21 @@ class Guard:
                 z.repeat(len(rows), 1, 1, 1), t.expand(len(z) * len(rows)), cond
             )
         return predicted.split(len(z))
+
+
+def not_guarded(concepts: list[str], styles: tuple[str, ...] = ()) -> str:
+    """What to tell the user of concepts that are styles; empty without any. styles: that the model is known
+    to have.
+
+    A style's guidance is small beside that of the thing that is drawn in it, and points elsewhere for every
+    thing. So no threshold finds it (docs/lab/guard.md).
+    """
+    found = [repr(concept) for concept in concepts if guess(concept, styles) == STYLE]
+    if not found:
+        return ""
+    return (
+        f"the guard sees things, not styles, and hardly keeps {', '.join(found)} away; erase a style instead"
+    )
 
 
 def steered(

@@ -8,7 +8,17 @@ from sage_core.diffusion.knowledge import Prompt
 from sage_core.domain.shown import share_of
 from sage_core.errors import SageError
 from sage_core.evaluate.drawing import edit
-from sage_core.guard import ALL_LOOKS, LASTING, SETTLED, THRESHOLD, WATCHED, Guard, Looks, steered
+from sage_core.guard import (
+    ALL_LOOKS,
+    LASTING,
+    SETTLED,
+    THRESHOLD,
+    WATCHED,
+    Guard,
+    Looks,
+    not_guarded,
+    steered,
+)
 
 BASE = torch.zeros(1, 1, 1, 3)
 
@@ -168,6 +178,12 @@ def test_a_finished_picture_that_shows_the_concept_is_drawn_again_with_every_ste
     asked = [Prompt("concept", "", "dog", 1), Prompt("far", "", "castle", 2)]
     seen = demo.knowledge.judge().sees(images, ["dog", "castle"], asked)
     assert [bool(v) for v in seen] == [not pictures, True] and guard.again == int(pictures)
+
+
+def test_a_style_is_said_not_to_be_guarded():
+    assert not_guarded(["dog", "robot"]) == ""
+    assert "'cartoon' away" in not_guarded(["dog", "cartoon"], ("cartoon",))
+    assert "'in the style of Hokusai'" in not_guarded(["in the style of Hokusai"])
 
 
 def test_generate_draws_with_a_guard(tmp_path, monkeypatch, capsys):

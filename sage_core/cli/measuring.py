@@ -209,9 +209,12 @@ def run_generate(args) -> dict:
 
 def guard_of(model, concepts: list[str]):
     """The guard against these concepts; None without any."""
-    from ..guard import Guard
+    from ..guard import Guard, not_guarded
 
-    return Guard(model, [ErasureSpec(concept).concept for concept in concepts]) if concepts else None
+    names = [ErasureSpec(concept).concept for concept in concepts]
+    if note := not_guarded(names, model.knowledge.styles):
+        print(f"sage-erase: {note}", file=sys.stderr)
+    return Guard(model, names) if names else None
 
 
 def _unread(model, prompt: str) -> list[str]:

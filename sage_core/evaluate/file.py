@@ -10,7 +10,7 @@ from ..diffusion.cost import Cost
 from ..diffusion.knowledge import Judge
 from ..diffusion.model import DiffusionModel
 from ..errors import SageError
-from ..guard import Guard
+from ..guard import RULE, Guard, not_guarded
 from ..lora.file import attach, read_lora
 from ..spec import ErasureSpec
 from .agreement import second_opinion
@@ -108,7 +108,10 @@ def measure_file(
                 keeper = Keeper(model, spec, subject.judges, how.keeping, how.images, how.seed)
                 keeper.original(base, on_event)
             if how.guarded:
-                model.guard = Guard(model, [ErasureSpec(concept).concept for concept in how.guarded])
+                names = [ErasureSpec(concept).concept for concept in how.guarded]
+                if note := not_guarded(names, model.knowledge.styles):
+                    on_event(note)
+                model.guard = Guard(model, names)
         evaluation = evaluate(
             model, base, spec, Cost(), 0.0, lora, how.images, how.seed, attacks, on_event, erased
         )
@@ -152,7 +155,8 @@ def _kept(model: DiffusionModel, path: Path, how: Measuring) -> tuple[Kept, Kept
         return how.kept, how.kept
     known = "model" in how.kept.about  # by whoever measures several files
     untouched = how.kept if known else how.kept.also(model=about_model(model))
-    return untouched, untouched.also(lora=file_digest(path), guarded=list(how.guarded))
+    guarded = [*how.guarded, RULE] if how.guarded else []
+    return untouched, untouched.also(lora=file_digest(path), guarded=guarded)
 
 
 def _is_attacked(model: DiffusionModel, judge: Judge) -> bool:

@@ -33,7 +33,12 @@ from inside_pack import import_pack  # noqa: E402
 from inside_slopes import slopes  # noqa: E402
 
 PIXELS, WIDTH = 64, small_flows.FLUX["hidden_size"]
-NAMES = {"qwen_image": "qwen_image", "z_image": "lumina2", "sd1": "sd1", "sd3": "sd3"}  # of architectures, in files
+NAMES = {
+    "qwen_image": "qwen_image",
+    "z_image": "lumina2",
+    "sd1": "sd1",
+    "sd3": "sd3",
+}  # of architectures, in files
 KIND = small_flows.KINDS.get(FAMILY, ("Flux", small_flows.FLUX | {"guidance_embed": True}))
 
 
