@@ -276,6 +276,9 @@ def test_the_report_has_a_row_and_a_curve_for_each_attack():
 CHEAPER = {  # of the table's budgets
     "inversion": {"steps": 40, "starts": ("concept",), "marks": ()},
     "fine-tune": {"steps": 20, "marks": (), "pictures": (16,)},
+    "unlearn-diff": {"steps": 10, "marks": ()},
+    "p4d": {"marks": ()},
+    "ring-a-bell": {"generations": 15, "marks": ()},
 }
 
 

@@ -144,7 +144,7 @@ def start(folder: Path, out: str) -> subprocess.Popen:
         "--lora",
         "d.safetensors",
         "--images",
-        "4",
+        "2",
         "--attack",
         "none",
         "--out",
