@@ -37,7 +37,10 @@ class Pictures:
         model, options = guider.inner_model, extra_args["model_options"]
 
         def drawn(sigmas, noise, latents, mask, strict=False) -> torch.Tensor:
-            self.watch.strict = strict
+            self.watch.strict, self.watch.sigma = (
+                strict,
+                0.0,
+            )  # of no run yet: one of a single step begins too
             options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
             try:
                 return run(guider, sigmas, extra_args, callback, noise, latents, mask, quiet)

@@ -204,14 +204,20 @@ def test_the_guard_watches_an_erased_model_with_the_one_before(comfy, erased_dog
     assert re.search(r"seen [34] -> 0 of 4  a kitten", outcome.outputs["4"]["text"][0])
 
 
-@pytest.mark.parametrize("looks", [True, False])
-def test_an_edit_of_a_picture_that_shows_the_concept_is_drawn_from_noise(comfy, looks):
+@pytest.mark.parametrize(
+    ("looks", "loader"), [(True, {}), (False, {}), (True, {"architecture": "flow transformer (SD 3)"})]
+)
+def test_an_edit_of_a_picture_that_shows_the_concept_is_drawn_from_noise(comfy, looks, loader):
     """img2img at 0.4 of dogs, with a prompt that says nothing: nothing asks for a dog but the picture."""
     graph = graphs.guarded("dog", "")
     del graph["3"]
+    graph["1"]["inputs"] = loader
     graph["2"]["inputs"]["pictures"] = looks
-    graph = graphs.draw(graph, 10, ["1", 0], ["1", 1], "a drawing of a dog", 4, steps=12, prefix="given")
-    graph = graphs.draw(graph, 20, ["2", 0], ["1", 1], "a drawing", 4, steps=8, prefix="edited")
+    own = {"sampler": ("euler", "simple")} if loader else {}
+    graph = graphs.draw(
+        graph, 10, ["1", 0], ["1", 1], "a drawing of a dog", 4, steps=12, prefix="given", **own
+    )
+    graph = graphs.draw(graph, 20, ["2", 0], ["1", 1], "a drawing", 4, steps=8, prefix="edited", **own)
     graph["23"]["inputs"] |= {"latent_image": ["13", 0], "denoise": 0.4}
     outcome = comfy.run(graph, 400)
     assert outcome.status == "success", outcome.error
