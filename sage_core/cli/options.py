@@ -100,7 +100,7 @@ def add_guard(sub: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="a concept that is kept away while pictures are drawn, whatever the prompt says (repeatable)",
+        help="a thing that is kept away while pictures are drawn, whatever the prompt says (repeatable)",
     )
 
 
