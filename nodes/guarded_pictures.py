@@ -9,7 +9,7 @@ from __future__ import annotations
 import comfy.samplers
 import torch
 
-from ..sage_core.domain.shown import SHOWN, TIMES, noise_at, share_of
+from ..sage_core.domain.shown import share_of, shown
 
 WHOLE = 0.99  # of the model's most noise: a run that begins there keeps nothing of a picture
 TRAINED_TIMES = 1000
@@ -37,10 +37,8 @@ class Pictures:
         model, options = guider.inner_model, extra_args["model_options"]
 
         def drawn(sigmas, noise, latents, mask, strict=False) -> torch.Tensor:
-            self.watch.strict, self.watch.sigma = (
-                strict,
-                0.0,
-            )  # of no run yet: one of a single step begins too
+            self.watch.strict = strict
+            self.watch.sigma = 0.0  # of no run yet, so that a run of a single step begins too
             options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
             try:
                 return run(guider, sigmas, extra_args, callback, noise, latents, mask, quiet)
@@ -55,13 +53,14 @@ class Pictures:
         fresh = noise if noise.count_nonzero() else _noise_like(noise, extra_args.get("seed"))
         nothing = torch.zeros_like(noise)
         given = latent_image is not None and denoise_mask is None and not whole and noise is fresh
-        shown = self._shows(model, latent_image, options) if given and latent_image.count_nonzero() else None
-        if shown is not None and shown.all():
+        look = given and latent_image.count_nonzero()
+        gone = self._shows(model, latent_image, options) if look else None
+        if gone is not None and gone.all():
             out = drawn(full, fresh, nothing, None)
         else:
             out = drawn(sigmas, noise, latent_image, denoise_mask)
-            if shown is not None and shown.any():
-                out = _where(shown, drawn(full, fresh, nothing, None), out)
+            if gone is not None and gone.any():
+                out = _where(gone, drawn(full, fresh, nothing, None), out)
         still = self._shows(model, out, options)
         if not still.any():
             return out
@@ -70,15 +69,15 @@ class Pictures:
 
     def _shows(self, model, latents: torch.Tensor, options: dict) -> torch.Tensor:
         """Which pictures show one of the concepts; [n], bool. latents: clean, as the model has them."""
-        sampling, total = model.model_sampling, 0.0
-        for place, time in enumerate(TIMES):
+        sampling, every = model.model_sampling, list(range(len(self.watch.conds) - 1))
+
+        def shares(time: int, noise: torch.Tensor) -> list[torch.Tensor]:
             sigma = torch.tensor([sampling.percent_to_sigma(1 - time / TRAINED_TIMES)]).to(latents)
-            noise = noise_at(place, latents.shape[1:]).to(latents).expand_as(latents)
-            x = sampling.noise_scaling(sigma, noise, latents)
-            every = list(range(len(self.watch.conds) - 1))
+            x = sampling.noise_scaling(sigma, noise.expand_as(latents), latents)
             base, *towards = self.watch.predicted(model, x, sigma.expand(len(x)), every, options)
-            total = total + torch.stack([share_of(latents, base, toward) for toward in towards])
-        return (total / len(TIMES) > SHOWN).any(0)
+            return [share_of(latents, base, toward) for toward in towards]
+
+        return shown(latents, shares)
 
 
 def _all_sigmas(model, steps: int) -> torch.Tensor:

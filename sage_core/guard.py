@@ -32,7 +32,7 @@ import torch
 from .diffusion.checkpointing import untouched
 from .diffusion.model import DiffusionModel
 from .domain.pull import encoded
-from .domain.shown import SHOWN, TIMES, noise_at, share_of
+from .domain.shown import SHOWN, TIMES, dot, share_of, shown
 from .errors import SageError
 from .prompts.kinds import STYLE, guess
 
@@ -145,15 +145,14 @@ class Guard:
         """
         if not self.pictures:
             return torch.zeros(len(z0), dtype=torch.bool, device=z0.device)
-        every = list(range(len(self.concepts)))
-        shares = torch.zeros(len(every), len(z0), device=z0.device)
-        for place, time in enumerate(TIMES):
-            noise = noise_at(place, z0.shape[1:]).to(z0)
+
+        def shares(time: int, noise: torch.Tensor) -> list[torch.Tensor]:
             kept = self.model.alphas[time]
             z, t = kept.sqrt() * z0 + (1 - kept).sqrt() * noise, torch.tensor([time], device=z0.device)
-            base, *towards = self._predicted(z, t, every)
-            shares += torch.stack([share_of(noise, base, toward) for toward in towards]) / len(TIMES)
-        return (shares > SHOWN).any(0)
+            base, *towards = self._predicted(z, t, list(range(len(self.concepts))))
+            return [share_of(noise, base, toward) for toward in towards]
+
+        return shown(z0, shares)
 
     def _predicted(self, z: torch.Tensor, t: torch.Tensor, asked: list[int]) -> tuple[torch.Tensor, ...]:
         """The untouched model's predictions without a prompt, then under each concept that is asked for."""
@@ -200,13 +199,8 @@ def steered(
     """
     way = guided - base
     for number, pull in enumerate(pulls):
-        along = _dot(way, pull)
-        cosine = along / (_dot(way, way) * _dot(pull, pull)).sqrt().clamp_min(1e-12)
-        share = gate(number, cosine) * (1 + push) * along / _dot(pull, pull).clamp_min(1e-12)
+        along = dot(way, pull)
+        cosine = along / (dot(way, way) * dot(pull, pull)).sqrt().clamp_min(1e-12)
+        share = gate(number, cosine) * (1 + push) * along / dot(pull, pull).clamp_min(1e-12)
         way = way - share.view(-1, 1, 1, 1) * pull
     return base + way
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Of every picture; [n]."""
-    return (a.float() * b.float()).flatten(1).sum(1)

@@ -11,6 +11,8 @@ than without any, which is the rule of the Diffusion Classifier (Li et al., arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 SHOWN = 0.5  # the share above which a picture shows the concept
@@ -27,11 +29,25 @@ def share_of(truth: torch.Tensor, base: torch.Tensor, toward: torch.Tensor) -> t
         truth: the noise in the state, or the picture's own latents; [n, 4, h, w].
         base, toward: predicted without and with the concept's name; [n, 4, h, w].
     """
-    pull = (toward - base).float()
-    along = ((truth - base).float() * pull).flatten(1).sum(1)
-    return along / pull.square().flatten(1).sum(1).clamp_min(1e-12)
+    pull = toward - base
+    return dot(truth - base, pull) / dot(pull, pull).clamp_min(1e-12)
 
 
-def noise_at(place: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Noise of the state at TIMES[place], [1, *shape], the same for every picture; on the CPU."""
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(SEED + place))
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of every picture; [n], float32."""
+    return (a.float() * b.float()).flatten(1).sum(1)
+
+
+def shown(z0: torch.Tensor, shares: Callable[[int, torch.Tensor], list[torch.Tensor]]) -> torch.Tensor:
+    """Which of the pictures show one of the concepts; [n], bool.
+
+    Args:
+        z0: their clean latents, [n, 4, h, w].
+        shares: of each concept [n], from one of TIMES and the noise of its state, [1, 4, h, w].
+    """
+    total = torch.zeros((), device=z0.device)
+    for place, time in enumerate(TIMES):
+        draw = torch.Generator().manual_seed(SEED + place)  # the same noise for every picture
+        noise = torch.randn(1, *z0.shape[1:], generator=draw).to(z0)
+        total = total + torch.stack(shares(time, noise))
+    return (total / len(TIMES) > SHOWN).any(0)

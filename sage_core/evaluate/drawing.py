@@ -96,8 +96,7 @@ def edit(
             z = solver.add_noise(z0[stay], noise[stay], times[:1].expand(len(stay)))
             drawn[stay] = model.denoise(z, solver, times, cond[stay], empty[stay], guidance)
         if go:
-            solver = model.scheduler(steps)
-            drawn[go] = model.denoise(noise[go], solver, solver.timesteps, cond[go], empty[go], guidance)
+            drawn[go] = model.sample(cond[go], [seeds[i + row] for row in go], steps, guidance, empty[go])
         images.append(model.decode(drawn))
     return torch.cat(images)
 
