@@ -1,6 +1,6 @@
 """ComfyUI's own functions in one place: LoRAs onto the graph, progress, cancel, memory, sampling.
 
-Only this file, graph_weights.py, guarded.py, hosted.py, gradients.py, demo_checkpoint.py and demo_flow.py
+Only this file, beside.py, graph_weights.py, guarded.py, hosted.py, gradients.py, demo_checkpoint.py and demo_flow.py
 import `comfy`.
 """
 
@@ -24,14 +24,14 @@ import torch
 
 from ..sage_core.diffusion.schedule import STEPS, flow
 from ..sage_core.errors import SageError
+from . import beside, variants
+from .beside import DOWN, UP
 from .pictures import data_url
 
 OutOfMemory = (
     torch.cuda.OutOfMemoryError
 )  # ComfyUI's own name for it may be Exception, which would swallow its interrupt
 REPORT_EVERY = 0.2  # seconds between two messages to the page
-UP = (".lora_up.weight", ".lora_B.weight")  # in kohya's names, and in diffusers'
-DOWN = (".lora_down.weight", ".lora_A.weight")
 
 
 def loras_folder() -> Path:
@@ -160,8 +160,8 @@ def prediction(model) -> tuple[str, torch.Tensor]:
 
 
 def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):
-    """(model, clip) with the LoRA on them, exactly as core's loader does it, but refused unless every layer
-    lands.
+    """(model, clip) with the LoRA on them, as ComfyUI's own loader does it, but refused unless every layer
+    lands. On quantised weights of a model that ComfyUI itself runs while training, it lies beside them.
     """
     # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped
     # file.
@@ -182,6 +182,8 @@ def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_cl
     owners = [p.model for p in (model, clip.patcher if clip is not None else None) if p is not None]
     for layer in layers:
         _check_shape(path, layer, tensors, keys[layer], owners)
+    if model is not None and variants.family_of(model, clip) is not None:
+        model, tensors = beside.attach(model, tensors, keys, strength_model)
     return comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
 
 

@@ -1,7 +1,8 @@
 """What ComfyUI's own networks need so that a backward pass can go through them.
 
 They are written for sampling: weights belong to inference mode, blocks add to their inputs in place, and some
-operations have a quick form without a gradient.
+operations have a quick form without a gradient. Layers with quantised weights are one: they may quantise their
+input too, and ComfyUI 0.8 then loses part of the gradient without a word.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 import comfy.model_management as management
 import torch
 
+FLOATS8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
 BLOCKS = (
     "DoubleStreamBlock",
     "SingleStreamBlock",
@@ -33,6 +35,9 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
     blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
     for block in blocks:
         block.forward = functools.partial(_again, block.forward)
+    quick = [m for m in network.modules() if getattr(m, "_full_precision_mm", True) is False]
+    for layer in quick:
+        layer._full_precision_mm = True
     replaced = [] if known else _quick_rotations()
     for module, name, _ in replaced:
         setattr(module, name, rotated if name == "apply_rope1" else both_rotated)
@@ -45,6 +50,8 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
             management.in_training = before
         for module, name, own in replaced:
             setattr(module, name, own)
+        for layer in quick:
+            layer._full_precision_mm = False
         for block in blocks:
             del block.forward
         for handle in handles:
@@ -126,3 +133,13 @@ def _shared(value: torch.Tensor) -> torch.Tensor:
 def packed(value: torch.Tensor) -> bool:
     """Whether a weight is one of ComfyUI-GGUF's, which holds in attributes how to unpack it."""
     return hasattr(value, "tensor_type")
+
+
+def quantised(value: torch.Tensor) -> bool:
+    """Whether a weight is one of ComfyUI's quantised ones: 8 or 4 bits with scales beside them."""
+    return hasattr(value, "_qdata")
+
+
+def coarse(value: torch.Tensor) -> bool:
+    """Whether a LoRA that is added to this weight is rounded to 8 or 4 bits."""
+    return quantised(value) or value.dtype in FLOATS8

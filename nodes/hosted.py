@@ -15,7 +15,7 @@ import torch
 
 from ..sage_core.errors import SageError
 from . import bridge
-from .gradients import for_training, own_weights, packed
+from .gradients import for_training, own_weights, packed, quantised
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.architecture import Family
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional prediction
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
 KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
+AS_IN_NODES = torch.inference_mode  # a quantised weight that ComfyUI moves outside of it breaks when used inside
 PROBED = 64  # pixels, of the step that is tried before anything long
 
 
@@ -58,7 +59,7 @@ class ComfyHost:
         """A row's value: the arguments of `extra_conds` that ComfyUI's sampler would make of the prompt."""
         from ..sage_core.diffusion.hosted import Row
 
-        with torch.no_grad():
+        with AS_IN_NODES():
             found = bridge.encode(self.clip, prompt)
         if len(found) != 1:
             raise SageError(
@@ -82,7 +83,8 @@ class ComfyHost:
         room = network.memory_required(list(own.shape))
         if torch.is_grad_enabled():
             room *= KEPT
-        management.load_models_gpu([self.model], memory_required=room)
+        with AS_IN_NODES():
+            management.load_models_gpu([self.model], memory_required=room)
         if torch.is_grad_enabled():
             own_weights(network.diffusion_model)  # whatever was loaded, or loaded again
         clean = network.apply_model(own, s, **self.conditions(own, [row.value for row in rows]))
@@ -158,17 +160,19 @@ def fingerprint(model) -> str:
         _note(digest, weight[0] if isinstance(weight, tuple) else weight)
         for patch in patches:
             _note(digest, patch)
+    for name in sorted(model.injections):  # of LoRAs beside the weights (beside.py)
+        digest.update(name.encode())
     return digest.hexdigest()
 
 
 def _key_patches(model) -> dict[str, list]:
     """Every tensor of the network as its file has it, and the LoRAs on it.
 
-    ComfyUI-GGUF lists one more tensor than there are, for an estimate of memory; ComfyUI's own function fails
-    at that.
+    ComfyUI's own function fails where a state dict holds more than the modules do: ComfyUI-GGUF lists one
+    tensor more, for an estimate of memory, and ComfyUI lists the scales of quantised weights.
     """
     tensors = {f"diffusion_model.{k}": v for k, v in model.model.diffusion_model.named_parameters()}
-    if not any(map(packed, tensors.values())):
+    if not any(packed(value) or quantised(value) for value in tensors.values()):
         return model.get_key_patches("diffusion_model.")
     kept = {key: backup.weight for key, backup in model.backup.items()}
     return {key: [kept.get(key, value), *model.patches.get(key, [])] for key, value in tensors.items()}

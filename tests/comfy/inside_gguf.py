@@ -29,10 +29,10 @@ import folder_paths  # noqa: E402
 import numpy as np  # noqa: E402
 import small_flows  # noqa: E402
 import torch  # noqa: E402
+from inside_compared import compared  # noqa: E402
 from inside_pack import import_pack  # noqa: E402
-from inside_slopes import slopes  # noqa: E402
 
-PIXELS, WIDTH = 64, small_flows.FLUX["hidden_size"]
+WIDTH = small_flows.FLUX["hidden_size"]
 NAMES = {
     "qwen_image": "qwen_image",
     "z_image": "lumina2",
@@ -117,24 +117,8 @@ def refused() -> dict:
 
 
 def main() -> dict:
-    from sage_pack.nodes import bridge, core_model, hosted
-    from sage_pack.sage_core import ErasureSpec, erase
-    from sage_pack.sage_core.lora.surfaces import surface_layers
-
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    recipe = ErasureSpec("dog", steps=3, resolution=PIXELS, check=False, learning_rate=3e-3).recipe(())
-    clip = small_flows.clip(FAMILY)
-
-    def gradient(model):
-        core = core_model.core_model(model, clip, hosts=True)
-        core.pixels = PIXELS
-        with core_model.training(core, recipe):
-            return slopes(core, surface_layers(core, "both"))
-
-    def alike(one: torch.Tensor, other: torch.Tensor) -> float:
-        return torch.cosine_similarity(one, other, 0).item()
-
     with torch.inference_mode():  # as the executor runs nodes
         first, _ = small_flows.family(FAMILY)
         if first is None:
@@ -142,35 +126,9 @@ def main() -> dict:
         sd = {key: value.clone() for key, value in first.model.diffusion_model.state_dict().items()}
         unpacked = small_flows.built(*KIND, sd=pack(sd, Path(FOLDER) / "model.gguf"))
         model, by_loader = loaded("model.gguf")
-        (slope, way), (_, same), (_, before) = map(gradient, (model, unpacked, first))
-        core = core_model.core_model(model, clip, hosts=True)
-        core.pixels = PIXELS
-        with core_model.training(core, recipe):
-            erasure = erase(core, recipe)
-        path = erasure.save(Path(FOLDER) / "dog.safetensors", core)
-        z, t, cond = core.noise([5]), torch.tensor([600]), core.encode(["a dog on a sofa"])
-        erased = core.predict_noise(z, t, cond)
-        with erasure.adapter.off():
-            untouched = core.predict_noise(z, t, cond)
-        erasure.adapter.remove()
-        applied, _ = bridge.apply_lora(model, None, path)
-        host = hosted.hosted_model(applied, clip, core.family, core.alphas)
-        host.pixels = PIXELS
-        arrived = host.predict_noise(z, t, cond)
-        on_top, _ = gradient(applied)
-    return {
-        "class": type(model).__name__,
-        "by its loader": by_loader,
-        "packed": sum(p.dtype == torch.uint8 for p in model.model.diffusion_model.parameters()),
-        "slope": slope,
-        "slope on a LoRA": on_top,
-        "like the unpacked": alike(way, same),
-        "like the one before": alike(way, before),
-        "effect": (erased - untouched).abs().max().item(),
-        "apart": (erased - arrived).abs().max().item(),
-        "same fingerprint": hosted.fingerprint(model) == core.fingerprint,
-        "other fingerprint": host.fingerprint != core.fingerprint,
-    }
+        found = compared(FAMILY, FOLDER, model, unpacked, first)
+    packed = sum(p.dtype == torch.uint8 for p in model.model.diffusion_model.parameters())
+    return found | {"class": type(model).__name__, "by its loader": by_loader, "packed": packed}
 
 
 folder_paths.folder_names_and_paths["unet"] = ([FOLDER], {".gguf"})

@@ -221,10 +221,16 @@ def flux1(guidance: bool, dtype: torch.dtype):
 
 
 def built(
-    name: str, config: dict, dtype: torch.dtype = torch.float32, sd: dict | None = None, operations=None
+    name: str,
+    config: dict,
+    dtype: torch.dtype = torch.float32,
+    sd: dict | None = None,
+    operations=None,
+    quantised: dict | None = None,
 ):
     """A MODEL of one of ComfyUI's classes at a width that its detection does not know, with these weights or
-    random ones. operations: of a custom loader.
+    random ones. operations: of a custom loader. quantised: what ComfyUI's detection says of such weights,
+    which are computed with in float32.
 
     None where this ComfyUI has no such class.
     """
@@ -236,7 +242,10 @@ def built(
     if params is not None:  # not every version knows all of them
         fields = {field.name for field in dataclasses.fields(params)}
         known.unet_config = {k: v for k, v in known.unet_config.items() if k in {*fields, "image_model"}}
-    known.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
+    for key, value in (quantised or {}).items():
+        setattr(known, key, value)
+    plain = dtype == torch.float32 and not quantised
+    known.set_inference_dtype(dtype, None if plain else torch.float32)
     known.custom_operations = operations
     model = known.get_model({}, "")
     if sd is None:

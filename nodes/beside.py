@@ -1,0 +1,128 @@
+"""LoRAs beside quantised weights. ComfyUI adds a LoRA to a weight and rounds the sum to 8 or 4 bits again, which
+loses a part of a small change, in 4 bits most of it. Here the product is added to the layer's output instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import PatcherInjection
+
+from .gradients import coarse
+
+UP = (".lora_up.weight", ".lora_B.weight")  # in kohya's names, and in diffusers'
+DOWN = (".lora_down.weight", ".lora_A.weight")
+OWN = (*UP, *DOWN, ".alpha")  # of a plain LoRA
+
+
+@dataclass
+class Product:
+    """What a LoRA adds to one layer's output: x -> up (down x).
+
+    down: [rank, in]. up: [out, rank]. copies: both, by where and in which numbers the layer computes.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    copies: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def __call__(self, layer, args, out):
+        x = args[0]
+        key = (x.device, x.dtype)
+        if key not in self.copies:
+            with torch.inference_mode(False), torch.no_grad():  # a backward pass may keep them
+                self.copies[key] = (self.down.to(*key), self.up.to(*key))
+        down, up = self.copies[key]
+        return out + F.linear(F.linear(x, down), up).to(out.dtype)
+
+
+def attach(model, tensors: dict, keys: dict, strength: float):
+    """(MODEL, what of the file is still to be applied): a clone with the file's layers beside those of its
+    weights that are quantised.
+
+    keys: ComfyUI's own map from a layer of the file to a weight, or to the rows of one.
+    """
+    with torch.inference_mode(False):  # as tensors that a backward pass may keep
+        products, taken = _products(model.model, tensors, keys, strength)
+    if not products:
+        return model, tensors
+    clone = model.clone()
+    name = f"sage {len(clone.injections)} {_digest(products)}"  # ComfyUI tells clones apart by these names
+    clone.set_injections(name, [_injection(products)])
+    return clone, {k: v for k, v in tensors.items() if k not in taken}
+
+
+def _products(network, tensors: dict, keys: dict, strength: float) -> tuple[dict[str, Product], set[str]]:
+    """(products by the path of their layer, the keys of the file that are in them)."""
+    sides: dict[str, list] = {}
+    taken = set()
+    for layer, target in keys.items():
+        own = {end: tensors[layer + end] for end in OWN if layer + end in tensors}
+        up, down = (next((own[end] for end in ends if end in own), None) for ends in (UP, DOWN))
+        path, rows = _place(target)
+        weight = None if path is None or up is None or down is None else _weight(network, path)
+        if weight is None or not coarse(weight):
+            continue
+        scale = strength * (own[".alpha"].item() / len(down) if ".alpha" in own else 1.0)
+        sides.setdefault(path, []).append((_in_rows(scale * up.float(), rows, len(weight)), down.float()))
+        taken |= {layer + end for end in own}
+    return {
+        path: Product(torch.cat([down for _, down in several]), torch.cat([up for up, _ in several], 1))
+        for path, several in sides.items()
+    }, taken
+
+
+def _place(target) -> tuple[str | None, tuple[int, int, int] | None]:
+    """(path of a layer, the rows of it) behind ComfyUI's key; None where it is anything else than a weight or
+    rows of one.
+    """
+    key, rows = (target, None) if isinstance(target, str) else (target[0], target[1])
+    odd = not key.endswith(".weight") or not isinstance(target, str) and len(target) > 2
+    return (None, None) if odd else (key.removesuffix(".weight"), rows)
+
+
+def _weight(network, path: str) -> torch.Tensor | None:
+    try:
+        return network.get_submodule(path).weight
+    except AttributeError:
+        return None
+
+
+def _in_rows(up: torch.Tensor, rows: tuple[int, int, int] | None, out: int) -> torch.Tensor:
+    """`up` in those rows of a layer with `out`: (0, the first, how many)."""
+    if rows is None:
+        return up
+    _, first, number = rows
+    whole = up.new_zeros(out, up.shape[1])
+    whole[first : first + number] = up
+    return whole
+
+
+def _injection(products: dict[str, Product]) -> PatcherInjection:
+    """Hooks on the layers for as long as the MODEL is loaded. Clones share them: they are never doubled."""
+    handles: list = []
+
+    def inject(patcher) -> None:
+        if not handles:
+            for path, product in products.items():
+                handles.append(patcher.model.get_submodule(path).register_forward_hook(product))
+
+    def eject(patcher) -> None:
+        while handles:
+            handles.pop().remove()
+        for product in products.values():
+            product.copies.clear()
+
+    return PatcherInjection(inject, eject)
+
+
+def _digest(products: dict[str, Product]) -> str:
+    digest = hashlib.sha256()
+    for path, product in sorted(products.items()):
+        digest.update(path.encode())
+        for tensor in (product.down, product.up):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
