@@ -1,5 +1,5 @@
-"""LoRAs beside quantised weights. ComfyUI adds a LoRA to a weight and rounds the sum to 8 or 4 bits again, which
-loses a part of a small change, in 4 bits most of it. Here the product is added to the layer's output instead.
+"""LoRAs beside quantised weights. ComfyUI adds a LoRA to such a weight and rounds the sum to 8 or 4 bits,
+which loses some of a small change. Here the product is added to the layer's output instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .gradients import coarse
 
 UP = (".lora_up.weight", ".lora_B.weight")  # in kohya's names, and in diffusers'
 DOWN = (".lora_down.weight", ".lora_A.weight")
+NAME = "sage erasure"  # of our injections into a MODEL
 OWN = (*UP, *DOWN, ".alpha")  # of a plain LoRA
 
 
@@ -50,8 +51,8 @@ def attach(model, tensors: dict, keys: dict, strength: float):
     if not products:
         return model, tensors
     clone = model.clone()
-    name = f"sage {len(clone.injections)} {_digest(products)}"  # ComfyUI tells clones apart by these names
-    clone.set_injections(name, [_injection(products)])
+    name = f"{NAME} {len(clone.injections)} {_digest(products)}"  # ComfyUI tells clones apart by these names
+    clone.set_injections(name, [Beside(products)])
     return clone, {k: v for k, v in tensors.items() if k not in taken}
 
 
@@ -101,22 +102,36 @@ def _in_rows(up: torch.Tensor, rows: tuple[int, int, int] | None, out: int) -> t
     return whole
 
 
-def _injection(products: dict[str, Product]) -> PatcherInjection:
+class Beside(PatcherInjection):
     """Hooks on the layers for as long as the MODEL is loaded. Clones share them: they are never doubled."""
-    handles: list = []
 
-    def inject(patcher) -> None:
-        if not handles:
-            for path, product in products.items():
-                handles.append(patcher.model.get_submodule(path).register_forward_hook(product))
+    def __init__(self, products: dict[str, Product]):
+        super().__init__(self.hang, self.take_off)
+        self.products, self.handles = products, []
 
-    def eject(patcher) -> None:
-        while handles:
-            handles.pop().remove()
-        for product in products.values():
+    def hang(self, patcher) -> None:
+        if not self.handles:
+            for path, product in self.products.items():
+                self.handles.append(patcher.model.get_submodule(path).register_forward_hook(product))
+
+    def take_off(self, patcher) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+        for product in self.products.values():
             product.copies.clear()
 
-    return PatcherInjection(inject, eject)
+
+def added(model, model_before) -> dict[str, torch.Tensor]:
+    """What lies beside layers of `model` and not beside those of `model_before`: by module, [out, in],
+    float32 on the CPU.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, injections in model.injections.items():
+        if name.startswith(NAME) and name not in model_before.injections:
+            for path, product in injections[0].products.items():
+                change = product.up @ product.down
+                found[path] = found[path] + change if path in found else change
+    return found
 
 
 def _digest(products: dict[str, Product]) -> str:

@@ -153,9 +153,11 @@ class CompareErasure(io.ComfyNode):
         captions=True,
         look_for="",
     ) -> io.NodeOutput:
-        from . import bridge
+        from . import bridge, variants
         from .pictures import grid
 
+        for model in (model_before, model_after):
+            variants.check_drawing(model)
         wanted = lines(prompts)
         if len(wanted) * images > MAX_IMAGES:
             from ..sage_core.errors import SageError

@@ -1,8 +1,8 @@
 """What ComfyUI's own networks need so that a backward pass can go through them.
 
 They are written for sampling: weights belong to inference mode, blocks add to their inputs in place, and some
-operations have a quick form without a gradient. Layers with quantised weights are one: they may quantise their
-input too, and ComfyUI 0.8 then loses part of the gradient without a word.
+operations have a quick form without a gradient. One is that of quantised weights, whose layers may quantise
+their inputs too: ComfyUI 0.8 then loses part of the gradient and says nothing.
 """
 
 from __future__ import annotations

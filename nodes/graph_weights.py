@@ -22,6 +22,7 @@ import torch
 from ..sage_core.diffusion.architecture import UNET
 from ..sage_core.diffusion.weights import copied, opened
 from ..sage_core.errors import SageError
+from .beside import NAME as BESIDE
 from .gradients import packed
 
 
@@ -42,6 +43,11 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
                 f"The {part} is packed as GGUF, and its weights cannot be read out of the graph; load the"
                 " same model from a safetensors file."
             )
+    if any(name.startswith(BESIDE) for name in model.injections):
+        raise SageError(
+            "An erasure lies beside this MODEL's quantised weights, and they cannot be read together; connect"
+            " the CLIP that the erasure was made with, or load the fp16 or bf16 version of the model."
+        )
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):

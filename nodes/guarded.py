@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..sage_core.errors import SageError
 from ..sage_core.guard import Looks
+from . import beside
 from .guarded_pictures import Pictures
 
 
@@ -47,7 +48,7 @@ def changes(model, model_before) -> dict[str, torch.Tensor]:
         raise SageError(
             "model_before is not the model that was erased; connect the MODEL that went into the erasure."
         )
-    added = {}
+    added = beside.added(model, model_before)
     for key, patches in model.patches.items():
         known = {id(patch[1]) for patch in model_before.patches.get(key, [])}
         new = [patch for patch in patches if id(patch[1]) not in known]
@@ -60,7 +61,8 @@ def changes(model, model_before) -> dict[str, torch.Tensor]:
                 f"The erasure changes {module!r}, which is no linear layer; the guard cannot undo it."
             )
         zero = torch.zeros(tuple(weight.shape))
-        added[module] = comfy.lora.calculate_weight(new, zero, key)
+        change = comfy.lora.calculate_weight(new, zero, key)
+        added[module] = added[module] + change if module in added else change
     return added
 
 

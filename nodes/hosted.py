@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional prediction
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
 KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
-AS_IN_NODES = torch.inference_mode  # a quantised weight that ComfyUI moves outside of it breaks when used inside
+AS_IN_NODES = (
+    torch.inference_mode
+)  # a quantised weight that ComfyUI moves outside of it breaks when used inside
 PROBED = 64  # pixels, of the step that is tried before anything long
 
 

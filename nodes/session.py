@@ -139,7 +139,8 @@ def run(
     done = Done(model, clip, prompts=few([own.prompts for own in finished]))
     paths = [own.path for own in finished]
     for path in paths if together is None else [together]:
-        done.model, erased = bridge.apply_lora(done.model, done.clip if trains_text else None, path)
+        own = done.clip if trains_text else None
+        done.model, erased = bridge.apply_lora(done.model, own, path, encoder=done.clip)
         done.clip = erased if trains_text else done.clip
     files = paths if together is None else [*paths, together]
     done.names = [listed_name(path, bridge.loras_folder()) for path in files]

@@ -77,22 +77,43 @@ def check(model) -> None:
     """Raises SageError for a model of a known family that needs more than a prompt to predict as it does in
     use. Models that only may have a reference (Kontext, Qwen-Image-Edit) are trained without one.
     """
+    if found := _more_than_prompts(model):
+        what, erase_instead, _ = found
+        raise SageError(f"{what}, which prompts alone do not train; {erase_instead}.")
+
+
+def check_drawing(model) -> None:
+    """Raises SageError where pictures drawn from prompts alone would not show what the model does in use."""
+    if found := _more_than_prompts(model):
+        what, _, compare_instead = found
+        raise SageError(
+            f"{what}, and this node draws from prompts alone; {compare_instead}, or sample both models in the"
+            " graph."
+        )
+
+
+def _more_than_prompts(model) -> tuple[str, str, str] | None:
+    """(what the model reads or draws besides, what to do about training, what to do about comparing)."""
     kind, config = type(model.model).__name__, _config(model)
     if kind == "Flux" and config.get("in_channels", 0) > config.get("out_channels", 0):
-        raise SageError(
-            "This FLUX.1 model reads a picture beside the noise, as Fill, Canny and Depth do, and prompts"
-            " alone do not train it; erase the concept from FLUX.1 dev, whose LoRA fits this model's layers."
+        return (
+            "This FLUX.1 model reads a picture beside the noise, as Fill, Canny and Depth do",
+            "erase the concept from FLUX.1 dev, whose LoRA fits this model's layers",
+            "compare the erasure on FLUX.1 dev",
         )
     if kind == "Flux" and any(map(_widens, model.patches.get(INPUT, []))):
-        raise SageError(
-            "A control LoRA on this FLUX.1 model has it read a picture beside the noise, and prompts alone do"
-            " not train that; put Erase Concept before the control LoRA."
+        return (
+            "A control LoRA on this FLUX.1 model has it read a picture beside the noise",
+            "put Erase Concept before the control LoRA",
+            "connect the model from before the control LoRA",
         )
     if kind == "QwenImage" and config.get("use_additional_t_cond"):
-        raise SageError(
-            "Qwen-Image-Layered draws several layers at once, which is not trained here; erase the concept"
-            " from Qwen-Image, whose LoRA fits this model's layers."
+        return (
+            "Qwen-Image-Layered draws several layers at once",
+            "erase the concept from Qwen-Image, whose LoRA fits this model's layers",
+            "compare the erasure on Qwen-Image",
         )
+    return None
 
 
 def _config(model) -> dict:

@@ -91,3 +91,19 @@ def open_page(browser, address: str, **options):
     page.goto(address)
     page.wait_for_selector("#sage_concepts textarea", timeout=60_000)
     return page, problems
+
+
+def folder_of(name: str) -> Path:
+    """Of a WebUI: FORGE, NEO or A1111."""
+    folder = os.environ.get(f"{name}_PATH")
+    if not folder:
+        lacking(
+            f"{name}_PATH", f"the extension was NOT tested in {name.title()}; set {name}_PATH to its folder."
+        )
+    return Path(folder)
+
+
+def python_of(name: str) -> str:
+    """That the WebUI runs in."""
+    own = folder_of(name) / "venv" / "bin" / "python"
+    return os.environ.get(f"{name}_PYTHON") or str(own)

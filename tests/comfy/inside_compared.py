@@ -1,5 +1,5 @@
-"""For the scripts beside it that train on weights of few bits in ComfyUI's own Python: how the gradient and the
-LoRA on them compare with those of the same weights in float32.
+"""For the scripts beside it that train on weights of few bits in ComfyUI's own Python: how the gradient and
+the LoRA on them compare with those of the same weights in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PIXELS = 64
 
 def compared(family: str, folder: str, model, unpacked, before) -> dict:
     """model: the MODEL of few bits. unpacked: the same weights in float32. before: those that were packed."""
-    from sage_pack.nodes import bridge, core_model, hosted
+    from sage_pack.nodes import bridge, core_model, guarded, hosted
     from sage_pack.sage_core import ErasureSpec, erase
     from sage_pack.sage_core.lora.surfaces import surface_layers
 
@@ -45,12 +45,16 @@ def compared(family: str, folder: str, model, unpacked, before) -> dict:
     with erasure.adapter.off():
         untouched = core.predict_noise(z, t, cond)
     erasure.adapter.remove()
-    applied, _ = bridge.apply_lora(model, None, path)
+    applied, _ = bridge.apply_lora(model, None, path, encoder=clip)
     host = opened(applied)
     arrived = host.predict_noise(z, t, cond)
+    watch = guarded.Watch([], guarded.changes(applied, model), (0.5, 1.0))
+    with watch._without_the_erasure(applied.model):
+        guard_sees = host.predict_noise(z, t, cond)
     on_top, _ = gradient(applied)
-    twice, _ = bridge.apply_lora(applied, None, path)
-    doubled = opened(twice).predict_noise(z, t, cond)
+    twice, _ = bridge.apply_lora(applied, None, path, encoder=clip)
+    double, _ = bridge.apply_lora(model, None, path, 2.0, encoder=clip)
+    one_way, other_way = (opened(own).predict_noise(z, t, cond) for own in (twice, double))
     drawn = bridge.sample(twice, clip, "a dog", [1], (PIXELS, PIXELS), 2, 1.0)
     bare = opened(model).predict_noise(z, t, cond)
     return {
@@ -60,7 +64,8 @@ def compared(family: str, folder: str, model, unpacked, before) -> dict:
         "like the one before": alike(way, first),
         "effect": (erased - untouched).abs().max().item(),
         "apart": (erased - arrived).abs().max().item(),
-        "twice": alike(doubled - untouched, erased - untouched),
+        "what the guard sees": (guard_sees - untouched).abs().max().item(),
+        "twice and double": (one_way - other_way).abs().max().item(),
         "drawn": bool(drawn.isfinite().all()),
         "left behind": (bare - untouched).abs().max().item(),
         "same fingerprint": hosted.fingerprint(model) == core.fingerprint,

@@ -2,9 +2,9 @@
 
 `inside_low_bits.py COMFYUI PACK FOLDER FAMILY FORMAT [quick]` prints JSON.
 
-Trains on a small random model whose weights ComfyUI itself keeps in FORMAT, of 8 or 4 bits with scales beside
-them, and compares it with the same weights in float32. quick: ComfyUI takes the device for one that multiplies
-in that format.
+Trains on a small random model whose weights ComfyUI itself keeps in FORMAT, of 8 or 4 bits with scales
+beside them, and compares it with the same weights in float32. quick: ComfyUI takes the device for one that
+multiplies in that format.
 """
 
 from __future__ import annotations

@@ -87,9 +87,21 @@ def trained(name: str) -> dict | None:
     }
 
 
+def compared(compare, model, clip) -> str:
+    """The sentence in which Compare Erasure refuses it; empty where it goes on to the pictures."""
+    from sage_pack.nodes.errors import SageError as Refusal
+
+    try:
+        compare.CompareErasure.execute(model, clip, model, clip, None, "a dog", 1, 0, 1, 1.0, 64)
+    except Refusal as error:
+        return str(error)
+    except AttributeError:  # of the VAE, which is none
+        return ""
+
+
 def refused(name: str) -> dict | None:
     """The sentence in which Erase Concept refuses it, and whether its base model's LoRA fits its layers."""
-    from sage_pack.nodes import bridge, session
+    from sage_pack.nodes import bridge, compare, session
     from sage_pack.sage_core import ErasureSpec
     from sage_pack.sage_core.errors import SageError
 
@@ -108,6 +120,8 @@ def refused(name: str) -> dict | None:
     finally:
         bridge.Messages.send = send
     found = {"sentence": sentence, "asked": list(clip.asked), "said": said}
+    if name in ("fill", "canny", "layered", "control-lora"):
+        found["compared"] = compared(compare, model, clip)
     if name in ("fill", "canny", "layered"):
         found["fits"] = fits(model, clip)
     return found

@@ -54,6 +54,8 @@ def test_a_packed_model_is_trained_like_the_unpacked_one(comfy_path, tmp_path, f
     if not kind.endswith("_K"):  # whose matrices are drawn packed
         assert found["like the one before"] > (0.999 if kind == "Q8_0" else 0.95)
     assert found["apart"] < LIKE < found["effect"] / 10  # the LoRA is added unpacked: nothing is rounded away
+    assert found["twice and double"] < LIKE and found["drawn"]
+    assert found["left behind"] == 0 and found["what the guard sees"] < LIKE
     assert found["same fingerprint"] and found["other fingerprint"]
 
 

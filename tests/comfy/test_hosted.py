@@ -72,11 +72,11 @@ def test_the_loss_falls_in_flux(comfy_path, tmp_path):
 
 
 def test_weights_in_fp8_are_trained_through(comfy_path, tmp_path):
-    """Hosts add a LoRA to fp8 weights and round them again, so what arrives is not what was trained."""
+    """And the LoRA arrives as it was trained: beside the weights, where nothing rounds it."""
     found = inside(comfy_path, "flux1-fp8", tmp_path)
     trained_soundly(found)
     assert found["dtype"] == "torch.float8_e4m3fn"
-    assert found["effect"] > 10 * LIKE and found["along"] > 0.5, found["along"]
+    assert found["apart"] < LIKE < found["effect"] / 10
 
 
 def test_the_node_erases_flux_finds_its_file_again_and_refuses_in_a_sentence(comfy_path, tmp_path):

@@ -37,8 +37,8 @@ def sound(found: dict, kind: str) -> None:
     assert found["like the unpacked"] > (0.999 if rounds_inputs else 0.9999)
     assert found["like the one before"] > (0.9 if kind == "nvfp4" else 0.99)
     assert found["apart"] < LIKE < found["effect"] / 10
-    assert found["twice"] > 0.99 and found["drawn"]
-    assert found["left behind"] < LIKE
+    assert found["twice and double"] < LIKE and found["drawn"]
+    assert found["left behind"] == 0 and found["what the guard sees"] < LIKE
     assert found["same fingerprint"] and found["other fingerprint"]
 
 

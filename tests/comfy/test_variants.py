@@ -59,6 +59,8 @@ def test_others_are_refused_in_a_sentence_before_a_prompt_is_encoded(comfy_path,
     found = of(name, all_found, comfy_path)
     sentence = found["sentence"]
     assert INSTEAD[name] in sentence and sentence.endswith(".")
+    if "compared" in found:
+        assert "draws from prompts alone" in found["compared"] and found["compared"].endswith(".")
     assert not found["asked"] and len(found["said"]) == 1
     if "whose LoRA fits" in sentence:
         assert found["fits"] > 1e-3

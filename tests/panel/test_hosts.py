@@ -18,24 +18,10 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-from panel_tools import LONG, ROOT, find_chromium, free_port, lacking, wait
+from panel_tools import LONG, ROOT, find_chromium, folder_of, free_port, lacking, python_of, wait
 
 HOSTS = {"FORGE": "forge", "NEO": "classic"}
 FAMILIES = ("sd1", "sdxl")
-
-
-def folder_of(name: str) -> Path:
-    folder = os.environ.get(f"{name}_PATH")
-    if not folder:
-        lacking(
-            f"{name}_PATH", f"the extension was NOT tested in {name.title()}; set {name}_PATH to its folder."
-        )
-    return Path(folder)
-
-
-def python_of(name: str) -> str:
-    own = folder_of(name) / "venv" / "bin" / "python"
-    return os.environ.get(f"{name}_PYTHON") or str(own)
 
 
 @pytest.fixture(scope="module")
