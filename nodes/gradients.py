@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import comfy.model_management as management
+import comfy.ops
 import torch
 
 FLOATS8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
@@ -35,6 +36,10 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
     blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
     for block in blocks:
         block.forward = functools.partial(_again, block.forward)
+    lending = hasattr(management, "get_cast_buffer")
+    cast = comfy.ops.cast_bias_weight
+    if lending:
+        comfy.ops.cast_bias_weight = functools.partial(_kept, cast)
     quick = [m for m in network.modules() if getattr(m, "_full_precision_mm", True) is False]
     for layer in quick:
         layer._full_precision_mm = True
@@ -52,6 +57,8 @@ def for_training(network: torch.nn.Module) -> Iterator[None]:
             setattr(module, name, own)
         for layer in quick:
             layer._full_precision_mm = False
+        if lending:
+            comfy.ops.cast_bias_weight = cast
         for block in blocks:
             del block.forward
         for handle in handles:
@@ -80,6 +87,22 @@ def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 def both_rotated(q: torch.Tensor, k: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rotated(q, turns), rotated(k, turns)
+
+
+def _kept(cast, layer, *args, **kwargs):
+    """What ComfyUI's `cast_bias_weight` returns, weights copied where a backward pass needs them. Those that
+    come from main memory lie where newer versions put the next layer's too, and may belong to inference mode.
+    """
+    weight, bias, *rest = cast(layer, *args, **kwargs)
+    if torch.is_grad_enabled():
+        weight, bias = (
+            value.clone() if value is not None and _lent(layer, value) else value for value in (weight, bias)
+        )
+    return (weight, bias, *rest)
+
+
+def _lent(layer, value: torch.Tensor) -> bool:
+    return hasattr(layer, "_v") or layer.weight is not None and layer.weight.device != value.device
 
 
 def _apart(module, args):

@@ -144,7 +144,7 @@ def tried(core: HostedModel, surface: str) -> None:
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         raise SageError(
             f"This {core.family.title} model cannot be trained through as it is loaded"
-            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16, plain fp8 or GGUF, without"
+            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16, fp8 or GGUF, without"
             " other attention or speed patches."
         ) from error
     finally:

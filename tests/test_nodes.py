@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOUCHES_COMFY = {
+    "beside.py",
     "bridge.py",
     "demo_checkpoint.py",
     "demo_flow.py",

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.sd
+import comfy.utils
 import small_flows
 import torch
 from inside_slopes import slopes
@@ -56,6 +58,8 @@ def compared(family: str, folder: str, model, unpacked, before) -> dict:
     double, _ = bridge.apply_lora(model, None, path, 2.0, encoder=clip)
     one_way, other_way = (opened(own).predict_noise(z, t, cond) for own in (twice, double))
     drawn = bridge.sample(twice, clip, "a dog", [1], (PIXELS, PIXELS), 2, 1.0)
+    theirs, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)
+    rounded = opened(theirs).predict_noise(z, t, cond)
     bare = opened(model).predict_noise(z, t, cond)
     return {
         "slope": slope,
@@ -67,6 +71,7 @@ def compared(family: str, folder: str, model, unpacked, before) -> dict:
         "what the guard sees": (guard_sees - untouched).abs().max().item(),
         "twice and double": (one_way - other_way).abs().max().item(),
         "drawn": bool(drawn.isfinite().all()),
+        "by Load LoRA": alike(rounded - untouched, erased - untouched),
         "left behind": (bare - untouched).abs().max().item(),
         "same fingerprint": hosted.fingerprint(model) == core.fingerprint,
         "other fingerprint": host.fingerprint != core.fingerprint,
