@@ -58,7 +58,8 @@ def attach(model, tensors: dict, keys: dict, strength: float):
 
 def _products(network, tensors: dict, keys: dict, strength: float) -> tuple[dict[str, Product], set[str]]:
     """(products by the path of their layer, the keys of the file that are in them)."""
-    sides: dict[str, list] = {}
+    ups: dict[str, list] = {}
+    downs: dict[str, list] = {}
     taken = set()
     for layer, target in keys.items():
         own = {end: tensors[layer + end] for end in OWN if layer + end in tensors}
@@ -68,12 +69,11 @@ def _products(network, tensors: dict, keys: dict, strength: float) -> tuple[dict
         if weight is None or not coarse(weight):
             continue
         scale = strength * (own[".alpha"].item() / len(down) if ".alpha" in own else 1.0)
-        sides.setdefault(path, []).append((_in_rows(scale * up.float(), rows, len(weight)), down.float()))
+        ups.setdefault(path, []).append(_in_rows(scale * up.float(), rows, len(weight)))
+        downs.setdefault(path, []).append(down.float())
         taken |= {layer + end for end in own}
-    return {
-        path: Product(torch.cat([down for _, down in several]), torch.cat([up for up, _ in several], 1))
-        for path, several in sides.items()
-    }, taken
+    products = {path: Product(torch.cat(downs[path]), torch.cat(ups[path], 1)) for path in ups}
+    return products, taken
 
 
 def _place(target) -> tuple[str | None, tuple[int, int, int] | None]:

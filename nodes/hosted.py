@@ -69,7 +69,7 @@ class ComfyHost:
             )
         states, extra = found[0]
         value: dict[str, Any] = {k: _own(v) for k, v in extra.items()}
-        value["cross_attn"] = _own(states)
+        value["cross_attn"] = _own(states).to(self.dtype)  # in which the network reads them; they are kept
         if self.distilled:
             value["guidance"] = GUIDANCE
         shapes = {k: tuple(v.shape) if isinstance(v, torch.Tensor) else repr(v) for k, v in value.items()}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PHASES = {
     "domain": "searching other words for it",
     "bank": "self-check: drawing the latent bank",
+    "prompts": "encoding prompts",
     "erase": "erasing",
     "refit": "reading the words that stay",
     "check": "checking what is left",

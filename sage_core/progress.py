@@ -21,8 +21,8 @@ class Event:
     """What happens in a run.
 
     Args:
-        phase: "domain", "bank", "erase", "check", "refit", "look" or "done"; "draw" and "judge" in an
-            evaluation.
+        phase: "domain", "bank", "prompts", "erase", "check", "refit", "look" or "done"; "draw" and "judge" in
+            an evaluation.
         step, total: how far it is; `total` falls when the cycle finds that it is done.
         losses: of this step, by the name of the term.
         eta: seconds that remain.
@@ -51,6 +51,7 @@ OnEvent = Callable[[Event], None]
 NAMES = {
     "domain": "searching other words for it",
     "bank": "latent bank",
+    "prompts": "encoding prompts",
     "erase": "self-check and erasing",
     "refit": "reading the words that stay",
     "check": "checking what is left",

@@ -136,6 +136,27 @@ def test_sage_runs_on_it_with_names_in_plain_prompts_and_without_terms_of_the_en
     erasure.adapter.remove()
 
 
+@pytest.mark.parametrize("method", ["sage", "sage-robust"])
+def test_no_prompt_is_encoded_between_steps_and_nothing_else_changes(model, method, monkeypatch):
+    """A host may have to swap its network for its text encoder."""
+    spec = ErasureSpec("dog", method=method, synonyms=("hound",), steps=5, check=False, resolution=64)
+    asked: list[int] = []
+
+    def note(event) -> None:
+        if event.phase == "erase":
+            asked.append(len(model.host.asked))
+
+    ahead = erase(model, spec, note)
+    ahead.adapter.remove()
+    assert len(set(asked)) == 1, asked
+    monkeypatch.setattr("sage_core.cycle.run.encode_ahead", lambda run, steps: None)
+    model.text.known.clear()
+    asked.clear()
+    at_each_step = erase(model, spec, note)
+    at_each_step.adapter.remove()
+    assert len(set(asked)) > 1 and at_each_step.losses == ahead.losses
+
+
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(model, tmp_path):
     spec = ErasureSpec("dog", synonyms=("hound",), steps=6, resolution=64)
     whole = erase(model, spec)

@@ -25,6 +25,7 @@ from ..methods.states import Rows, States
 from ..progress import Event, OnEvent
 from ..spec import ErasureSpec
 from . import state as states_of_runs
+from .ahead import encode_ahead
 from .bank import further_bank, latent_bank
 from .checking import Checks
 from .descent import descend
@@ -137,8 +138,7 @@ class Run:
         self.optimizer = torch.optim.Adam(
             adapter.parameters(), lr=training.learning_rate, betas=(0.9, training.beta2)
         )
-        # In half precision most gradients would be smaller than its smallest number (Micikevicius et al.,
-        # arXiv 1710.03740).
+        # Half precision has no room for most gradients (Micikevicius et al., arXiv 1710.03740).
         self.scaler = torch.amp.GradScaler(
             model.device.type, HALF_SCALE, backoff_factor=0.125, enabled=model.dtype == torch.float16
         )
@@ -207,6 +207,7 @@ class Run:
 
     def round(self) -> None:
         """The steps that remain until the next check."""
+        encode_ahead(self, self.residual.total() - len(self.losses))
         # Steps before the run was resumed took another time each.
         begun, first = time.monotonic(), len(self.losses)
         written = begun
@@ -293,8 +294,7 @@ class Run:
     def update(self, values: dict[str, float]) -> None:
         """Move the adapter, and what the domain learns, by the gradients.
 
-        A step whose gradients only half precision's range was too small for is left out, at a smaller scale
-        from then on.
+        A step whose gradients half precision has no room for is left out, at a smaller scale from then on.
         """
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0).item()

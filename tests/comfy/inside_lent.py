@@ -2,9 +2,9 @@
 
 `inside_lent.py COMFYUI PACK` prints JSON.
 
-Newer versions bring weights from main memory to one place on the device, layer after layer. Here a small FLUX.1
-computes with weights that come to one place in the same way, and its gradient is compared with that of weights
-which stay.
+Newer versions bring weights from main memory to one place on the device, layer after layer. Here the weights
+of a small FLUX.1 come to one place in the same way, and its gradient is compared with that of weights which
+stay.
 """
 
 from __future__ import annotations
