@@ -27,20 +27,22 @@ def inside(comfy_path, folder: Path, family: str, kind: str, *more: str) -> dict
     return found
 
 
-def sound(found: dict, kind: str) -> None:
-    """The gradient is that of the same numbers in float32, and nothing of the LoRA is rounded away."""
+def sound(found: dict, kind: str, drawn_rounded: bool = False) -> None:
+    """The gradient is that of the same numbers in float32, and nothing of the LoRA is rounded away.
+
+    drawn_rounded: ComfyUI rounds the inputs of every layer while it draws. int8 does so while training too.
+    """
     assert found["packed"] > 10
-    rounds_inputs = kind == "int8_tensorwise"  # in every pass, so two predictions give no slope
-    if not rounds_inputs:
+    trained_rounded = kind == "int8_tensorwise"
+    if not trained_rounded:  # else two predictions give no slope
         for gradient, slope in (found["slope"], found["slope on a LoRA"]):
             assert slope == pytest.approx(gradient, rel=0.01)
-    assert found["like the unpacked"] > (0.999 if rounds_inputs else 0.9999)
+    assert found["like the unpacked"] > (0.999 if trained_rounded else 0.9999)
     assert found["like the one before"] > (0.9 if kind == "nvfp4" else 0.99)
     assert found["apart"] < LIKE < found["effect"] / 10
-    assert found["twice and double"] < LIKE and found["drawn"]
-    assert found["left behind"] == 0 and found["what the guard sees"] < (
-        found["effect"] / 10 if rounds_inputs else LIKE
-    )
+    assert found["twice and double"] < LIKE and found["drawn"] and found["left behind"] == 0
+    rounded = trained_rounded or drawn_rounded  # a difference of 1e-7 may then become one of a step
+    assert found["what the guard sees"] < (found["effect"] / 10 if rounded else LIKE)
     assert found["same fingerprint"] and found["other fingerprint"]
 
 
@@ -52,4 +54,4 @@ def test_weights_of_few_bits_are_trained_like_the_same_numbers(comfy_path, tmp_p
 @pytest.mark.parametrize("kind", [FP8, "nvfp4"])
 def test_the_gradient_is_whole_where_the_device_multiplies_in_that_format(comfy_path, tmp_path, kind):
     """ComfyUI then quantises inputs too, and 0.8 loses part of the gradient: training goes another way."""
-    sound(inside(comfy_path, tmp_path, "flux1", kind, "quick"), kind)
+    sound(inside(comfy_path, tmp_path, "flux1", kind, "quick"), kind, drawn_rounded=True)
