@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import comfy.ldm.modules.attention
 import comfy.model_management as management
 import comfy.ops
 import torch
 
 FLOATS8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
+WITH_GRADIENT = ("basic", "sub_quad", "split", "xformers", "pytorch")  # ComfyUI's attentions
 BLOCKS = (
     "DoubleStreamBlock",
     "SingleStreamBlock",
@@ -28,55 +30,86 @@ BLOCKS = (
 @contextmanager
 def for_training(network: torch.nn.Module) -> Iterator[None]:
     """Inside, predictions of the network can be differentiated; the backward pass belongs inside too."""
-    known = hasattr(management, "in_training")  # newer versions then leave out what has no gradient
-    before = getattr(management, "in_training", False)
-    handles = [
-        m.register_forward_pre_hook(_apart) for m in network.modules() if isinstance(m, torch.nn.LayerNorm)
-    ]
-    blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
-    for block in blocks:
-        block.forward = functools.partial(_again, block.forward)
-    lending = hasattr(management, "get_cast_buffer")
-    cast = comfy.ops.cast_bias_weight
-    if lending:
-        comfy.ops.cast_bias_weight = functools.partial(_kept, cast)
-    quick = [m for m in network.modules() if getattr(m, "_full_precision_mm", True) is False]
-    for layer in quick:
-        layer._full_precision_mm = True
-    replaced = [] if known else _quick_rotations()
-    for module, name, _ in replaced:
-        setattr(module, name, rotated if name == "apply_rope1" else both_rotated)
-    if known:
-        management.in_training = True
+    quick = [*_quick_attentions(), *_quick_multiplications(network)]
+    if hasattr(management, "in_training"):  # newer versions then leave out what has no gradient
+        quick.append((management, "in_training", True))
+    else:
+        quick += _quick_rotations()
+    if hasattr(management, "get_cast_buffer"):
+        quick.append((comfy.ops, "cast_bias_weight", functools.partial(_kept, comfy.ops.cast_bias_weight)))
+    with _replaced(quick), _norms_apart(network), _blocks_again(network):
+        yield
+
+
+@contextmanager
+def _replaced(places: list[tuple]) -> Iterator[None]:
+    """Inside, attributes are others. places: (owner, name, value)."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    try:
+        for owner, name, value in places:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _norms_apart(network: torch.nn.Module) -> Iterator[None]:
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.LayerNorm)]
+    handles = [norm.register_forward_pre_hook(_apart) for norm in norms]
     try:
         yield
     finally:
-        if known:
-            management.in_training = before
-        for module, name, own in replaced:
-            setattr(module, name, own)
-        for layer in quick:
-            layer._full_precision_mm = False
-        if lending:
-            comfy.ops.cast_bias_weight = cast
-        for block in blocks:
-            del block.forward
         for handle in handles:
             handle.remove()
 
 
-def _quick_rotations() -> list[tuple]:
-    """(module, name, function) wherever ComfyUI's networks have a rotation of positions that has no gradient,
-    as versions around 0.8 do.
-    """
-    found = []
+@contextmanager
+def _blocks_again(network: torch.nn.Module) -> Iterator[None]:
+    blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
+    for block in blocks:
+        block.forward = functools.partial(_again, block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _in_networks(names: tuple[str, ...]) -> Iterator[tuple]:
+    """(module, name, function) wherever one of ComfyUI's networks has a function under such a name."""
     for path, module in list(sys.modules.items()):
         if path.startswith("comfy.ldm."):
-            for name in ("apply_rope", "apply_rope1"):
-                own = vars(module).get(name)
-                if own is not None and not own.__module__.startswith("comfy.ldm."):
-                    found.append((module, name, own))
-    return found
+            for name in names:
+                if (own := vars(module).get(name)) is not None:
+                    yield module, name, own
+
+
+def _quick_attentions() -> list[tuple]:
+    """Torch's own attention in the place of those without a gradient (SageAttention, FlashAttention as
+    ComfyUI calls it, int8): what comes before them would not be trained, and nothing would say so.
+    """
+    module = comfy.ldm.modules.attention
+    sound = [vars(module).get(f"attention_{name}") for name in WITH_GRADIENT]
+    names = ("optimized_attention", "optimized_attention_masked")
+    return [(o, name, module.attention_pytorch) for o, name, own in _in_networks(names) if own not in sound]
+
+
+def _quick_multiplications(network: torch.nn.Module) -> list[tuple]:
+    """Layers of quantised weights that may quantise their inputs too."""
+    layers = [m for m in network.modules() if getattr(m, "_full_precision_mm", True) is False]
+    return [(layer, "_full_precision_mm", True) for layer in layers]
+
+
+def _quick_rotations() -> list[tuple]:
+    """Rotations of positions without a gradient, as versions around 0.8 have them."""
+    places = _in_networks(("apply_rope", "apply_rope1"))
+    return [
+        (owner, name, rotated if name == "apply_rope1" else both_rotated)
+        for owner, name, own in places
+        if not own.__module__.startswith("comfy.ldm.")
+    ]
 
 
 def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ KEPT = 3  # times the memory of a prediction that one for training is given room
 AS_IN_NODES = (
     torch.inference_mode
 )  # a quantised weight that ComfyUI moves outside of it breaks when used inside
+UNUSED = 2  # layers that may not matter: Qwen-Image's last block drops its text
 PROBED = 64  # pixels, of the step that is tried before anything long
 
 
@@ -135,10 +136,10 @@ def tried(core: HostedModel, surface: str) -> None:
         noise = core.predict_noise(
             core.noise([0]), torch.tensor([500], device=core.device), core.encode(["a"])
         )
-        noise.square().mean().backward()
-        gradients = [up.grad for up in adapter.up.values() if up.grad is not None]
-        if not any(bool(g.isfinite().all()) and float(g.abs().sum()) > 0 for g in gradients):
-            raise RuntimeError("no gradient arrives")
+        noise.square().sum().backward()  # a mean's gradient may be too small for half precision
+        without = [name for name, up in adapter.up.items() if not _moved_by(up.grad)]
+        if len(without) > UNUSED:
+            raise RuntimeError(f"no gradient arrives at {len(without)} of {len(layers)} layers")
     except bridge.OutOfMemory:
         raise
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
@@ -150,6 +151,12 @@ def tried(core: HostedModel, surface: str) -> None:
     finally:
         core.pixels = pixels
         adapter.remove()
+
+
+def _moved_by(gradient: torch.Tensor | None) -> bool:
+    if gradient is None or not gradient.isfinite().all():
+        return False
+    return bool(gradient.abs().sum() > 0)
 
 
 def fingerprint(model) -> str:
