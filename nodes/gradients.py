@@ -22,6 +22,7 @@ WITH_GRADIENT = ("basic", "sub_quad", "split", "xformers", "pytorch")  # ComfyUI
 BLOCKS = (
     "DoubleStreamBlock",
     "SingleStreamBlock",
+    "JointBlock",
     "JointTransformerBlock",
     "QwenImageTransformerBlock",
 )
