@@ -5,6 +5,7 @@ sage_core/diffusion/hosted.py). For rectified flows of which the core has no net
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 GUIDANCE = 1.0  # of a guidance-distilled network: its plain conditional prediction
 SAMPLED = 256  # values of a tensor's beginning, middle and end that go into the fingerprint
-KEPT = 3  # times the memory of a prediction that one for training is given room for; not measured on a GPU
+KEPT = 5  # times ComfyUI's own figure for sampling with lean attention; Qwen-Image takes 4.9 of them
 AS_IN_NODES = (
     torch.inference_mode
 )  # a quantised weight that ComfyUI moves outside of it breaks when used inside
@@ -85,7 +86,7 @@ class ComfyHost:
         own = x.unsqueeze(2) if self.frames else x
         room = network.memory_required(list(own.shape))
         if torch.is_grad_enabled():
-            room *= KEPT
+            room = max(room, training_room(network, list(own.shape), self.dtype))
         with AS_IN_NODES():
             management.load_models_gpu([self.model], memory_required=room)
         if torch.is_grad_enabled():
@@ -106,6 +107,12 @@ class ComfyHost:
                 {k: c.process_cond(batch_size=1, device=self.device, area=None) for k, c in kept.items()}
             )
         return {k: first.concat([other[k] for other in each[1:]]) for k, first in each[0].items()}
+
+
+def training_room(network, shape: list[int], dtype: torch.dtype) -> float:
+    """Bytes beside the weights that a pass in training may take: docs/flow-families.md, "Memory"."""
+    area = shape[0] * math.prod(shape[2:])
+    return KEPT * area * dtype.itemsize * 0.01 * network.memory_usage_factor * 2**20
 
 
 def _own(value):
