@@ -1,6 +1,6 @@
 """Run by a host's own Python, in its folder: its own LoRA code on a file of ours. Prints a line of JSON.
 
-    python host_keys.py forge|classic HOST LORA CHECKPOINT.json
+    python host_keys.py forge|neo|classic HOST LORA CHECKPOINT.json
 
 CHECKPOINT.json: names and shapes of a whole checkpoint; no weights are needed to see which keys land.
 """
@@ -10,18 +10,20 @@ import sys
 
 
 def main(host: str, folder: str, lora: str, checkpoint: str) -> None:
-    sys.argv = [sys.argv[0], "--always-cpu"]
-    sys.path[:0] = [folder, f"{folder}/repositories/huggingface_guess"]
+    sys.argv = [sys.argv[0], "--cpu" if host == "neo" else "--always-cpu"]
+    sys.path[:0] = [folder, f"{folder}/modules_forge/packages", f"{folder}/repositories/huggingface_guess"]
     import torch
-    from modules_forge.initialization import initialize_forge
     from safetensors.torch import load_file
 
-    initialize_forge()
+    if host == "classic":  # the others import gradio there
+        from modules_forge.initialization import initialize_forge
+
+        initialize_forge()
     with open(checkpoint, encoding="utf-8") as f:
         shapes = json.load(f)
     sd = {name: torch.empty(shape, dtype=torch.float16, device="meta") for name, shape in shapes.items()}
     file = load_file(lora)
-    unet, clip, load, unet_map, clip_map = {"forge": forge, "classic": classic}[host](sd)
+    unet, clip, load, unet_map, clip_map = (classic if host == "classic" else forge)(sd)
     own = {"unet": unet.state_dict(), "clip": clip.state_dict()}
     patches, rest = {}, dict(file)
     for part, keys in (("unet", unet_map(unet, {})), ("clip", clip_map(clip, {}))):
@@ -34,7 +36,7 @@ def main(host: str, folder: str, lora: str, checkpoint: str) -> None:
 
 
 def forge(sd):
-    """lllyasviel/stable-diffusion-webui-forge."""
+    """lllyasviel/stable-diffusion-webui-forge, and Forge Neo, which goes on from it."""
     import torch
     from backend.nn.clip import IntegratedCLIP
     from backend.nn.unet import IntegratedUNet2DConditionModel

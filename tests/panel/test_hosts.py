@@ -1,8 +1,9 @@
-"""The extension in the real Stable Diffusion WebUIs: FORGE_PATH (lllyasviel's), NEO_PATH (Haoming02's) and
-A1111_PATH (AUTOMATIC1111's) name their folders. Without one, its tests are skipped, loudly.
+"""The extension in the real Stable Diffusion WebUIs: FORGE_PATH (lllyasviel's), NEO_PATH and CLASSIC_PATH
+(Haoming02's two) and A1111_PATH (AUTOMATIC1111's) name their folders. Without one, its tests are skipped,
+loudly.
 
-Each host runs in its own Python: its venv, or FORGE_PYTHON and NEO_PYTHON. Nothing of theirs is in this
-repository.
+Each host runs in its own Python: its venv, or FORGE_PYTHON, NEO_PYTHON and CLASSIC_PYTHON. Nothing of theirs
+is in this repository.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from unittest import mock
 import pytest
 from panel_tools import LONG, ROOT, find_chromium, folder_of, free_port, lacking, python_of, wait
 
-HOSTS = {"FORGE": "forge", "NEO": "classic"}
+HOSTS = {"FORGE": "forge", "NEO": "neo", "CLASSIC": "classic"}
 FAMILIES = ("sd1", "sdxl")
 
 

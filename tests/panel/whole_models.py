@@ -35,7 +35,8 @@ def model(family: str):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**(SDXL | FULL_XL if family == "sdxl" else {"cross_attention_dim": 768}))
         encoders = [clip(768, 12, 12, False)] + ([clip(1280, 32, 20, True)] if family == "sdxl" else [])
-    return SimpleNamespace(unet=unet, text=SimpleNamespace(encoders=encoders))
+    text = SimpleNamespace(encoders=encoders)
+    return SimpleNamespace(unet=unet, text=text, family=FAMILIES[family], hosted=False)
 
 
 def write_checkpoint(family: str, path: Path) -> None:
