@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import PatcherInjection
@@ -62,12 +63,12 @@ def _products(network, tensors: dict, keys: dict, strength: float) -> tuple[dict
     downs: dict[str, list] = {}
     taken = set()
     for layer, target in keys.items():
-        own = {end: tensors[layer + end] for end in OWN if layer + end in tensors}
-        up, down = (next((own[end] for end in ends if end in own), None) for ends in (UP, DOWN))
+        up, down = sides(tensors, layer)
         path, rows = _place(target)
-        weight = None if path is None or up is None or down is None else _weight(network, path)
-        if weight is None or not coarse(weight):
+        weight = None if path is None else weight_of(network, f"{path}.weight")
+        if up is None or down is None or weight is None or not coarse(weight):
             continue
+        own = {end: tensors[layer + end] for end in OWN if layer + end in tensors}
         scale = strength * (own[".alpha"].item() / len(down) if ".alpha" in own else 1.0)
         ups.setdefault(path, []).append(_in_rows(scale * up.float(), rows, len(weight)))
         downs.setdefault(path, []).append(down.float())
@@ -85,9 +86,20 @@ def _place(target) -> tuple[str | None, tuple[int, int, int] | None]:
     return (None, None) if odd else (key.removesuffix(".weight"), rows)
 
 
-def _weight(network, path: str) -> torch.Tensor | None:
+def sides(tensors: dict, layer: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(up, down) of a layer of a file; None where it has none."""
+    up, down = (next((tensors[layer + s] for s in side if layer + s in tensors), None) for side in (UP, DOWN))
+    return up, down
+
+
+def weight_of(owner, key) -> torch.Tensor | None:
+    """A layer's own tensor, whose shape is the layer's; in state dicts ComfyUI-GGUF's are as they are packed.
+    None of a part of a layer, and where there is no such layer.
+    """
+    if not isinstance(key, str):
+        return None
     try:
-        return network.get_submodule(path).weight
+        return comfy.utils.get_attr(owner, key)
     except AttributeError:
         return None
 

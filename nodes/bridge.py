@@ -25,7 +25,7 @@ import torch
 from ..sage_core.diffusion.schedule import STEPS, flow
 from ..sage_core.errors import SageError
 from . import beside, variants
-from .beside import DOWN, UP
+from .beside import UP
 from .pictures import data_url
 
 OutOfMemory = (
@@ -193,8 +193,8 @@ def apply_lora(
 
 def _check_shape(path: Path, layer: str, tensors: dict, key, owners: list) -> None:
     """A LoRA of the right names and the wrong width would only fail in the middle of sampling."""
-    weight = next((w for w in (_weight(owner, key) for owner in owners) if w is not None), None)
-    up, down = (next((tensors[layer + s] for s in side if layer + s in tensors), None) for side in (UP, DOWN))
+    weight = next((w for w in (beside.weight_of(owner, key) for owner in owners) if w is not None), None)
+    up, down = beside.sides(tensors, layer)
     if up is None or down is None or weight is None:
         return
     if (up.shape[0], down.shape[1]) != (weight.shape[0], weight.shape[1]):
@@ -202,18 +202,6 @@ def _check_shape(path: Path, layer: str, tensors: dict, key, owners: list) -> No
             f"{path.name}: {layer!r} is {down.shape[1]} to {up.shape[0]} wide, the connected model's layer"
             f" {weight.shape[1]} to {weight.shape[0]}; the LoRA was made for another architecture."
         )
-
-
-def _weight(owner, key):
-    """A layer's own tensor, whose shape is the layer's; in state dicts ComfyUI-GGUF's are as they are packed.
-    None of a part of a layer, and where there is no such layer.
-    """
-    if not isinstance(key, str):
-        return None
-    try:
-        return comfy.utils.get_attr(owner, key)
-    except AttributeError:
-        return None
 
 
 def encode(clip, prompt: str) -> list:

@@ -89,11 +89,7 @@ def main(folder: str, family: str, names: str, lora: str = "") -> None:
 
     path, config = NETWORKS[family]
     module, name = path.split(".")
-    try:
-        kind = getattr(importlib.import_module(f"backend.nn.{module}"), name)
-    except (ImportError, AttributeError):
-        print("\n" + json.dumps({"missing": True}))
-        return
+    kind = getattr(importlib.import_module(f"backend.nn.{module}"), name)
     known = inspect.signature(kind.__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         config = {key: value for key, value in config.items() if key in known}
