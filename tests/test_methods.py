@@ -15,11 +15,12 @@ from sage_core.cycle.run import Files, Run, build_context
 from sage_core.cycle.setup import trained_layers
 from sage_core.lora.adapter import Adapter
 from sage_core.lora.surfaces import surface_layers
+from sage_core.methods.attention import listening
 from sage_core.methods.closed_form.config import ClosedForm
 from sage_core.methods.closed_form.edit import Edit, solve
 from sage_core.methods.closed_form.rows import embeddings, unseen
 from sage_core.methods.domains.neighbours import around
-from sage_core.methods.retentions.region import attention_to, region
+from sage_core.methods.retentions.region import looks_of, region
 from sage_core.methods.search.mixture import Mixture
 from sage_core.methods.states import States
 from sage_core.methods.table import METHODS
@@ -269,10 +270,10 @@ def test_neighbours_lie_at_the_cosines_that_were_asked_for(thin):
 
 
 def test_the_region_is_where_the_concept_is_attended_to(thin):
-    maps = []
     z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500, 500])
-    with torch.no_grad(), attention_to(thin.unet, [1], maps):
+    with torch.no_grad(), listening(thin.unet) as heard:
         thin.predict_noise(z, t, thin.encode(["castle"] * 2))
+        maps = looks_of(heard, [1])
     assert maps and all(m.shape[:2] == (2, 1) and (m >= 0).all() and (m <= 1).all() for m in maps)
     mask = region(maps, (8, 8), 0.5)
     assert mask.shape == (2, 1, 8, 8) and 0 < mask.float().mean() < 1

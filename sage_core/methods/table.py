@@ -23,6 +23,7 @@ from .targets.anchor import Anchor
 from .targets.misdirect import Misdirect
 from .targets.negative_guidance import NegativeGuidance
 from .targets.normalised import Normalised
+from .targets.unattended import Unattended
 
 # The papers' plain Adam from its first step on, here from a larger bank than sage's own.
 STEADY: dict[str, Any] = {
@@ -175,15 +176,15 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "erase-anything",
-            "EraseAnything, without its attention losses",
+            "EraseAnything",
             "arXiv 2412.20413",
-            "as esd, on the text's queries and keys alone (of a UNet: the cross-attention's), without the"
-            " paper's losses on attention maps",
+            "as esd, on the text's queries and keys alone (of a UNet: the cross-attention's), and takes the"
+            " attention off the concept's tokens; keeps other prompts' noise",
             Word(templates=False),
-            NegativeGuidance(),
-            (),
+            Unattended(),
+            (Noise(weight=0.1, batch=1),),
             "cross_attention",
-            steady(100, 1e-3, retain_trajectories=0),
+            steady(100, 1e-3),
             layers=("add_q_proj", "add_k_proj", "attn2_to_q", "attn2_to_k"),
         ),
         Method(

@@ -2,23 +2,21 @@
 
 The paper holds its adapters' outputs at zero outside the region, layer by layer; a LoRA has no such outputs
 of its own, so here it is the predicted noise that stays outside the region (our reading). The region is where
-the frozen cross-attention looks at the concept's tokens: mean over heads and layers, scaled to [0, 1], at
+the picture's frozen attention looks at the concept's tokens: mean over heads and layers, scaled to [0, 1], at
 least `threshold`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ...diffusion.cost import FORWARD, ROW
 from ...prompts.compose import compose
+from ..attention import Heard, listening
 from ..base import Retention, RetentionPart
 from ..context import Context
 from ..states import Rows
@@ -42,39 +40,14 @@ class Region(Retention):
         return RegionTerm(self, context)
 
 
-@contextlib.contextmanager
-def attention_to(unet: torch.nn.Module, positions: list[int], maps: list[torch.Tensor]) -> Iterator[None]:
-    """Inside, every cross-attention appends how much each place looks at `positions`: [n, 1, side, side]."""
-    handles: list[Any] = []
-    queries: dict[str, torch.Tensor] = {}
-
-    def note_query(name: str) -> Callable[..., None]:
-        def note(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
-            queries[name] = out
-
-        return note
-
-    def note_looks(name: str, attention: Any) -> Callable[..., None]:
-        def note(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
-            heads = attention.heads
-            q, k = (x.view(len(x), x.shape[1], heads, -1).transpose(1, 2) for x in (queries[name], out))
-            looks = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
-            shares = looks[..., positions].mean(-1).mean(1)
-            side = int(shares.shape[1] ** 0.5)
-            maps.append(shares.view(len(shares), 1, side, side).float())
-
-        return note
-
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            attention: Any = module
-            handles.append(attention.to_q.register_forward_hook(note_query(name)))
-            handles.append(attention.to_k.register_forward_hook(note_looks(name, attention)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def looks_of(heard: list[Heard], positions: list[int]) -> list[torch.Tensor]:
+    """How much each place of the picture looks at `positions`, a map for each layer; [n, 1, side, side]."""
+    maps = []
+    for layer in heard:
+        shares = layer.looks(positions)[:, :, : layer.pictured].mean(-1).mean(1)
+        side = int(shares.shape[1] ** 0.5)
+        maps.append(shares.view(len(shares), 1, side, side).float())
+    return maps
 
 
 def region(maps: list[torch.Tensor], size: tuple[int, int], threshold: float) -> torch.Tensor:
@@ -95,9 +68,9 @@ class RegionTerm(RetentionPart):
         positions = compose(self.context.model.text, name, ["{}"]).read[0, :-1].tolist()
         prompts = [self.context.plain(name, scene) for scene in states.scenes]
         frozen = self.context.frozen_rows(prompts)
-        maps: list[torch.Tensor] = []
-        with torch.no_grad(), attention_to(self.context.model.unet, positions, maps):
+        with torch.no_grad(), listening(self.context.model.unet) as heard:
             self.context.predict_frozen(states.z, states.t, frozen)
+            maps = looks_of(heard, positions)
         outside = ~region(maps, (states.z.shape[2], states.z.shape[3]), self.config.threshold)
         cond = self.context.model.encode(prompts)
         weight = self.config.weight * self.context.unit(states.t) * outside.float()
