@@ -140,7 +140,7 @@ def prediction(model) -> tuple[str, torch.Tensor]:
     ):
         raise SageError(
             f"The model is sampled with {type(sampling).__name__}, not Stable Diffusion's discrete schedule;"
-            " connect an SD 1.x, 2.x, SDXL, SD 3, FLUX, Chroma, Qwen-Image or Z-Image model."
+            " connect an SD 1.x, 2.x or SDXL model, or a rectified flow as SD 3 and FLUX are."
         )
     if len(sampling.sigmas) != STEPS:  # LCM's own sampling knows 50 of them
         raise SageError(
@@ -235,7 +235,7 @@ def sample(
     latent = model.get_model_object("latent_format")
     positive = encode(clip, prompt) if isinstance(prompt, str) else prompt
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    each = compression(latent)
+    each = variants.compression(latent)
     shape = len(seeds), latent.latent_channels, *frames(latent), size[1] // each, size[0] // each
     empty = torch.zeros(shape, device=management.intermediate_device())
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
@@ -270,11 +270,6 @@ def as_sampled(model, latents: torch.Tensor) -> torch.Tensor:
 def frames(latent_format) -> tuple[int, ...]:
     """One frame, in the latents of a picture model that has a video's autoencoder (Qwen-Image); else none."""
     return (1,) if getattr(latent_format, "latent_dimensions", 2) == 3 else ()
-
-
-def compression(latent_format) -> int:
-    """Pixels a latent, a side; ComfyUI has not always said it of FLUX.2, whose latents have 128 channels."""
-    return 16 if latent_format.latent_channels == 128 else 8
 
 
 @beside_the_page()

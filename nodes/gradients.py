@@ -17,6 +17,8 @@ import comfy.model_management as management
 import comfy.ops
 import torch
 
+from .rotations import QUICK
+
 FLOATS8 = [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
 WITH_GRADIENT = ("basic", "sub_quad", "split", "xformers", "pytorch")  # ComfyUI's attentions
 BLOCKS = (
@@ -32,10 +34,9 @@ BLOCKS = (
 def for_training(network: torch.nn.Module) -> Iterator[None]:
     """Inside, predictions of the network can be differentiated; the backward pass belongs inside too."""
     quick = [*_quick_attentions(), *_quick_multiplications(network)]
-    if hasattr(management, "in_training"):  # newer versions then leave out what has no gradient
+    if hasattr(management, "in_training"):  # newer versions then leave out most of what has no gradient
         quick.append((management, "in_training", True))
-    else:
-        quick += _quick_rotations()
+    quick += _quick_rotations()
     if hasattr(management, "get_cast_buffer"):
         quick.append((comfy.ops, "cast_bias_weight", functools.partial(_kept, comfy.ops.cast_bias_weight)))
     with _replaced(quick), _norms_apart(network), _blocks_again(network):
@@ -68,7 +69,7 @@ def _norms_apart(network: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _blocks_again(network: torch.nn.Module) -> Iterator[None]:
-    blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS and "forward" not in m.__dict__]
+    blocks = [block for block in recomputed(network) if "forward" not in block.__dict__]
     for block in blocks:
         block.forward = functools.partial(_again, block.forward)
     try:
@@ -76,6 +77,15 @@ def _blocks_again(network: torch.nn.Module) -> Iterator[None]:
     finally:
         for block in blocks:
             del block.forward
+
+
+def recomputed(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The blocks that are computed again in the backward pass: those of known classes; of a network that has
+    none of them, the members of its own lists.
+    """
+    known = [m for m in network.modules() if type(m).__name__ in BLOCKS]
+    lists = [m for m in network.children() if isinstance(m, torch.nn.ModuleList)]
+    return known or [block for blocks in lists for block in blocks]
 
 
 def _in_networks(names: tuple[str, ...]) -> Iterator[tuple]:
@@ -104,23 +114,15 @@ def _quick_multiplications(network: torch.nn.Module) -> list[tuple]:
 
 
 def _quick_rotations() -> list[tuple]:
-    """Rotations of positions without a gradient, as versions around 0.8 have them."""
-    places = _in_networks(("apply_rope", "apply_rope1"))
-    return [
-        (owner, name, rotated if name == "apply_rope1" else both_rotated)
-        for owner, name, own in places
-        if not own.__module__.startswith("comfy.ldm.")
-    ]
-
-
-def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Pairs of neighbouring channels of x [..., 2 n], each turned by its matrix of turns [..., n, 2, 2]."""
-    pairs = x.to(turns.dtype).unflatten(-1, (-1, 2)).unsqueeze(-2)
-    return (turns * pairs).sum(-1).flatten(-2).to(x.dtype)
-
-
-def both_rotated(q: torch.Tensor, k: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return rotated(q, turns), rotated(k, turns)
+    """Rotations of positions without a gradient: of comfy_kitchen, which some networks call even in training,
+    and under the names that networks of versions around 0.8 took over from it.
+    """
+    kitchen = sys.modules.get("comfy_kitchen")
+    places = [(kitchen, name, own) for name, own in QUICK.items() if hasattr(kitchen, name)]
+    for owner, name, own in _in_networks(("apply_rope", "apply_rope1")):
+        if not own.__module__.startswith("comfy.ldm."):
+            places.append((owner, name, QUICK[name]))
+    return places
 
 
 def _kept(cast, layer, *args, **kwargs):

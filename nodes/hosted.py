@@ -17,6 +17,8 @@ import torch
 from ..sage_core.errors import SageError
 from . import bridge
 from .gradients import for_training, own_weights, packed, quantised
+from .text_layers import with_text_layers
+from .trial import in_a_sentence, tried
 
 if TYPE_CHECKING:
     from ..sage_core.diffusion.architecture import Family
@@ -28,8 +30,6 @@ KEPT = 5  # times ComfyUI's own figure for sampling with lean attention; Qwen-Im
 AS_IN_NODES = (
     torch.inference_mode
 )  # a quantised weight that ComfyUI moves outside of it breaks when used inside
-UNUSED = 2  # layers that may not matter: Qwen-Image's last block drops its text
-PROBED = 64  # pixels, of the step that is tried before anything long
 
 
 def hosted_model(model, clip, family: Family, alphas: torch.Tensor) -> HostedModel:
@@ -126,44 +126,10 @@ def trainable(core: HostedModel, surface: str) -> Iterator[None]:
     long: one small step is tried.
     """
     with bridge.training(), for_training(core.unet):
-        tried(core, surface)
+        with in_a_sentence(core):
+            core.family = with_text_layers(core)
+            tried(core, surface)
         yield
-
-
-def tried(core: HostedModel, surface: str) -> None:
-    """One forward and backward at the smallest size; raises SageError where no gradient arrives."""
-    from ..sage_core.lora.adapter import Adapter
-    from ..sage_core.lora.surfaces import surface_layers
-
-    core.to(core.device)
-    layers = surface_layers(core, surface)
-    adapter = Adapter.create(layers, 1, 1.0, torch.Generator().manual_seed(0), core.device)
-    pixels, core.pixels = core.pixels, PROBED
-    try:
-        noise = core.predict_noise(
-            core.noise([0]), torch.tensor([500], device=core.device), core.encode(["a"])
-        )
-        noise.square().sum().backward()  # a mean's gradient may be too small for half precision
-        without = [name for name, up in adapter.up.items() if not _moved_by(up.grad)]
-        if len(without) > UNUSED:
-            raise RuntimeError(f"no gradient arrives at {len(without)} of {len(layers)} layers")
-    except bridge.OutOfMemory:
-        raise
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-        raise SageError(
-            f"This {core.family.title} model cannot be trained through as it is loaded"
-            f" ({str(error).splitlines()[0][:160]}); load it in bf16, fp16, fp8 or GGUF, without"
-            " other attention or speed patches."
-        ) from error
-    finally:
-        core.pixels = pixels
-        adapter.remove()
-
-
-def _moved_by(gradient: torch.Tensor | None) -> bool:
-    if gradient is None or not gradient.isfinite().all():
-        return False
-    return bool(gradient.abs().sum() > 0)
 
 
 def fingerprint(model) -> str:

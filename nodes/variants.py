@@ -21,8 +21,8 @@ KINDS = {  # ComfyUI's classes
     "Lumina2": "z_image",
 }
 PIXELS = {
-    "ChromaRadiance": ("Chroma Radiance", "Chroma"),
-    "ZImagePixelSpace": ("This variant of Z-Image", "Z-Image"),
+    "ChromaRadiance": ("Chroma Radiance", "Chroma itself"),
+    "ZImagePixelSpace": ("This variant of Z-Image", "Z-Image itself"),
 }
 INPUT = "diffusion_model.img_in.weight"
 
@@ -37,13 +37,13 @@ def family_of(model, clip) -> Family | None:
 
     kind, network = type(model.model).__name__, model.model.diffusion_model
     if kind not in KINDS:
-        return None
+        return unlisted(model)
     family = HOSTED[KINDS[kind]]
     paths = {path for path, _ in network.named_modules()}
     if kind == "SD3" and getattr(getattr(clip, "cond_stage_model", None), "t5xxl", None) is None:
         return None
     if kind == "Lumina2" and not _config(model).get("z_image_modulation"):  # other names in diffusers
-        return None
+        return unlisted(model)
     if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
         return None
     if kind == "Flux" and "guidance_in.in_layer" not in paths:
@@ -51,26 +51,41 @@ def family_of(model, clip) -> Family | None:
     return family if any(diffusers_names(family, path) for path in paths) else None
 
 
+def unlisted(model) -> Family | None:
+    """A family for any other flow of pictures, whose text's layers are found by watching the network
+    (text_layers.py); None where it draws no pictures in latents, or reads more than prompts.
+    """
+    from ..sage_core.diffusion.hosted_families import hosted_family
+
+    latent, own = model.model.latent_format, type(model.model.model_config).__name__
+    each = compression(latent)
+    drawn = getattr(latent, "latent_dimensions", 2) in (2, 3) and "Audio" not in type(latent).__name__
+    if each == 1 or not drawn or getattr(model.model, "concat_keys", ()):
+        return None
+    return hosted_family(own.lower(), own, own.lower(), (), latent.latent_channels, each)
+
+
+def compression(latent_format) -> int:
+    """Pixels a latent, a side; older versions do not say it."""
+    usual = {128: 16, 64: 32}.get(latent_format.latent_channels, 8)  # FLUX.2, HunyuanImage 2.1
+    return getattr(latent_format, "spacial_downscale_ratio", usual)
+
+
 def unknown(model) -> str:
     """Why a flow model of the graph has no family, in a sentence that says what to connect instead."""
     from ..sage_core.diffusion.hosted_families import HOSTED
 
     kind = type(model.model).__name__
-    if kind in PIXELS:
-        name, other = PIXELS[kind]
-        return (
-            f"{name} works on pixels instead of latents, which is not trained here; connect {other} itself."
-        )
+    if compression(model.model.latent_format) == 1:
+        name, other = PIXELS.get(kind, (kind, "a model that works on latents"))
+        return f"{name} works on pixels instead of latents, which is not trained here; connect {other}."
     if kind in KINDS:
         title = HOSTED[KINDS[kind]].title
         return (
             f"ComfyUI runs this model as {kind}, but its text layers are not those of {title}; connect"
             f" {title} itself, in bf16, fp16 or fp8."
         )
-    return (
-        f"{kind} is a flow model whose text layers are not known here; connect Stable Diffusion 1.x, 2.x, XL"
-        " or 3, FLUX.1, FLUX.2, Chroma, Qwen-Image or Z-Image."
-    )
+    return f"{kind} does not draw pictures from prompts alone, so no concept can be erased from it here."
 
 
 def check(model) -> None:

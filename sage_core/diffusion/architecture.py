@@ -27,7 +27,7 @@ class Family:
     thing_start, style_start: how strong such an edit is, of a UNet's; 0: training starts from nothing.
     compression: pixels a latent, a side. names: of a network that a host runs, patterns of the layers that
     are trained, with what diffusers calls each; several names are equal parts of its output, one below the
-    other.
+    other. watched: whether they are found by watching the network instead.
     """
 
     name: str  # sd1, sd2, sdxl
@@ -48,6 +48,7 @@ class Family:
     style_start: float = 1.0
     compression: int = 8
     names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    watched: bool = False
 
 
 FAMILIES = {

@@ -42,7 +42,10 @@ Z_IMAGE = (
 )
 
 
-def _family(name: str, title: str, modelspec: str, names, channels: int = 16, compression: int = 8) -> Family:
+def hosted_family(
+    name: str, title: str, modelspec: str, names, channels: int = 16, compression: int = 8
+) -> Family:
+    """A family that a host runs. names: see Family; none where they are found by watching the network."""
     return Family(
         name,
         title,
@@ -61,18 +64,19 @@ def _family(name: str, title: str, modelspec: str, names, channels: int = 16, co
         style_start=0.0,
         compression=compression,
         names=names,
+        watched=not names,
     )
 
 
 HOSTED = {
     family.name: family
     for family in (
-        _family("flux1", "FLUX.1", "flux-1-dev", DOUBLE_BLOCKS + POOLED),
-        _family("chroma", "Chroma", "chroma", DOUBLE_BLOCKS),
-        _family("flux2", "FLUX.2", "flux-2", DOUBLE_BLOCKS, channels=128, compression=16),
-        _family("sd3_t5", "Stable Diffusion 3 with T5", "stable-diffusion-v3", SD3),
-        _family("qwen_image", "Qwen-Image", "qwen-image", QWEN),
-        _family("z_image", "Z-Image", "z-image", Z_IMAGE),
+        hosted_family("flux1", "FLUX.1", "flux-1-dev", DOUBLE_BLOCKS + POOLED),
+        hosted_family("chroma", "Chroma", "chroma", DOUBLE_BLOCKS),
+        hosted_family("flux2", "FLUX.2", "flux-2", DOUBLE_BLOCKS, channels=128, compression=16),
+        hosted_family("sd3_t5", "Stable Diffusion 3 with T5", "stable-diffusion-v3", SD3),
+        hosted_family("qwen_image", "Qwen-Image", "qwen-image", QWEN),
+        hosted_family("z_image", "Z-Image", "z-image", Z_IMAGE),
     )
 }
 

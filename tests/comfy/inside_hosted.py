@@ -32,7 +32,7 @@ PIXELS = 64
 
 def main() -> dict:
     from sage_pack.nodes import bridge, core_model, hosted
-    from sage_pack.nodes.gradients import BLOCKS
+    from sage_pack.nodes.gradients import recomputed
     from sage_pack.sage_core import ErasureSpec, erase
     from sage_pack.sage_core.cycle.residual import Residual
     from sage_pack.sage_core.lora.file import read_lora
@@ -88,7 +88,7 @@ def main() -> dict:
         "host": file.metadata.get("sage.host", ""),
         "effect": (erased - plain).abs().max().item(),
         "apart": (erased - loaded).abs().max().item(),
-        "computed again": sum(type(m).__name__ in BLOCKS for m in core.unet.modules()),
+        "computed again": len(recomputed(core.unet)),
         "removed": (removed - plain).abs().max().item(),
         "same fingerprint": core.fingerprint == again,
         "other fingerprint": host.fingerprint != core.fingerprint,

@@ -263,7 +263,7 @@ def draw(network: torch.nn.Module) -> None:
         norm = p.ndim == 1 and not key.endswith("bias")
         value = 1 + 0.02 * noise if norm else noise / p.shape[-1] ** 0.5 if p.ndim > 1 else 0.02 * noise
         p.data = value.to(p.dtype)
-    if hasattr(network, "pos_embed"):  # a buffer, which is made empty
+    if isinstance(getattr(network, "pos_embed", None), torch.Tensor):  # a buffer, which is made empty
         network.pos_embed.copy_(0.1 * torch.randn(network.pos_embed.shape))
 
 
@@ -279,6 +279,10 @@ KINDS = {
 
 def family(name: str):
     """(MODEL, CLIP) of a family; (None, None) where this ComfyUI does not have it."""
+    from small_others import OTHERS, other
+
+    if name in OTHERS:
+        return other(name)
     if name in ("flux1", "schnell", "flux1-fp8"):
         dtype = torch.float8_e4m3fn if name.endswith("fp8") else torch.float32
         return flux1(name != "schnell", dtype), clip(name)
