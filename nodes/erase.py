@@ -24,9 +24,9 @@ class EraseConcept(io.ComfyNode):
             category="SAGE",
             is_output_node=True,
             description=(
-                "Unlearns concepts from a Stable Diffusion 1.x, 2.x, SDXL, SD 3, FLUX, Chroma, Qwen-Image or"
-                " Z-Image model: trains a LoRA on your machine, saves it in models/loras/sage and applies it."
-                " An unchanged erasure is never trained twice."
+                "Unlearns concepts from Stable Diffusion (1.x, 2.x, SDXL, SD 3) or a newer flow model (FLUX,"
+                " Qwen-Image, Z-Image, Krea 2 and others): trains a LoRA on your machine, saves it in"
+                " models/loras/sage and applies it. An unchanged erasure is never trained twice."
             ),
             inputs=[
                 io.Model.Input(

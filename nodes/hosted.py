@@ -16,7 +16,7 @@ import torch
 
 from ..sage_core.errors import SageError
 from . import bridge
-from .gradients import for_training, own_weights, packed, quantised
+from .gradients import for_training, own_weights, packed, quantised, recomputed
 from .text_layers import with_text_layers
 from .trial import in_a_sentence, tried
 
@@ -110,9 +110,13 @@ class ComfyHost:
 
 
 def training_room(network, shape: list[int], dtype: torch.dtype) -> float:
-    """Bytes beside the weights that a pass in training may take: docs/flow-families.md, "Memory"."""
+    """Bytes beside the weights that a pass in training may take, and those of a block's weights, which are
+    kept while it is computed again where they come from main memory: docs/flow-families.md, "Memory".
+    """
     area = shape[0] * math.prod(shape[2:])
-    return KEPT * area * dtype.itemsize * 0.01 * network.memory_usage_factor * 2**20
+    blocks = recomputed(network.diffusion_model)
+    kept = max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0)
+    return dtype.itemsize * (kept + KEPT * area * 0.01 * network.memory_usage_factor * 2**20)
 
 
 def _own(value):

@@ -223,11 +223,17 @@ class _Reporter:
 
     def about(self, model: DiffusionModel) -> None:
         """What is different in a model that ComfyUI runs."""
-        if model.hosted:
-            self(
-                f"{model.family.title} is trained inside ComfyUI, in the layers that only text goes through;"
-                " its text encoders stay, and other words for the concept are those that you give"
-            )
+        from ..sage_core.lora.surfaces import hosted_layers
+
+        if not model.hosted:
+            return
+        layers = "the layers that only text goes through"
+        if model.family.watched:
+            layers = f"the {len(hosted_layers(model))} layers that were seen to carry only text"
+        self(
+            f"{model.family.title} is trained inside ComfyUI, in {layers}; its text encoders stay, and other"
+            " words for the concept are those that you give"
+        )
 
     def __call__(self, event) -> None:
         if isinstance(event, str):

@@ -45,10 +45,10 @@ def family_of(model, clip) -> Family | None:
     if kind == "Lumina2" and not _config(model).get("z_image_modulation"):  # other names in diffusers
         return unlisted(model)
     if kind == "Flux" and not {"vector_in.in_layer", "txt_in"} <= paths:  # others of its class
-        return None
+        return unlisted(model)
     if kind == "Flux" and "guidance_in.in_layer" not in paths:
         family = dataclasses.replace(family, modelspec="flux-1-schnell/lora")
-    return family if any(diffusers_names(family, path) for path in paths) else None
+    return family if any(diffusers_names(family, path) for path in paths) else unlisted(model)
 
 
 def unlisted(model) -> Family | None:
@@ -60,31 +60,24 @@ def unlisted(model) -> Family | None:
     latent, own = model.model.latent_format, type(model.model.model_config).__name__
     each = compression(latent)
     drawn = getattr(latent, "latent_dimensions", 2) in (2, 3) and "Audio" not in type(latent).__name__
-    if each == 1 or not drawn or getattr(model.model, "concat_keys", ()):
+    more = getattr(model.model, "concat_keys", ()) or getattr(model.model, "image_to_video", False)
+    if each == 1 or not drawn or more:
         return None
     return hosted_family(own.lower(), own, own.lower(), (), latent.latent_channels, each)
 
 
 def compression(latent_format) -> int:
     """Pixels a latent, a side; older versions do not say it."""
-    usual = {128: 16, 64: 32}.get(latent_format.latent_channels, 8)  # FLUX.2, HunyuanImage 2.1
+    usual = {3: 1, 128: 16, 64: 32}.get(latent_format.latent_channels, 8)  # pixels, FLUX.2, HunyuanImage
     return getattr(latent_format, "spacial_downscale_ratio", usual)
 
 
 def unknown(model) -> str:
     """Why a flow model of the graph has no family, in a sentence that says what to connect instead."""
-    from ..sage_core.diffusion.hosted_families import HOSTED
-
     kind = type(model.model).__name__
     if compression(model.model.latent_format) == 1:
         name, other = PIXELS.get(kind, (kind, "a model that works on latents"))
         return f"{name} works on pixels instead of latents, which is not trained here; connect {other}."
-    if kind in KINDS:
-        title = HOSTED[KINDS[kind]].title
-        return (
-            f"ComfyUI runs this model as {kind}, but its text layers are not those of {title}; connect"
-            f" {title} itself, in bf16, fp16 or fp8."
-        )
     return f"{kind} does not draw pictures from prompts alone, so no concept can be erased from it here."
 
 

@@ -1,8 +1,9 @@
 """Runs in ComfyUI's own Python:
 
-`inside_hosted_node.py COMFYUI PACK FOLDER` prints JSON.
+`inside_hosted_node.py COMFYUI PACK FOLDER [FAMILY]` prints JSON.
 
-Has Erase Concept's own session erase a word from a small random FLUX, twice; then asks for what is refused.
+Has Erase Concept's own session erase a word from a small random flow (FLUX), twice; then asks for what is
+refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 COMFY, PACK, FOLDER = sys.argv[1:4]
+FAMILY = sys.argv[4] if len(sys.argv) > 4 else "flux1"
 sys.argv = [sys.argv[0], "--cpu"]
 sys.path.insert(0, COMFY)
 
@@ -56,7 +58,7 @@ def main() -> dict:
         return ErasureSpec(**{"concept": "dog", "steps": 2, "resolution": 64, **other})
 
     with torch.inference_mode():  # as the executor runs nodes
-        model, clip = small_flows.family("flux1")
+        model, clip = small_flows.family(FAMILY)
         done = run(model, clip, spec())
         trained = len(said)
         again = run(model, clip, spec())

@@ -27,6 +27,7 @@ comfy.options.enable_args_parsing()
 
 import comfy.supported_models  # noqa: E402
 import small_flows  # noqa: E402
+import small_others  # noqa: E402
 import torch  # noqa: E402
 from inside_pack import import_pack  # noqa: E402
 
@@ -102,6 +103,46 @@ SIZES = {  # ComfyUI's class, its configuration, states a prompt has, their widt
         4096,
         2048,
     ),
+    "Krea 2": (
+        "Krea2",
+        {"image_model": "krea2"},
+        64,
+        12 * 2560,
+        None,
+    ),
+    "Anima": (
+        "Anima",
+        small_others.ANIMA
+        | {
+            "model_channels": 2048,
+            "num_blocks": 28,
+            "num_heads": 16,
+            "adaln_lora_dim": 256,
+            "crossattn_emb_channels": 1024,
+        },
+        512,
+        1024,
+        None,
+    ),
+    "HunyuanImage 2.1": (
+        "HunyuanImage21",
+        small_others.HUNYUAN_IMAGE
+        | {
+            "hidden_size": 3584,
+            "num_heads": 28,
+            "depth": 20,
+            "depth_single_blocks": 40,
+            "context_in_dim": 3584,
+        },
+        64,
+        3584,
+        None,
+    ),
+}
+WATCHED = {  # what watching finds in them; tensors without data show nothing
+    "Krea2": r"(txtfusion\..*|txtmlp\.[13])",
+    "Anima": r"(llm_adapter\..*(?:_proj|mlp\.[02])|blocks\.\d+\.cross_attn\.[kv]_proj)",
+    "HunyuanImage21": r"(txt_in\..*|double_blocks\.\d+\.txt_(?:attn|mlp)\..*)",
 }
 THIN = {  # a quarter or less of the width, a few blocks
     "Flux": {"hidden_size": 768, "num_heads": 6, "depth": 4, "depth_single_blocks": 8},
@@ -110,6 +151,17 @@ THIN = {  # a quarter or less of the width, a few blocks
     "QwenImage": {"num_layers": 10, "num_attention_heads": 6},
     "ZImage": {"dim": 1152, "n_layers": 10, "n_heads": 9, "n_kv_heads": 9},
     "SD3": {},
+    "Krea2": {
+        "features": 1536,
+        "heads": 12,
+        "kvheads": 3,
+        "layers": 8,
+        "txtdim": 640,
+        "txtheads": 5,
+        "txtkvheads": 5,
+    },
+    "Anima": {"model_channels": 1024, "num_blocks": 10, "num_heads": 8},
+    "HunyuanImage21": {"hidden_size": 768, "num_heads": 6, "depth": 4, "depth_single_blocks": 8},
 }
 
 
@@ -202,22 +254,30 @@ def largest_block(network) -> int:
     """Bytes of the weights of a block that is computed again. Weights that come from main memory, or are
     unpacked, are kept for as long as its backward pass takes.
     """
-    from sage_pack.nodes.gradients import BLOCKS
+    from sage_pack.nodes.gradients import recomputed
 
-    blocks = [m for m in network.modules() if type(m).__name__ in BLOCKS]
-    return max(sum(p.nbytes for p in block.parameters()) for block in blocks)
+    return max(sum(p.nbytes for p in block.parameters()) for block in recomputed(network))
+
+
+def family_of(kind: str):
+    from sage_pack.nodes.variants import KINDS
+    from sage_pack.sage_core.diffusion.hosted_families import HOSTED, hosted_family
+
+    if kind in WATCHED:
+        names = ((WATCHED[kind], ("diffusion_model.{0}",)),)
+        return hosted_family(kind, kind, kind, names, compression=32 if kind.startswith("Hunyuan") else 8)
+    return HOSTED[KINDS["Lumina2" if kind == "ZImage" else kind]]
 
 
 def main() -> dict:
     from sage_pack.nodes.hosted import training_room
-    from sage_pack.nodes.variants import KINDS
-    from sage_pack.sage_core.diffusion.hosted_families import HOSTED
     from sage_pack.sage_core.memory.rehearsal import Meter, lean_attention
 
     kind, config, states, width, pooled = SIZES[FAMILY]
-    family = HOSTED[KINDS["Lumina2" if kind == "ZImage" else kind]]
+    family = family_of(kind)
     if PIXELS is not None:
         config = config | THIN[kind]
+        width = 12 * config["txtdim"] if kind == "Krea2" else width
     dtype = torch.bfloat16 if PIXELS is None else torch.float32
     side = (PIXELS or family.sample_size) // family.compression
     ghost = network(kind, config, "meta", dtype)

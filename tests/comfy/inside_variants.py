@@ -76,7 +76,9 @@ def trained(name: str) -> dict | None:
     if core.host.frames:
         noise = noise.unsqueeze(2)
     plain = sampled(model, clip, noise, **guidance)
-    reference = sampled(model, clip, noise, reference_latents=[torch.randn_like(noise)], **guidance)
+    reference = plain
+    if name not in variants.ALONE:
+        reference = sampled(model, clip, noise, reference_latents=[torch.randn_like(noise)], **guidance)
     with core_model.training(core, recipe):
         pass
     return {

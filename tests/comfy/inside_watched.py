@@ -1,6 +1,7 @@
 """Runs in ComfyUI's own Python: `inside_watched.py COMFYUI PACK FAMILY` prints JSON.
 
-Which layers of a listed family's small random model are the text's, by the list and by watching.
+Which layers of a listed family's small random model are the text's, by the list and by watching; and, of a
+family that is not listed, the sentence in which a network is refused whose gradient is three times too large.
 """
 
 from __future__ import annotations
@@ -22,25 +23,50 @@ import torch  # noqa: E402
 from inside_pack import import_pack  # noqa: E402
 
 
-def main() -> dict:
+def watched(model, clip) -> dict:
     from sage_pack.nodes import core_model
     from sage_pack.nodes.text_layers import with_text_layers
     from sage_pack.sage_core.diffusion.hosted_families import diffusers_names
 
+    core = core_model.core_model(model, clip, hosts=True)
+    listed = core.family
+    core.family = dataclasses.replace(listed, names=())
+    found = with_text_layers(core)
+    paths = [path for path, module in core.unet.named_modules() if hasattr(module, "in_features")]
+    return {
+        "listed": [path for path in paths if diffusers_names(listed, path)],
+        "watched": [path for path in paths if diffusers_names(found, path)],
+    }
+
+
+def tripled(module, args, out):
+    """The same output, with a gradient three times too large."""
+    return 3 * out - 2 * out.detach()
+
+
+def refused(model, clip) -> str:
+    from sage_pack.nodes import core_model
+    from sage_pack.sage_core import ErasureSpec
+    from sage_pack.sage_core.errors import SageError
+
+    core = core_model.core_model(model, clip, hosts=True)
+    handle = core.unet.context_refiner[0].register_forward_hook(tripled)
+    try:
+        with core_model.training(core, ErasureSpec("dog").recipe(())):
+            return ""
+    except SageError as error:
+        return str(error)
+    finally:
+        handle.remove()
+
+
+def main() -> dict:
     torch.manual_seed(0)
     with torch.inference_mode():  # as the executor runs nodes
         model, clip = small_flows.family(FAMILY)
         if model is None:
             return {"missing": True}
-        core = core_model.core_model(model, clip, hosts=True)
-        listed = core.family
-        core.family = dataclasses.replace(listed, names=())
-        watched = with_text_layers(core)
-    paths = [path for path, module in core.unet.named_modules() if hasattr(module, "in_features")]
-    return {
-        "listed": [path for path in paths if diffusers_names(listed, path)],
-        "watched": [path for path in paths if diffusers_names(watched, path)],
-    }
+        return {"refused": refused(model, clip)} if FAMILY == "lumina2" else watched(model, clip)
 
 
 import_pack(PACK)

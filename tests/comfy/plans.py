@@ -17,6 +17,7 @@ from . import server
 FAMILIES = (
     *("FLUX.1 dev", "Chroma", "FLUX.2 klein 4B", "FLUX.2 dev"),
     *("Qwen-Image", "Z-Image", "SD 3.5 medium", "SD 3.5 large"),
+    *("Krea 2", "Anima", "HunyuanImage 2.1"),
 )
 INSIDE = Path(__file__).parent / "inside_memory.py"
 CARDS = (8, 12, 16, 24)

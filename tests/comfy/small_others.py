@@ -162,6 +162,15 @@ HIDREAM = {
     "num_routed_experts": 2,  # as many as are active: a choice between them has no slope
     "num_activated_experts": 2,
 }
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 256,
+    "ffn_dim": 512,
+    "num_heads": 2,
+    "num_layers": 2,
+    "text_dim": 512,
+}
 PLAIN = WordClip, 512, None
 OTHERS = {
     "krea2": ("Krea2", KREA2, (WordClip, 384, None)),
@@ -174,6 +183,7 @@ OTHERS = {
     "lumina2": ("Lumina2", LUMINA, (functools.partial(WordClip, masked=True), 512, None)),
     "longcat": ("LongCatImage", LONGCAT, PLAIN),
     "aura": ("AuraFlow", AURA, (functools.partial(WordClip, length=16), 512, None)),
+    "wan": ("WAN21_T2V", WAN, PLAIN),
     "hidream": ("HiDream", HIDREAM, (EveryLayer, 512, 768)),
 }
 

@@ -48,15 +48,16 @@ TRAINED = {  # name: ComfyUI's configuration class, and what its detection finds
     "qwen-edit-2511": ("QwenImage", flows.QWEN | {"default_ref_method": "index_timestep_zero"}),
     "z-image": ("ZImage", flows.Z_IMAGE),
     "z-image-omni": ("ZImage", flows.Z_IMAGE | {"siglip_feat_dim": 64}),
+    "ovis": ("FluxSchnell", SCHNELL | {"vec_in_dim": None, "yak_mlp": True, "txt_norm": True}),
+    "longcat": ("LongCatImage", SCHNELL | {"vec_in_dim": None, "context_in_dim": 3584}),
+    "lumina2": ("Lumina2", LUMINA2),
 }
+ALONE = ("ovis", "longcat", "lumina2")  # never with a reference picture
 REFUSED = {
     "fill": ("FluxInpaint", DEV | {"in_channels": 96}),
     "canny": ("Flux", DEV | {"in_channels": 32}),
     "control-lora": ("Flux", DEV),
     "layered": ("QwenImage", flows.QWEN | {"use_additional_t_cond": True}),
-    "ovis": ("FluxSchnell", SCHNELL | {"vec_in_dim": None, "yak_mlp": True, "txt_norm": True}),
-    "longcat": ("LongCatImage", SCHNELL | {"vec_in_dim": None, "context_in_dim": 3584}),
-    "lumina2": ("Lumina2", LUMINA2),
     "radiance": ("ChromaRadiance", RADIANCE),
     "z-image-pixels": (
         "ZImagePixelSpace",

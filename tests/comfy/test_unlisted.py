@@ -10,7 +10,7 @@ import pytest
 
 server = sys.modules["comfy_test_server"]
 INSIDE = Path(__file__).parent / "inside_hosted.py"
-WATCHED = Path(__file__).parent / "inside_watched.py"
+WATCHED, NODE = INSIDE.with_name("inside_watched.py"), INSIDE.with_name("inside_hosted_node.py")
 LAYERS = {  # in the file, of the small model
     "anima": 15,
     "aura": 15,
@@ -23,6 +23,7 @@ LAYERS = {  # in the file, of the small model
     "lumina2": 11,
     "mage_flow": 13,
     "omnigen2": 8,
+    "wan": 6,
 }
 DROPPED = {"mage_flow": 4}  # layers of a last block that drops its text
 
@@ -47,6 +48,14 @@ def test_an_unlisted_family_is_erased_saved_and_applied_without_loss(comfy_path,
     assert found["apart"] < found["effect"] / 100 and found["along"] > 0.9999
 
 
+def test_the_node_erases_one_and_finds_its_file_again(comfy_path, tmp_path):
+    found = server.result_of(comfy_path, NODE, tmp_path, "lumina2")
+    assert found["names"] == found["again"] == ["sage/erased-dog.safetensors"] and len(found["found"]) == 1
+    assert found["patched"] == LAYERS["lumina2"] and found["clip"]
+    assert any("11 layers" in text and "Lumina2" in text for text in found["said"])
+    assert len(found["both"]) == 2 and found["left behind"] == found["hooks"] == 0
+
+
 @pytest.mark.parametrize("family", ["flux1", "flux2", "chroma", "qwen_image", "sd3", "z_image"])
 def test_watching_a_listed_family_finds_its_layers_and_none_of_the_pictures(comfy_path, family):
     """Listed are the text's attention and what reads the prompt; found besides is what else is the text's."""
@@ -54,3 +63,9 @@ def test_watching_a_listed_family_finds_its_layers_and_none_of_the_pictures(comf
     assert set(found["listed"]) <= set(found["watched"])
     others = set(found["watched"]) - set(found["listed"])
     assert all(re.search("txt_mlp|context_block.mlp|y_embedder|vector_in", path) for path in others), others
+
+
+def test_a_network_whose_gradient_is_not_the_slope_is_refused_in_a_sentence(comfy_path):
+    """In one layer the gradient is three times too large; what it computes is the same."""
+    sentence = found_in(comfy_path, WATCHED, "lumina2")["refused"]
+    assert "not the slope of the loss" in sentence and sentence.endswith(".")

@@ -17,6 +17,9 @@ FAMILIES = {
     "qwen-edit-2511": "qwen_image",
     "z-image": "z_image",
     "z-image-omni": "z_image",
+    "ovis": "fluxschnell",  # these and the next: by watching
+    "longcat": "longcatimage",
+    "lumina2": "lumina2",
 }
 REFERRING = ("kontext", "klein", "qwen-edit", "qwen-edit-2511", "z-image-omni")  # that may have a reference
 INSTEAD = {
@@ -24,9 +27,6 @@ INSTEAD = {
     "canny": "FLUX.1 dev, whose LoRA fits",
     "control-lora": "put Erase Concept before the control LoRA",
     "layered": "Qwen-Image, whose LoRA fits",
-    "ovis": "connect FLUX.1 itself",
-    "longcat": "connect Stable Diffusion",
-    "lumina2": "connect Z-Image itself",
     "radiance": "connect Chroma itself",
     "z-image-pixels": "connect Z-Image itself",
 }
