@@ -149,6 +149,7 @@ def test_one_process_needs_neither_peft_nor_accelerate_nor_psutil(here):
         "demo",
         "--concept",
         "dog",
+        "--no-search",
         "--steps",
         "1",
         "--rank",

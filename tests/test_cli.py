@@ -12,7 +12,7 @@ from sage_core.cli.common import output_folder
 from sage_core.demo import DEMO
 from sage_core.lora.file import read_lora
 
-QUICK = ["--concept", "dog", "--steps", "2", "--rank", "2", "--device", "cpu"]
+QUICK = ["--concept", "dog", "--no-search", "--steps", "2", "--rank", "2", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_an_erasure_with_checkpointing_ends_like_one_without(thin, method):
     for on in (False, True):
         checkpoint_blocks(thin.unet, on)
         try:
-            erasure = erase(thin, ErasureSpec("castle", method=method, steps=3, rank=2))
+            erasure = erase(thin, ErasureSpec("castle", method=method, steps=3, rank=2, search=False))
         finally:
             checkpoint_blocks(thin.unet, False)
         erasure.adapter.remove()
@@ -114,7 +114,7 @@ def test_an_erasure_in_parts_ends_like_one_in_whole_batches(thin, method):
     for limit in (None, 1):
         thin.at_once = limit
         try:
-            erasure = erase(thin, ErasureSpec("castle", method=method, steps=2, rank=2))
+            erasure = erase(thin, ErasureSpec("castle", method=method, steps=2, rank=2, search=False))
         finally:
             thin.at_once = None
         erasure.adapter.remove()
@@ -160,7 +160,7 @@ def test_a_scale_that_is_too_large_for_half_precision_falls_until_it_fits(sd1, m
 
     monkeypatch.setattr(cycle, "HALF_SCALE", 2.0**31)
     model = load_model(tiny.original(sd1), dtype=torch.float16)
-    erasure = cycle.erase(model, ErasureSpec("dog", steps=8, rank=2, resolution=64))
+    erasure = cycle.erase(model, ErasureSpec("dog", steps=8, rank=2, resolution=64, search=False))
     erasure.adapter.remove()
     assert all(p.isfinite().all() for p in erasure.adapter.parameters())
     assert len({round(step["total"], 6) for step in erasure.losses}) > 3, "it moved"

@@ -28,7 +28,7 @@ from sage_core.progress import Progress
 LONG = "SAGE_LONG" in os.environ
 KILLS, INTERRUPTS = (50, 20) if LONG else (1, 1)
 ROOT = Path(__file__).parent.parent
-SPEC = ErasureSpec("dog", steps=6, rank=2)
+SPEC = ErasureSpec("dog", steps=6, rank=2, search=False)
 QUIET = Progress(quiet=True)
 
 
@@ -51,7 +51,8 @@ def start(
         "--concept",
         concept,
         "--steps",
-        "30",
+        "16",
+        "--no-search",
         "--rank",
         "2",
         "--device",

@@ -38,7 +38,7 @@ def test_misspellings_are_near_the_name_and_never_it(name):
 
 def test_the_hard_suite_asks_for_the_concept_in_other_ways(demo):
     spec = ErasureSpec("dog")
-    base = measure_original(demo, spec, 4, attack=None, further=Further("hard", ("Hund",), (LIST,)))
+    base = measure_original(demo, spec, 2, attack=None, further=Further("hard", ("Hund",), (LIST,)))
     assert {p.cell for p in base.prompts} >= {*HARD_CELLS, "also", "mine"}
     assert not any("dog" in text for text in texts(base.prompts, "misspelt"))
     assert all(" and " in text and "dog" in text for text in texts(base.prompts, "beside"))
@@ -56,8 +56,8 @@ def test_the_hard_suite_asks_for_the_concept_in_other_ways(demo):
     assert mine[0].seed == 7
     for cell, strength in zip(EDITS, (0.4, 0.6, 0.8)):
         edits = [p for p in base.prompts if p.cell == cell]
-        assert len(edits) == 4 and all(p.strength == strength for p in edits)
-        assert [base.prompts[p.edits].cell for p in edits] == ["concept"] * 4
+        assert len(edits) == 2 and all(p.strength == strength for p in edits)
+        assert [base.prompts[p.edits].cell for p in edits] == ["concept"] * 2
 
 
 def test_a_style_is_asked_for_in_the_same_ways(thin):

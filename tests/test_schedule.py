@@ -25,7 +25,7 @@ from sage_core.methods.table import METHODS
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 MARKS = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
-SPEC = ErasureSpec("castle", steps=2, rank=2, seed=3, resolution=64)
+SPEC = ErasureSpec("castle", steps=2, rank=2, seed=3, resolution=64, search=False)
 
 
 @pytest.fixture(scope="module")
