@@ -133,13 +133,14 @@ class Beside(PatcherInjection):
             product.copies.clear()
 
 
-def added(model, model_before) -> dict[str, torch.Tensor]:
-    """What lies beside layers of `model` and not beside those of `model_before`: by module, [out, in],
-    float32 on the CPU.
+def added(model, model_before=None) -> dict[str, torch.Tensor]:
+    """What lies beside layers of `model`, and not beside those of `model_before` if that is given: by module,
+    [out, in], float32 on the CPU.
     """
     found: dict[str, torch.Tensor] = {}
+    before = {} if model_before is None else model_before.injections
     for name, injections in model.injections.items():
-        if name.startswith(NAME) and name not in model_before.injections:
+        if name.startswith(NAME) and name not in before:
             for path, product in injections[0].products.items():
                 change = product.up @ product.down
                 found[path] = found[path] + change if path in found else change

@@ -159,13 +159,9 @@ def prediction(model) -> tuple[str, torch.Tensor]:
     )
 
 
-def apply_lora(
-    model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0, encoder=None
-):
+def apply_lora(model, clip, path: Path, strength_model: float = 1.0, strength_clip: float = 1.0):
     """(model, clip) with the LoRA on them, as ComfyUI's own loader does it, but refused unless every layer
-    lands. On quantised weights of a model that ComfyUI itself runs while training, it lies beside them.
-
-    encoder: the CLIP that belongs to the model, where the LoRA does not change it and `clip` is None.
+    lands. On quantised weights it lies beside them.
     """
     # Copies: ComfyUI maps the file and keeps the tensors, and Windows does not delete or replace a mapped
     # file.
@@ -186,7 +182,7 @@ def apply_lora(
     owners = [p.model for p in (model, clip.patcher if clip is not None else None) if p is not None]
     for layer in layers:
         _check_shape(path, layer, tensors, keys[layer], owners)
-    if model is not None and variants.family_of(model, encoder if clip is None else clip) is not None:
+    if model is not None:
         model, tensors = beside.attach(model, tensors, keys, strength_model)
     return comfy.sd.load_lora_for_models(model, clip, tensors, strength_model, strength_clip)
 

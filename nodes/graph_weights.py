@@ -20,9 +20,10 @@ import folder_paths
 import torch
 
 from ..sage_core.diffusion.architecture import UNET
+from ..sage_core.diffusion.quantised import dequantised
 from ..sage_core.diffusion.weights import copied, opened
 from ..sage_core.errors import SageError
-from .beside import NAME as BESIDE
+from .beside import added
 from .gradients import packed
 
 
@@ -43,22 +44,30 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
                 f"The {part} is packed as GGUF, and its weights cannot be read out of the graph; load the"
                 " same model from a safetensors file."
             )
-    if any(name.startswith(BESIDE) for name in model.injections):
-        raise SageError(
-            "An erasure lies beside this MODEL's quantised weights, and they cannot be read together; connect"
-            " the CLIP that the erasure was made with, or load the fp16 or bf16 version of the model."
-        )
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):
-            return state
+            return _with_those_beside(state, model)
         problem = f"first tensor {next(iter(state), 'none')!r}"
     except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         problem = f"{type(error).__name__}: {error}"
     logging.info(
         "[SAGE Concept Eraser] reading the weights through a temporary checkpoint file (%s)", problem
     )
-    return _through_a_file(model, clip)
+    return _with_those_beside(_through_a_file(model, clip), model)
+
+
+def _with_those_beside(state: dict[str, torch.Tensor], model) -> dict[str, torch.Tensor]:
+    """The state with the LoRAs that lie beside quantised weights added to these, in float16."""
+    changes = added(model)
+    if not changes:
+        return state
+    with torch.inference_mode(False):
+        state = dequantised(state)
+        for path, change in changes.items():
+            key = f"model.{path}.weight"
+            state[key] = (state[key].float() + change.to(state[key].device)).half()
+    return state
 
 
 def _in_memory(model, clip) -> dict[str, torch.Tensor]:

@@ -141,7 +141,7 @@ def run(
     paths = [own.path for own in finished]
     for path in paths if together is None else [together]:
         own = done.clip if trains_text else None
-        done.model, erased = bridge.apply_lora(done.model, own, path, encoder=done.clip)
+        done.model, erased = bridge.apply_lora(done.model, own, path)
         done.clip = erased if trains_text else done.clip
     files = paths if together is None else [*paths, together]
     done.names = [listed_name(path, bridge.loras_folder()) for path in files]

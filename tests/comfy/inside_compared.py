@@ -47,15 +47,15 @@ def compared(family: str, folder: str, model, unpacked, before) -> dict:
     with erasure.adapter.off():
         untouched = core.predict_noise(z, t, cond)
     erasure.adapter.remove()
-    applied, _ = bridge.apply_lora(model, None, path, encoder=clip)
+    applied, _ = bridge.apply_lora(model, None, path)
     host = opened(applied)
     arrived = host.predict_noise(z, t, cond)
     watch = guarded.Watch([], guarded.changes(applied, model), (0.5, 1.0))
     with watch._without_the_erasure(applied.model):
         guard_sees = host.predict_noise(z, t, cond)
     on_top, _ = gradient(applied)
-    twice, _ = bridge.apply_lora(applied, None, path, encoder=clip)
-    double, _ = bridge.apply_lora(model, None, path, 2.0, encoder=clip)
+    twice, _ = bridge.apply_lora(applied, None, path)
+    double, _ = bridge.apply_lora(model, None, path, 2.0)
     one_way, other_way = (opened(own).predict_noise(z, t, cond) for own in (twice, double))
     drawn = bridge.sample(twice, clip, "a dog", [1], (PIXELS, PIXELS), 2, 1.0)
     theirs, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)
