@@ -11,6 +11,7 @@ import pytest
 server = sys.modules["comfy_test_server"]
 INSIDE = Path(__file__).parent / "inside_hosted.py"
 WATCHED, NODE = INSIDE.with_name("inside_watched.py"), INSIDE.with_name("inside_hosted_node.py")
+TRAINED = INSIDE.with_name("inside_trained.py")
 LAYERS = {  # in the file, of the small model
     "anima": 15,
     "aura": 15,
@@ -54,6 +55,13 @@ def test_the_node_erases_one_and_finds_its_file_again(comfy_path, tmp_path):
     assert found["patched"] == LAYERS["lumina2"] and found["clip"]
     assert any("11 layers" in text and "Lumina2" in text for text in found["said"])
     assert len(found["both"]) == 2 and found["left behind"] == found["hooks"] == 0
+
+
+def test_a_concept_goes_from_a_trained_model_and_other_words_stay(comfy_path, tmp_path):
+    """The bundled flow transformer, as if nobody had listed its layers."""
+    found = found_in(comfy_path, TRAINED, tmp_path, "castle", 0)
+    assert found["before"]["concept"] >= 7 and found["after"]["concept"] <= 1
+    assert found["after"]["others"] >= 0.9 * found["before"]["others"]
 
 
 @pytest.mark.parametrize("family", ["flux1", "flux2", "chroma", "qwen_image", "sd3", "z_image"])
