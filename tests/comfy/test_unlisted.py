@@ -59,7 +59,7 @@ def test_the_node_erases_one_and_finds_its_file_again(comfy_path, tmp_path):
 
 def test_a_concept_goes_from_a_trained_model_and_other_words_stay(comfy_path, tmp_path):
     """The bundled flow transformer, as if nobody had listed its layers."""
-    found = found_in(comfy_path, TRAINED, tmp_path, "castle", 0)
+    found = found_in(comfy_path, TRAINED, tmp_path, "rose", 0)
     assert found["before"]["concept"] >= 7 and found["after"]["concept"] <= 1
     assert found["after"]["others"] >= 0.9 * found["before"]["others"]
 
