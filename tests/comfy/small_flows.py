@@ -16,6 +16,7 @@ import torch
 from comfy.ldm.chroma.model import ChromaParams
 from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from comfy.ldm.flux.model import FluxParams
+from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 
 
 class WordClip:
@@ -191,6 +192,7 @@ PARAMS = {
     "chroma_radiance": ChromaRadianceParams,
     "flux": FluxParams,
     "flux2": FluxParams,
+    "hunyuan_video": HunyuanVideoParams,
 }
 FLUX = {
     "image_model": "flux",

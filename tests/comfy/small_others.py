@@ -6,7 +6,8 @@ import contextlib
 import functools
 
 import torch
-from small_flows import FLUX, Z_IMAGE, WordClip, built
+from small_flows import FLUX, WordClip, built
+from small_variants import LUMINA2
 
 TOKENS = 8  # of a second tokenizer, or of a second text encoder
 
@@ -135,7 +136,6 @@ MAGE = {
     "num_attention_heads": 2,
     "joint_attention_dim": 512,
 }
-LUMINA = {k: v for k, v in Z_IMAGE.items() if k not in ("z_image_modulation", "pad_tokens_multiple")}
 LONGCAT = FLUX | {"vec_in_dim": None, "context_in_dim": 512, "guidance_embed": False, "txt_ids_dims": [1, 2]}
 AURA = {
     "dim": 256,
@@ -180,7 +180,7 @@ OTHERS = {
     "kandinsky": ("Kandinsky5Image", KANDINSKY, (WordClip, 512, 768)),
     "omnigen2": ("Omnigen2", OMNIGEN2, (functools.partial(WordClip, masked=True), 512, None)),
     "mage_flow": ("MageFlow", MAGE, (functools.partial(WordClip, masked=True), 512, None)),
-    "lumina2": ("Lumina2", LUMINA, (functools.partial(WordClip, masked=True), 512, None)),
+    "lumina2": ("Lumina2", LUMINA2, (functools.partial(WordClip, masked=True), 512, None)),
     "longcat": ("LongCatImage", LONGCAT, PLAIN),
     "aura": ("AuraFlow", AURA, (functools.partial(WordClip, length=16), 512, None)),
     "wan": ("WAN21_T2V", WAN, PLAIN),
