@@ -44,17 +44,22 @@ def checkpoint(model, clip) -> dict[str, torch.Tensor]:
                 f"The {part} is packed as GGUF, and its weights cannot be read out of the graph; load the"
                 " same model from a safetensors file."
             )
+    return _with_those_beside(_plain(model, clip), model)
+
+
+def _plain(model, clip) -> dict[str, torch.Tensor]:
+    """What *Save Checkpoint* would write, without what lies beside quantised weights."""
     try:
         state = _in_memory(model, clip)
         if any(key.startswith(UNET) for key in state):
-            return _with_those_beside(state, model)
+            return state
         problem = f"first tensor {next(iter(state), 'none')!r}"
     except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         problem = f"{type(error).__name__}: {error}"
     logging.info(
         "[SAGE Concept Eraser] reading the weights through a temporary checkpoint file (%s)", problem
     )
-    return _with_those_beside(_through_a_file(model, clip), model)
+    return _through_a_file(model, clip)
 
 
 def _with_those_beside(state: dict[str, torch.Tensor], model) -> dict[str, torch.Tensor]:
