@@ -63,9 +63,8 @@ def test_a_map_is_what_attention_makes_of_values_that_are_one_at_the_token(model
     for handle in handles:
         handle.remove()
     places = made[0].shape[1]
-    seen = (
-        made[0].view(1, places, attention.heads, -1).transpose(1, 2)
-    )  # every channel of a head is the share
+    # Every channel of a head is the share.
+    seen = made[0].view(1, places, attention.heads, -1).transpose(1, 2)
     torch.testing.assert_close(said[:, :, :places], seen[..., :1])
     assert layer.pictured == places and said.shape[2] == places + (77 if joint else 0)
     assert said.min() > 0 and said.max() < 1

@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
-PICTURE, TEXT = ("to_q", "to_k"), ("add_q_proj", "add_k_proj")
+from ..diffusion.text import TextStack
+from ..prompts.compose import compose
+
+PROJECTIONS = ("to_q", "to_k", "add_q_proj", "add_k_proj")  # the picture's; the text's in a joint attention
 
 
 @dataclass
@@ -55,6 +58,12 @@ class Heard:
         return normed
 
 
+def positions_of(text: TextStack, word: str) -> list[int]:
+    """Of a word's tokens in the prompt that is the word alone."""
+    positions: list[int] = compose(text, word, ["{}"]).read[0, :-1].tolist()
+    return positions
+
+
 def readers(network: torch.nn.Module) -> list[torch.nn.Module]:
     """The attentions of a network that read text, in the order of their blocks."""
     joint = [m for m in network.modules() if getattr(m, "add_k_proj", None) is not None]
@@ -67,7 +76,7 @@ def listening(network: torch.nn.Module) -> Iterator[list[Heard]]:
     heard = [Heard(attention, {}) for attention in readers(network)]
     handles = []
     for layer in heard:
-        for name in (*PICTURE, *TEXT):
+        for name in PROJECTIONS:
             projection = getattr(layer.attention, name, None)
             if projection is not None:
                 handles.append(projection.register_forward_hook(_note(layer, name)))

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ...diffusion.cost import FORWARD, ROW
-from ...prompts.compose import compose
-from ..attention import Heard, listening
+from ..attention import Heard, listening, positions_of
 from ..base import Retention, RetentionPart
 from ..context import Context
 from ..states import Rows
@@ -65,7 +64,7 @@ class RegionTerm(RetentionPart):
     def __call__(self, rng: random.Random, generator: torch.Generator) -> Rows:
         """Rows that keep the frozen prediction for the concept, outside its region."""
         states, name = self.context.source.concept(rng, self.config.batch), rng.choice(self.context.names)
-        positions = compose(self.context.model.text, name, ["{}"]).read[0, :-1].tolist()
+        positions = positions_of(self.context.model.text, name)
         prompts = [self.context.plain(name, scene) for scene in states.scenes]
         frozen = self.context.frozen_rows(prompts)
         with torch.no_grad(), listening(self.context.model.unet) as heard:

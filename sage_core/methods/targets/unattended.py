@@ -22,8 +22,7 @@ import torch.nn.functional as F
 
 from ...diffusion.cost import FORWARD, ROW
 from ...diffusion.text import Conditioning
-from ...prompts.compose import compose
-from ..attention import listening
+from ..attention import listening, positions_of
 from ..base import Terms
 from ..context import Context
 from ..states import States
@@ -73,10 +72,9 @@ class UnattendedTarget(NegativeGuidanceTarget):
 
     def looks(self, z: torch.Tensor, t: torch.Tensor, word: str) -> torch.Tensor:
         """Of the last layer that reads text, at the tokens of a bare word; [1, heads, places, tokens]."""
-        positions = compose(self.context.model.text, word, ["{}"]).read[0, :-1].tolist()
         with listening(self.context.model.unet) as heard:
             self.context.model.predict_noise(z, t, self.context.model.encode([word]))
-        return heard[-1].looks(positions).float()
+        return heard[-1].looks(positions_of(self.context.model.text, word)).float()
 
 
 def flat(looks: torch.Tensor) -> torch.Tensor:
