@@ -56,6 +56,7 @@ class ComfyHost:
         own, cast = model.model.get_dtype(), model.model.manual_cast_dtype
         self.dtype = own if cast is None else cast
         network = model.model.diffusion_model
+        self.block = largest_block(network)
         self.distilled = bool(getattr(getattr(network, "params", None), "guidance_embed", False))
         self.frames = getattr(model.model.latent_format, "latent_dimensions", 2) == 3
 
@@ -86,7 +87,7 @@ class ComfyHost:
         own = x.unsqueeze(2) if self.frames else x
         room = network.memory_required(list(own.shape))
         if torch.is_grad_enabled():
-            room = max(room, training_room(network, list(own.shape), self.dtype))
+            room = max(room, training_room(network, list(own.shape), self.dtype, self.block))
         with AS_IN_NODES():
             management.load_models_gpu([self.model], memory_required=room)
         if torch.is_grad_enabled():
@@ -109,14 +110,19 @@ class ComfyHost:
         return {k: first.concat([other[k] for other in each[1:]]) for k, first in each[0].items()}
 
 
-def training_room(network, shape: list[int], dtype: torch.dtype) -> float:
-    """Bytes beside the weights that a pass in training may take, and those of a block's weights, which are
-    kept while it is computed again where they come from main memory: docs/flow-families.md, "Memory".
+def largest_block(network: torch.nn.Module) -> int:
+    """How many weights the largest block has that is computed again. Where they come from main memory, or are
+    unpacked, they are kept for as long as its backward pass takes.
+    """
+    return max((sum(p.numel() for p in block.parameters()) for block in recomputed(network)), default=0)
+
+
+def training_room(network, shape: list[int], dtype: torch.dtype, block: int) -> float:
+    """Bytes beside the weights that a pass in training may take, those of a block's weights among them:
+    docs/flow-families.md, "Memory".
     """
     area = shape[0] * math.prod(shape[2:])
-    blocks = recomputed(network.diffusion_model)
-    kept = max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0)
-    return dtype.itemsize * (kept + KEPT * area * 0.01 * network.memory_usage_factor * 2**20)
+    return dtype.itemsize * (block + KEPT * area * 0.01 * network.memory_usage_factor * 2**20)
 
 
 def _own(value):

@@ -250,15 +250,6 @@ def adapter_of(family):
     return made
 
 
-def largest_block(network) -> int:
-    """Bytes of the weights of a block that is computed again. Weights that come from main memory, or are
-    unpacked, are kept for as long as its backward pass takes.
-    """
-    from sage_pack.nodes.gradients import recomputed
-
-    return max(sum(p.nbytes for p in block.parameters()) for block in recomputed(network))
-
-
 def family_of(kind: str):
     from sage_pack.nodes.variants import KINDS
     from sage_pack.sage_core.diffusion.hosted_families import HOSTED, hosted_family
@@ -270,7 +261,7 @@ def family_of(kind: str):
 
 
 def main() -> dict:
-    from sage_pack.nodes.hosted import training_room
+    from sage_pack.nodes.hosted import largest_block, training_room
     from sage_pack.sage_core.memory.rehearsal import Meter, lean_attention
 
     kind, config, states, width, pooled = SIZES[FAMILY]
@@ -286,11 +277,12 @@ def main() -> dict:
     x, conds = arguments(ghost, states, width, pooled, side, "meta")
     with Meter() as meter, lean_attention():
         passed(ghost, family, adapter_of(family), x, conds)
+    block = largest_block(ghost.diffusion_model)
     found = {
         "weights": sum(p.nbytes for p in ghost.diffusion_model.parameters()),
-        "block": largest_block(ghost.diffusion_model),
+        "block": block * dtype.itemsize,
         "step": meter.peak,
-        "room": int(training_room(ghost, list(x.shape), dtype)),
+        "room": int(training_room(ghost, list(x.shape), dtype, block)),
     }
     if PIXELS is not None:
         torch.manual_seed(0)
