@@ -17,6 +17,8 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 PACK = Path(__file__).parents[2]
 READY = 180  # seconds
 LONG = bool(os.environ.get("SAGE_LONG"))  # the long mode of the integration tests
@@ -65,6 +67,13 @@ def result_of(comfy: Path, script: Path, *arguments: object) -> dict:
     assert "lora key not loaded" not in done.stderr and "NOT LOADED" not in done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     return json.loads(line.removeprefix("RESULT"))
+
+
+def there(found: dict, comfy: Path, what: object) -> dict:
+    """What a script found; the test is skipped where it says that this ComfyUI lacks what it asks for."""
+    if "missing" in found:
+        pytest.skip(f"ComfyUI {version_of(comfy)} has no {what}")
+    return found
 
 
 @dataclass

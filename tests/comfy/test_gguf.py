@@ -38,10 +38,7 @@ def inside(comfy_path, folder: Path, family: str, kind: str) -> dict:
         pytest.skip("no ComfyUI-GGUF in custom_nodes or at COMFYUI_GGUF: GGUF was not tested")
     if subprocess.run([python, "-c", "import gguf"], capture_output=True).returncode:
         pytest.skip("ComfyUI's Python lacks the package gguf: GGUF was not tested")
-    found = server.result_of(comfy_path, INSIDE, node, folder, family, kind)
-    if "missing" in found:
-        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
-    return found
+    return server.there(server.result_of(comfy_path, INSIDE, node, folder, family, kind), comfy_path, family)
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)

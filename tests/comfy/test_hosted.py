@@ -36,10 +36,7 @@ LAYERS = {
 
 def inside(comfy_path, family: str, folder: Path, *more: str) -> dict:
     """What the script found in that ComfyUI; the test is skipped where it lacks the family."""
-    found = server.result_of(comfy_path, INSIDE, family, folder, *more)
-    if "missing" in found:
-        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
-    return found
+    return server.there(server.result_of(comfy_path, INSIDE, family, folder, *more), comfy_path, family)
 
 
 def trained_soundly(found: dict) -> None:

@@ -22,9 +22,7 @@ CASES = (
 def inside(comfy_path, folder: Path, family: str, kind: str, *more: str) -> dict:
     """What the script found; skipped where this ComfyUI lacks the family or the format."""
     found = server.result_of(comfy_path, INSIDE, folder, family, kind, *more)
-    if "missing" in found:
-        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family} in {kind}")
-    return found
+    return server.there(found, comfy_path, f"{family} in {kind}")
 
 
 def sound(found: dict, kind: str, drawn_rounded: bool = False) -> None:

@@ -19,9 +19,7 @@ def test_the_prediction_is_near_what_a_pass_takes(comfy_path, family, monkeypatc
     """With memory of its own for every tensor: the C library's heap keeps holes otherwise."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = server.result_of(comfy_path, INSIDE, family, 512)
-    if "missing" in found:
-        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {family}")
+    found = server.there(server.result_of(comfy_path, INSIDE, family, 512), comfy_path, family)
     assert found["step"] == pytest.approx(found["measured"], rel=0.15)
 
 

@@ -31,10 +31,7 @@ DROPPED = {"mage_flow": 4}  # layers of a last block that drops its text
 
 def found_in(comfy_path, script: Path, *arguments: object) -> dict:
     """What the script found in that ComfyUI; the test is skipped where it lacks the family."""
-    found = server.result_of(comfy_path, script, *arguments)
-    if "missing" in found:
-        pytest.skip(f"ComfyUI {server.version_of(comfy_path)} has no {arguments[0]}")
-    return found
+    return server.there(server.result_of(comfy_path, script, *arguments), comfy_path, arguments[0])
 
 
 @pytest.mark.parametrize("family", sorted(LAYERS))
